@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands read: messages (raw or hexadecimal), JSON, key files; all bounded; and the files they write."""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import stat
+import string
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from pybcast.cli.output import warn
+from pybcast.errors import BadValue, BcastError, ConfigError
+from pybcast.keys import Keys
+
+MAX_INPUT: Final = 64 * 2**20
+"""Bytes of messages read at once: as much as the largest answer of a back end (rules R30)."""
+
+MAX_KEYS: Final = 2**20
+"""Bytes of a key file: three 4096-bit RSA keys are under 10 KiB."""
+
+
+class Form(enum.StrEnum):
+    """How messages are written in a file."""
+
+    auto = "auto"
+    raw = "raw"
+    hex = "hex"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One message of an input, or why there is none; ``line``: where it stands in a file of hexadecimal lines, from 1."""
+
+    line: int | None
+    content: bytes | BadValue
+
+
+def read(name: str, limit: int = MAX_INPUT) -> bytes:
+    """A file, or standard input for ``-``.  ``ConfigError`` when it cannot be read or is larger than ``limit`` bytes."""
+    try:
+        if name == "-":
+            if sys.stdin is None:
+                raise ValueError("closed")
+            data = _read_at_most(sys.stdin.buffer, limit + 1)
+        else:
+            with Path(name).open("rb") as file:
+                data = _read_at_most(file, limit + 1)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {name!r}: {_why(error)}") from None
+    if len(data) > limit:
+        raise ConfigError(f"{name!r} is larger than {limit} bytes")
+    return data
+
+
+def _read_at_most(file: BinaryIO, size: int) -> bytes:
+    parts = []
+    while size > 0 and (part := file.read(min(size, 2**20))):  # a pipe gives less than asked
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _why(error: OSError | ValueError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+
+
+def messages(argument: str | None, form: Form) -> Iterator[Item]:
+    """The messages that an argument names: a file, ``-``, or the hexadecimal digits of one message.
+
+    An existing file wins over digits.  A file whose bytes are all printable ASCII or white space is hexadecimal lines (one message
+    a line; blank lines, and ``#`` to the end of a line, are ignored), any other is one raw message; ``form`` decides otherwise.
+    """
+    if argument is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise ConfigError("no message given: name a file, - for standard input, or hexadecimal digits")
+        argument = "-"
+    if argument != "-" and not os.path.lexists(argument):
+        if argument and set(argument) <= set(string.hexdigits):
+            if len(argument) % 2:
+                raise ConfigError(f"an odd number of hexadecimal digits: {len(argument)}")
+            return iter((Item(None, bytes.fromhex(argument)),))
+        raise ConfigError(f"neither a file nor hexadecimal digits: {argument[:80]!r}")
+    data = read(argument)
+    if form is Form.raw or (form is Form.auto and data.translate(None, _TEXT)):
+        return iter((Item(None, data),))
+    return _hex_lines(data)
+
+
+_TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\r\n"
+
+
+def _hex_lines(data: bytes) -> Iterator[Item]:
+    empty = True
+    for number, line in enumerate(data.split(b"\n"), 1):
+        digits = line.split(b"#", 1)[0].strip()
+        if digits:
+            empty = False
+            try:
+                yield Item(number, bytes.fromhex(digits.decode("ascii")))
+            except ValueError:
+                yield Item(
+                    number, BadValue(None, "", "hexadecimal digits, two for each byte", f"a line of {len(digits)} characters")
+                )
+    if empty:
+        yield Item(None, b"")  # an empty input is an empty message: the codec says what is missing
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return names
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _json(text: bytes) -> object:
+    """``ValueError`` for what is not JSON, has a name twice in one object, or is nested too deep."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def json_messages(argument: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """The JSON objects of a file or ``-``: one object, or one a line.  Each with its line, from 1, if there are several.
+
+    ``BadValue`` for what is not a JSON object.
+    """
+    data = read(argument)
+    try:
+        whole = _json(data)
+    except ValueError as error:
+        lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
+        if len(lines) < 2:
+            raise _not_json(error) from None
+        for number, line in lines:
+            try:
+                yield number, _object(_json(line))
+            except ValueError as fault:
+                raise fault if isinstance(fault, BcastError) else _not_json(fault, f"line {number}") from None
+        return
+    yield None, _object(whole)
+
+
+def _not_json(error: ValueError, where: str = "") -> BadValue:
+    at = f"line {error.lineno}, column {error.colno}: " if isinstance(error, json.JSONDecodeError) and not where else ""
+    text = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8" if isinstance(error, UnicodeError) else str(error)
+    return BadValue(None, where, "a JSON object", f"{at}{text[:80]}")
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadValue(None, "", "a JSON object", type(value).__name__)
+    return value
+
+
+def load_keys(path: Path, *, as_json: bool) -> Keys:
+    """The key file: a JSON object with the names of ``Keys.from_dict``.
+
+    Says so when others may read it.  ``ConfigError`` never holds a value of the file.
+    """
+    data = read(str(path), MAX_KEYS) if str(path) != "-" else _no_keys_on_stdin()
+    with suppress(OSError):
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
+            mode = stat.S_IMODE(status.st_mode)
+            warn(f"others can read the keys in {path} (mode {mode:04o}): chmod 600 {path}", as_json=as_json)
+    try:
+        values = _json(data)
+    except ValueError as error:
+        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise ConfigError(f"{path}: not JSON{place}, or a name twice") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: not a JSON object")
+    return Keys.from_dict(values)
+
+
+def _no_keys_on_stdin() -> bytes:
+    raise ConfigError("--keys names a file: standard input is for messages")
+
+
+def write(path: Path, data: bytes, *, secret: bool, overwrite: bool = True) -> None:
+    """Write a file whole or not at all; ``secret``: only the owner may read it.  ``ConfigError`` when that cannot be done."""
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"not a regular file: {path}")
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # made with mode 0600
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if not secret:
+            temporary.chmod(0o666 & ~_umask())
+        if overwrite:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)  # unlike a rename, refuses an existing name
+            temporary.unlink()
+    except FileExistsError:
+        raise ConfigError(f"{path} exists: --force replaces it") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot write {path}: {_why(error)}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

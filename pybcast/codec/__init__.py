@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Key messages as bytes, as fields, as plain JSON; without keys and with them.
+
+Without keys: ``decode``, ``encode``, ``explain``.  With keys: ``seal`` makes the bytes that go on air, ``open`` gets the content
+out of them after everything that can be checked was found right, ``complete`` finishes a STKM that another party began.
+``to_dict`` and ``from_dict`` turn any message into plain JSON and back.
+
+>>> from pybcast.codec import Keys, open, seal, to_dict
+>>> from pybcast.messages import ClearDrmStkm, Protocol
+>>> from pybcast.secret import Secret
+>>> keys = Keys.from_dict({"seak": bytes(range(0x10, 0x30)).hex()})
+>>> stkm = ClearDrmStkm(
+...     protection_after_reception=3,
+...     traffic_protection_protocol=Protocol.IPSEC,
+...     traffic_authentication_flag=False,
+...     traffic_key_lifetime=5,
+...     id=bytes.fromhex("0000029b"),
+...     service_CID_extension=1,
+...     traffic_key_material=Secret(bytes(range(0x50, 0x60))),
+... )
+>>> data = seal(stkm, keys)
+>>> data.hex()
+'0c010000029b10b2e415d6f91aa972922cbf41c8819d3a0500000001341132128dac0b7b3509d751'
+>>> open(data, keys, "drm-stkm") == stkm
+True
+>>> to_dict(open(data, keys, "drm-stkm"), redact=True)["traffic_key_material"] is None
+True
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+from pybcast.codec import _drm, _registration, _smartcard
+from pybcast.codec._certificates import rights_issuer_id, verify_chain
+from pybcast.codec._common import Lenient
+from pybcast.codec._json import from_dict, to_dict
+from pybcast.codec._smartcard import MAX_SPAN, WITHDRAWAL
+from pybcast.errors import BadValue, ConfigError, Unsupported
+from pybcast.keys import Keys
+from pybcast.messages import (
+    KINDS,
+    ClearBcro,
+    ClearDrmStkm,
+    ClearMessage,
+    ClearRegistrationResponse,
+    ClearSmartcardLtkm,
+    ClearSmartcardParental,
+    ClearSmartcardStkm,
+    Kind,
+    OpenedSmartcardRegistration,
+    PartialDrmStkm,
+    PartialSmartcardStkm,
+    RegistrationMessage,
+    SmartcardRegistration,
+    SmartcardVerification,
+)
+from pybcast.wire import decode, encode, explain
+from pybcast.wire.smartcard import MAX_SIZE as MAX_CARD_MESSAGE
+
+__all__ = [
+    "MAX_CARD_MESSAGE",
+    "MAX_SPAN",
+    "WITHDRAWAL",
+    "Keys",
+    "complete",
+    "decode",
+    "encode",
+    "explain",
+    "from_dict",
+    "open",
+    "rights_issuer_id",
+    "seal",
+    "to_dict",
+    "verify_chain",
+]
+
+
+def seal(message: ClearMessage | SmartcardRegistration, keys: Keys, *, max_card_message: int = MAX_CARD_MESSAGE) -> bytes:
+    """The bytes of a key message as they go on air: keys encrypted, MACs or signature in place.
+
+    Deterministic, but for the DRM Profile's registration messages (randomised RSA).  The rules for builders are held here: window
+    spans and the form of a withdrawal (rules R3, R4), issuer and time of a BCRO (R21), reporting only with V (R19), and the size of
+    a Smartcard Profile message: ``max_card_message`` bytes, one card command (R20).
+
+    Raises ``KeyUnavailable`` with the key ring's name of a missing key, ``WireError`` (``offset`` None) with the field that breaks
+    a layout or a rule, ``TypeError`` for a partial STKM, which only :func:`complete` finishes (R13), and anything else.
+    """
+    match message:
+        case PartialDrmStkm() | PartialSmartcardStkm():
+            raise TypeError(f"{type(message).__name__} is not sealed as it is: use complete()")
+        case ClearDrmStkm():
+            return _drm.seal_stkm(message, keys)
+        case ClearSmartcardStkm():
+            return _smartcard.seal_stkm(message, keys, max_card_message)
+        case ClearSmartcardLtkm():
+            return _smartcard.seal_ltkm(message, keys, max_card_message)
+        case ClearBcro():
+            return _drm.seal_bcro(message, keys)
+        case SmartcardVerification():
+            return _smartcard.seal_verification(message, keys, max_card_message)
+        case ClearSmartcardParental():
+            return _smartcard.seal_parental(message, keys, max_card_message)
+        case SmartcardRegistration():
+            return _smartcard.seal_registration(message, keys)
+        case OpenedSmartcardRegistration():
+            return _smartcard.seal_registration(message.registration, keys)
+        case ClearRegistrationResponse():
+            return _registration.seal_response(message, keys)
+        case RegistrationMessage():
+            return _registration.seal_message(message, keys)
+    raise TypeError(f"{type(message).__name__} is not the content of a message")
+
+
+def open(data: bytes, keys: Keys, kind: Kind, *, lenient: Lenient = ()) -> ClearMessage:
+    """The content of a key message, once everything that the held keys can check was found right.
+
+    All MACs whose key is held are compared, in constant time, before any key is decrypted; at least one must be held (rules R12).
+    NULL algorithms are refused (R11).  Nothing is remembered: replay, windows, dates and addressees are the flows'.
+
+    A DRM registration message is verified with ``keys.rights_issuer_key``; without one, a response is verified with the first
+    certificate it carries itself, which proves nothing until the caller has passed ``certificates`` to :func:`verify_chain`.
+
+    ``lenient``: departures to accept (``pybcast.messages.Leniency``).  Raises ``WireError`` with the offset, ``KeyUnavailable``,
+    ``Integrity`` (a MAC, signature or key wrap does not fit; says nothing more), ``ConfigError`` for an unknown kind.
+    """
+    match kind:
+        case "drm-stkm":
+            return _drm.open_stkm(data, keys, lenient)
+        case "drm-ltkm":
+            return _drm.open_bcro(data, keys, lenient)
+        case "drm-registration":
+            return _registration.open_any(data, keys, lenient)
+        case "smartcard-stkm":
+            return _smartcard.open_stkm(data, keys, lenient)
+        case "smartcard-ltkm":
+            return _smartcard.open_ltkm(data, keys, lenient)
+        case "smartcard-verification" | "smartcard-reporting":
+            return _smartcard.open_verification(data, keys, kind, lenient)
+        case "smartcard-parental":
+            return _smartcard.open_parental(data, keys, lenient)
+        case "smartcard-registration":
+            return _smartcard.open_registration(data, keys, lenient)
+        case "mikey":
+            raise Unsupported(None, "kind", "a kind that has one meaning for its keys", "mikey")
+    raise ConfigError(f"unknown kind; known: {', '.join(KINDS)}")
+
+
+_BSDA_OWNED: Final = frozenset(
+    {
+        "traffic_protection_protocol",
+        "traffic_authentication_flag",
+        "traffic_key_lifetime",
+        "salt",
+        "next_salt",
+        "timestamp",
+        "traffic_key_material",
+        "next_traffic_key_material",
+        "tek",
+        "layout",
+    }
+)
+"""Fields that the BSD/A fills and later compares with its own record (rules R31); the BSM leaves them alone."""
+
+
+def complete(partial: PartialDrmStkm | PartialSmartcardStkm, keys: Keys, **replacements: Any) -> bytes:
+    """What the BSM makes of a partial STKM (flow F3): its own policy put in, then sealed.
+
+    ``replacements``: fields of the message by name, for example ``service_CID_extension``, ``access_criteria``, ``sek_id``,
+    ``counter``, ``management``.  Where none is given the partial's values stay.
+
+    ``TypeError`` for anything but a partial STKM (rules R13), for an unknown field, and for one that is the BSD/A's to fill (R31);
+    ``BadValue`` when ``management`` changes such a field.  Otherwise raises as :func:`seal`.
+    """
+    if not isinstance(partial, PartialDrmStkm | PartialSmartcardStkm):
+        raise TypeError(f"{type(partial).__name__} is not a partial STKM")
+    owned = sorted(_BSDA_OWNED & replacements.keys())
+    if owned:
+        raise TypeError(f"{', '.join(owned)}: filled by the BSD/A, not replaced (rules R31)")
+    if isinstance(partial, PartialDrmStkm):
+        return seal(_as(ClearDrmStkm, partial, replacements), keys)
+    stkm = _as(ClearSmartcardStkm, partial, replacements)
+    if partial.management is not None:
+        for name in sorted(_BSDA_OWNED):
+            if getattr(stkm.management, name, None) != getattr(partial.management, name, None):
+                raise BadValue(None, f"management.{name}", "as in the partial STKM (rules R31)", "another value")
+    return seal(stkm, keys)
+
+
+def _as(cls: type[Any], partial: object, replacements: dict[str, Any]) -> Any:
+    values = {f.name: getattr(partial, f.name) for f in dataclasses.fields(cls)}
+    unknown = sorted(replacements.keys() - values.keys())
+    if unknown:
+        raise TypeError(f"{', '.join(unknown)}: no such field of {type(partial).__name__}")
+    return cls(**values | replacements)

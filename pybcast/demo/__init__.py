@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two protected services from encoder to player on one machine, under keys that change every two seconds.
+
+Real H.264 in RTP over loopback UDP, protected by the BSD/A's side under the traffic keys of the key messages, opened by a DRM
+terminal and a Smartcard terminal; a third terminal has no right and must see nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pybcast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pybcast.demo.keyside import KeySide, Profile
+
+MIN_SECONDS = 1.0
+MAX_SECONDS = 3600.0  # the record of every period is kept for the picture
+
+
+def run(*, seconds: float, profile: str, json: bool, out: Path, keys: KeySide | None = None) -> int:
+    """Play the demo and report it on standard output; the timeline goes into the folder ``out``.
+
+    ``profile``: ``drm``, ``smartcard`` or ``both``.  ``json``: one event a line, the last one the summary.  ``keys``: another key
+    side than the real one.  Returns 0, or 1 when a frame was lost, leaked to the terminal without right, or a flow did not run.
+    Raises ``ConfigError`` for an argument or a missing extra, ``TransportError`` when a part of the demo does not start.
+    """
+    # Not at the top: the children import this package too, and need none of it.
+    from pybcast.demo import timeline
+    from pybcast.demo.media import FRAME_RATE
+    from pybcast.demo.report import reporter
+    from pybcast.demo.station import Station
+
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise ConfigError(f"seconds: expected {MIN_SECONDS:g} to {MAX_SECONDS:g}, found {seconds:g}")
+    profiles = _profiles(profile)
+    timeline.require_matplotlib()
+    with reporter(as_json=json, frames=round(seconds * FRAME_RATE), stream=sys.stdout) as say:
+        key_side = keys if keys is not None else _key_side(profiles)
+        with Station(key_side, profiles, say.event) as station:
+            record = station.run(seconds)
+        failures = record.failures(key_side.flows)
+        files = timeline.draw(record, out)
+        say.result(record, failures, [str(path) for path in files])
+    return 1 if failures else 0
+
+
+def _profiles(profile: str) -> tuple[Profile, ...]:
+    from pybcast.demo.keyside import PROFILES
+
+    chosen: tuple[Profile, ...] = tuple(name for name in PROFILES if profile in (name, "both"))
+    if not chosen:
+        raise ConfigError(f"profile: expected drm, smartcard or both, found {profile}")
+    return chosen
+
+
+def _key_side(profiles: tuple[Profile, ...]) -> KeySide:
+    from pybcast.demo.flowkeys import FlowKeys
+    from pybcast.demo.keyside import ntp_now
+
+    return FlowKeys(profiles, ntp_now())

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The six back-end flows as state machines without I/O: ``BSM``, ``BSDA``, ``Terminal``.
+
+Bytes, messages and the time go in, events come out; sockets, clocks, disks and randomness are the caller's.  ``now`` is always
+64-bit NTP seconds (seconds since 1900-01-01 UTC, not wrapping in 2036) as a float.
+"""
+
+from __future__ import annotations
+
+from pybcast.flows.bsda import BSDA, PeriodRecord
+from pybcast.flows.bsm import BSM, LongTermKey, Programme
+from pybcast.flows.card import Card, SimulatedCard
+from pybcast.flows.config import StreamConfig
+from pybcast.flows.device import Device
+from pybcast.flows.events import (
+    AirStkm,
+    Alarm,
+    Announce,
+    Answer,
+    CarouselDrop,
+    CarouselPut,
+    FlowDone,
+    OffAir,
+    Output,
+    Persist,
+    Refused,
+    Send,
+    StopTraffic,
+    TekExpired,
+    TekReady,
+    UseKey,
+)
+from pybcast.flows.ltkm import Group, Right, Subscriber
+from pybcast.flows.registration import RightsIssuer, device_registration, domain_registration, smartcard_registration
+from pybcast.flows.schedule import Period, Schedule
+from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
+from pybcast.flows.stkm import TekSource, TrafficKey, derived_teks, random_teks
+from pybcast.flows.tables import FLOWS, MACHINES, TAGS, Status, Tag
+from pybcast.flows.terminal import Terminal, Tuning
+
+__all__ = [
+    "ALL_SERVICES",
+    "BSDA",
+    "BSM",
+    "FLOWS",
+    "MACHINES",
+    "TAGS",
+    "AirStkm",
+    "Alarm",
+    "Announce",
+    "Answer",
+    "BackendMessage",
+    "Card",
+    "CarouselDrop",
+    "CarouselPut",
+    "Device",
+    "FlowDone",
+    "Group",
+    "KeyMaterial",
+    "LongTermKey",
+    "OffAir",
+    "Output",
+    "PartialItem",
+    "Period",
+    "PeriodRecord",
+    "Persist",
+    "Profile",
+    "Programme",
+    "Refused",
+    "Right",
+    "RightsIssuer",
+    "Schedule",
+    "Send",
+    "SimulatedCard",
+    "Status",
+    "StkmItem",
+    "StopTraffic",
+    "StreamConfig",
+    "Subscriber",
+    "Tag",
+    "TekExpired",
+    "TekReady",
+    "TekSource",
+    "Terminal",
+    "TrafficKey",
+    "Tuning",
+    "UseKey",
+    "derived_teks",
+    "device_registration",
+    "domain_registration",
+    "random_teks",
+    "smartcard_registration",
+]

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What BSM and BSD/A are told about a stream; both hold the same description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pybcast.errors import ConfigError
+from pybcast.flows.schedule import Schedule, check_period, traffic_key_lifetime
+from pybcast.flows.spcp import PROFILES, Profile
+from pybcast.messages import AccessCriterion, Protocol
+
+LAST_TEK_ID: Final = 65534  # R8: the SEK ends before 65535
+TUNE_IN: Final = 1.0  # R6: seconds a dark terminal collects STKMs - confidence: own
+CAROUSEL_CYCLE: Final = 10.0  # R7: seconds, unless the SDP says otherwise - confidence: own
+REISSUE_CYCLES: Final = 5  # R7: cycles after which live LTKMs get new COUNTERs - confidence: own
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """One STKM stream of one service.
+
+    ``service``: GlobalServiceID (absolute URI).  ``stream``: 1..65535, unique in the service.  ``generation``: who seals -
+    ``"bsm"`` (F3) or ``"bsda"`` (F4).  ``start``: NTP second at which its first period begins.  ``period``: seconds.
+    ``key_period``: seconds a SEK or SEAK is valid, a multiple of ``granularity`` (R8; default: the greatest common step is
+    ``period``).  ``rollover_lead``: seconds that LTKMs of the next key go out before it is used; ``rekey_lead``: the same for a
+    key that is wanted at once (R10), by default two carousel cycles and some.  ``delivery``: whether STKMs and keys are pushed
+    or pulled.  ``interaction``: STKMs also go to the BSM for terminals with an interaction channel (F6). ``hold_through``: keep
+    the last key in use even past its end of authority (R9).  ``bsdas``: main first.
+
+    Raises ``ConfigError`` on anything that cannot work on air.
+    """
+
+    service: str
+    stream: int
+    profiles: tuple[Profile, ...]
+    generation: Literal["bsm", "bsda"]
+    bsm: str
+    bsdas: tuple[str, ...]
+    protocol: Protocol
+    traffic_authentication_flag: bool = True
+    period: int
+    start: int
+    granularity: int = 0
+    key_period: int
+    rollover_lead: int
+    rekey_lead: int = 25
+    look_ahead: int = 5
+    repetition: float = 0.1
+    delivery: Literal["push", "pull"] = "push"
+    synchronous: bool = True
+    interaction: bool = False
+    hold_through: bool = False
+    protection_after_reception: int = 3
+    access_criteria: tuple[AccessCriterion, ...] | None = None
+    permissions_category: int | None = None
+    socID: str = ""
+    serviceBaseCID: str = ""
+    key_domain_id: bytes = b""
+    key_group: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.granularity:
+            object.__setattr__(self, "granularity", self.period)
+        check_period(self.period, self.repetition)
+        for good, what in (
+            (1 <= self.stream <= 65535, "stream: expected 1..65535"),
+            (bool(self.profiles) and set(self.profiles) <= set(PROFILES), "profiles: expected drm, smartcard or both"),
+            (":" in self.service and ":" in self.bsm and all(":" in b for b in self.bsdas), "ids: expected absolute URIs"),
+            (len(self.bsdas) in (1, 2), "bsdas: expected one, or main and back-up"),
+            (self.protocol in (Protocol.IPSEC, Protocol.SRTP, Protocol.ISMACRYP), "protocol: expected IPsec, SRTP or ISMACryp"),
+            (not (self.dual and self.ipsec_auth), "IPsec with authentication is refused on two-profile streams (R38)"),
+            (
+                1 <= self.granularity <= self.period and self.period % self.granularity == 0,
+                "granularity: must divide the period (R8)",
+            ),
+            (self.key_period >= 2 * self.period, "key_period: expected at least two periods"),
+            (self.key_period % self.granularity == 0, "key_period: expected a multiple of the granularity (R8)"),
+            (self.key_period // self.granularity <= LAST_TEK_ID, "key_period: more than 65534 TEK IDs under one key (R8)"),
+            (0 < self.rollover_lead < self.key_period, "rollover_lead: expected less than key_period (a card keeps two keys, R10)"),
+            (1 <= self.look_ahead <= 1000, "look_ahead: expected 1..1000 (one delivery, R30)"),
+            (0 <= self.protection_after_reception <= 3, "protection_after_reception: expected 0..3"),
+            ("drm" not in self.profiles or bool(self.serviceBaseCID), "serviceBaseCID: needed for the DRM Profile"),
+            (not self.smartcard or len(self.key_domain_id) == 3, "key_domain_id: expected 3 bytes"),
+            (not self.smartcard or 1 <= self.key_group <= 65535, "key_group: expected 1..65535, one for each stream (R10)"),
+        ):
+            if not good:
+                raise ConfigError(f"{self.service} stream {self.stream}: {what}")
+
+    @property
+    def drm(self) -> bool:
+        return "drm" in self.profiles
+
+    @property
+    def smartcard(self) -> bool:
+        return "smartcard" in self.profiles
+
+    @property
+    def dual(self) -> bool:
+        """Whether the stream announces one TEK in both profiles (R38)."""
+        return self.drm and self.smartcard
+
+    @property
+    def ipsec_auth(self) -> bool:
+        return self.protocol is Protocol.IPSEC and self.traffic_authentication_flag
+
+    @property
+    def lifetime(self) -> int:
+        """traffic_key_lifetime: exponent of two, seconds (R42)."""
+        return traffic_key_lifetime(self.period)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.service, self.stream)
+
+    def schedule(self) -> Schedule:
+        return Schedule(self.start, self.period)

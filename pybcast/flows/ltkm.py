@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is entitled to a long-term key, and the LTKMs that carry it to them (R2-R4, R7, R19, R21, R36)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from pybcast import codec
+from pybcast.errors import KeyUnavailable, LocalFlowError
+from pybcast.flows.allocator import SmkCounters
+from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES, StreamConfig
+from pybcast.flows.events import Journal
+from pybcast.flows.serial import WITHDRAWAL, counter_of
+from pybcast.flows.spcp import Item, KeyMaterial, Profile
+from pybcast.flows.stkm import key_identity
+from pybcast.keys import IEK, RIAK, SMK, UDK, UGK, GroupRoot, GroupTree, Keys, mask_of
+from pybcast.messages import (
+    AddressMode,
+    ClearAsset,
+    ClearBcro,
+    ClearSmartcardLtkm,
+    ClearSmartcardParental,
+    Permission,
+    SmartcardVerification,
+)
+from pybcast.secret import Secret
+
+REISSUE: Final = CAROUSEL_CYCLE * REISSUE_CYCLES
+NO_KEY: Final = Secret(bytes(16))
+"""The key field of a withdrawal (R3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A subscriber group of the DRM Profile: ``address`` 4 bytes, 256 or 512 positions, and its keys (drm-profile 2.3)."""
+
+    address: bytes
+    size: Literal[256, 512]
+    root: GroupRoot
+    ugk: UGK
+    riak: RIAK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subscriber:
+    """One subscriber and what registration gave him.
+
+    Smartcard Profile: ``smk`` and ``idr`` (B-TID).  DRM Profile: ``group`` address, ``position``, and the device's own ``udk``
+    and ``riak``.
+    """
+
+    id: str
+    smk: SMK | None = None
+    idr: str = ""
+    group: bytes = b""
+    position: int = 0
+    udk: UDK | None = None
+    riak: RIAK | None = None
+
+    @property
+    def profile(self) -> Profile:
+        return "smartcard" if self.smk is not None else "drm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Right:
+    """What a subscriber may see: a stream, or one programme of it, in [start, end) NTP seconds."""
+
+    service: str
+    stream: int
+    start: int
+    end: int
+    content: str | None = None
+
+
+Addressee = tuple[str, bytes | str]
+"""("card", subscriber id) or ("group", group address)."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One LTKM as it was made: for whom, for which key, with which window."""
+
+    data: bytes
+    addressee: Addressee
+    key_id: bytes = b""
+    window: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Letters that go out in one delivery and turn on the carousel together; ``replaces``: the page it takes the place of."""
+
+    service: str
+    stream: int
+    message_id: str
+    letters: tuple[Letter, ...]
+    end: int
+    issued_at: float
+    replaces: str | None = None
+    confirmed: frozenset[str] = field(default=frozenset())
+
+    @property
+    def data(self) -> tuple[bytes, ...]:
+        return tuple(letter.data for letter in self.letters)
+
+    @property
+    def healing(self) -> bool:
+        """Whether it is issued again every few cycles: only what a COUNTER protects from being taken twice (R7)."""
+        return any(letter.window is not None for letter in self.letters)
+
+
+class Issuer:
+    """Makes the LTKMs of a BSM and keeps account of them.  ``fqdn``: the BSM's name in MIKEY messages (IDi)."""
+
+    def __init__(self, fqdn: str, journal: Journal, randomness: Callable[[int], bytes], rights_issuer_id: bytes | None) -> None:
+        self._idi = fqdn.encode()
+        self._journal = journal
+        self._randomness = randomness
+        self._rights_issuer_id = rights_issuer_id
+        self.counters = SmkCounters(journal)
+        self._rights: dict[tuple[str, int], dict[str, list[Right]]] = {}
+        for key, right in journal.tables.get("right", {}).items():
+            if isinstance(right, Right):
+                self._index(str(key[0]), right)
+
+    # --- subscribers and rights ---------------------------------------------------------------------------------------
+
+    def add(self, subscriber: Subscriber) -> None:
+        """A new subscriber, or new keys of an old one."""
+        if subscriber.profile == "smartcard":
+            self.counters.restart(subscriber.id)  # a new SMK restarts its COUNTER (smartcard-profile 4.6)
+        self._journal.put("subscriber", (subscriber.id,), subscriber)
+
+    def subscriber(self, name: str) -> Subscriber:
+        """``LocalFlowError`` for one that is not known."""
+        row = self._journal.tables.get("subscriber", {}).get((name,))
+        if not isinstance(row, Subscriber):
+            raise LocalFlowError(f"no subscriber {name}")
+        return row
+
+    def is_smartcard(self, name: str) -> bool:
+        return self.subscriber(name).profile == "smartcard"
+
+    def addressee(self, name: str) -> Addressee:
+        """Who gets the LTKM of a subscriber: his card, or his group."""
+        row = self.subscriber(name)
+        return ("card", row.id) if row.profile == "smartcard" else ("group", row.group)
+
+    def grant(self, name: str, right: Right) -> None:
+        self.subscriber(name)
+        self._journal.put("right", (name, right.service, right.stream, right.start, right.end, right.content), right)
+        self._index(name, right)
+
+    def _index(self, name: str, right: Right) -> None:
+        self._rights.setdefault((right.service, right.stream), {}).setdefault(name, []).append(right)
+
+    def rights(self, name: str, config: StreamConfig) -> list[Right]:
+        return self._rights.get(config.key, {}).get(name, [])
+
+    def forget(self, config: StreamConfig, name: str) -> None:
+        """Drop every right of a subscriber to a stream, and his letters from what is issued again."""
+        self._rights.get(config.key, {}).pop(name, None)
+        for key in [k for k in self._journal.tables.get("right", {}) if k[:3] == (name, *config.key)]:
+            self._journal.drop("right", key)
+        for page in self.pages():
+            kept = tuple(letter for letter in page.letters if letter.addressee != ("card", name))
+            if (page.service, page.stream) == config.key and len(kept) < len(page.letters):
+                self._journal.put("page", (page.message_id,), replace(page, letters=kept))
+
+    # --- making LTKMs -------------------------------------------------------------------------------------------------
+
+    def issue(
+        self, config: StreamConfig, key: KeyMaterial, now: float, programme: str | None, only: Addressee | None
+    ) -> tuple[Letter, ...]:
+        """The LTKMs that carry ``key`` to everyone entitled, or to ``only``."""
+        entitled = self._rights.get(config.key, {})
+        if key.key_type in ("SEK", "PEK"):
+            names = entitled if only is None else [only[1]] if only[0] == "card" else []
+            return tuple(letter for name in names for letter in self._letters(config, key, str(name), verify=False))
+        groups = sorted({self.subscriber(n).group for n in entitled if not self.is_smartcard(n)})
+        if only is not None:
+            groups = [bytes(only[1])] if only[0] == "group" and isinstance(only[1], bytes) else []
+        letters = (self._bcro(config, key, address, now, programme) for address in groups)
+        return tuple(letter for letter in letters if letter is not None)
+
+    def personal(self, config: StreamConfig, key: KeyMaterial, name: str, now: float, programme: str | None) -> list[bytes]:
+        """The LTKMs of one subscriber for the interaction channel; a card is asked to verify (R19, R36)."""
+        if not self.rights(name, config):
+            return []
+        if self.is_smartcard(name):
+            if key.key_type not in ("SEK", "PEK"):
+                return []
+            return [letter.data for letter in self._letters(config, key, name, verify=True)]
+        if key.key_type in ("SEK", "PEK"):
+            return []
+        letter = self._bcro(config, key, self.subscriber(name).group, now, programme)
+        return [] if letter is None else [letter.data]
+
+    def _letters(self, config: StreamConfig, key: KeyMaterial, name: str, *, verify: bool) -> list[Letter]:
+        subscriber = self.subscriber(name)
+        if subscriber.smk is None:
+            return []
+        assert key.ts_low is not None
+        windows = sorted({w for right in self.rights(name, config) if (w := _window(right, key)) is not None})
+        told = ("told", (name, key.key_id))
+        if windows and told[1] not in self._journal.tables.get(told[0], {}):
+            # The first LTKM of a SEK fixes the card's COUNTER just below its window, for good (R3).  Where that window is a
+            # programme's, an earlier programme bought later would not open: so a window that holds no STKM comes first, at the
+            # SEK's lower end.
+            if windows[0][0] != key.valid_from:
+                windows.insert(0, (key.valid_from, key.valid_from))
+            self._journal.put(*told, True)
+        out = []
+        for start, end in windows:
+            low = key.ts_low if start == key.valid_from else counter_of(start)
+            high = key.ts_low if start == end else counter_of(end - 1)
+            out.append(self._letter(key, subscriber, (low, high), verify=verify))
+        return out
+
+    def withdrawal(self, key: KeyMaterial, name: str) -> Letter:
+        """Tell a card that it has lost a SEK (R3, R4)."""
+        return self._letter(key, self.subscriber(name), WITHDRAWAL, verify=False)
+
+    def _letter(self, key: KeyMaterial, subscriber: Subscriber, window: tuple[int, int], *, verify: bool) -> Letter:
+        assert key.csb_id is not None and key.rand is not None and subscriber.smk is not None
+        clear = ClearSmartcardLtkm(
+            counter=self.counters.next(subscriber.id),  # stored before it is used (R2)
+            csb_id=key.csb_id,
+            key_domain_id=key.key_id[:3],
+            sek_id=key.key_id[3:],
+            rand=key.rand,
+            idi=self._idi,
+            idr=subscriber.idr.encode(),
+            verification_requested=verify,
+            sek=NO_KEY if window == WITHDRAWAL else key.key,
+            ts_low=window[0],
+            ts_high=window[1],
+        )
+        if verify:
+            self._journal.put(
+                "verify", (clear.counter, subscriber.id), (key.csb_id, key.rand, subscriber.idr, key.valid_to, key.key_id)
+            )
+        return Letter(codec.seal(clear, Keys(smk=subscriber.smk)), ("card", subscriber.id), key.key_id, window)
+
+    def _bcro(self, config: StreamConfig, key: KeyMaterial, address: bytes, now: float, programme: str | None) -> Letter | None:
+        """One BCRO for all entitled members of a group: mode 0, 1 or 2 as their number asks (R21)."""
+        group = self._journal.tables.get("group", {}).get((address,))
+        if not isinstance(group, Group):
+            raise LocalFlowError("subscriber of a group that is not known")
+        members = sorted(
+            (
+                (s.position, s)
+                for s in map(self.subscriber, self._rights.get(config.key, {}))
+                if s.group == address and any(_entitles(r, key, programme) for r in self.rights(s.id, config))
+            ),
+            key=lambda member: member[0],
+        )
+        if not members:
+            return None
+        identity = key_identity(config, key)
+        position = mask = None
+        if len(members) == group.size:
+            mode, iek, riak = AddressMode.WHOLE_GROUP, IEK(group.ugk), group.riak
+        elif len(members) == 1 and members[0][1].udk is not None and members[0][1].riak is not None:
+            only = members[0][1]
+            assert only.udk is not None and only.riak is not None
+            mode, iek, riak, position = AddressMode.UNIQUE_DEVICE, IEK(only.udk), only.riak, only.position
+        else:
+            mask = mask_of([p for p, _ in members], group.size)
+            mode, iek, riak = AddressMode.SUBSET, GroupTree(group.root, group.size).iek(mask), group.riak
+        mark = (address, position, identity)
+        last = self._journal.tables.get("bcro-time", {}).get(mark, 0)
+        assert isinstance(last, int)
+        stamp = max(int(now), last + 1)  # rising by at least 1 s (R21)
+        clear = ClearBcro(
+            address_mode=mode,
+            group_size_flag=group.size == 512,
+            rights_issuer_id=self._rights_issuer_id,
+            group_address=address,
+            bit_access_mask=mask,
+            position_in_group=position,
+            bcro_timestamp=stamp,
+            assets=(ClearAsset(asset_is_service=key.key_type == "SEAK", BCI=identity, key=key.key),),
+            permissions=(Permission(1),),
+        )
+        data = codec.seal(clear, Keys(iek=iek, riak=riak))
+        self._journal.put("bcro-time", mark, stamp)
+        return Letter(data, ("group", address), key.key_id)
+
+    def parental(self, name: str, rating_type: int, level_granted: int, pin: str | None) -> Letter:
+        """A parental control message: under the SMK's COUNTER, with a CSB ID and RAND of its own (R2)."""
+        subscriber = self.subscriber(name)
+        if subscriber.smk is None:
+            raise LocalFlowError("parental control is the Smartcard Profile's")
+        clear = ClearSmartcardParental(
+            counter=self.counters.next(name),
+            csb_id=self._randomness(4),
+            rand=self._randomness(16),
+            idi=self._idi,
+            idr=subscriber.idr.encode(),
+            rating_type=rating_type,
+            level_granted=level_granted,
+            pin=None if pin is None else Secret(pin.encode()),
+        )
+        return Letter(codec.seal(clear, Keys(smk=subscriber.smk)), ("card", name))
+
+    def verify(self, data: bytes) -> str:
+        """Whose verification or reporting message this is (R36).  ``KeyUnavailable`` when none is awaited, ``Integrity`` when
+        false.
+        """
+        message = codec.decode(data, "smartcard-verification")
+        assert isinstance(message, SmartcardVerification)
+        for key, row in self._journal.tables.get("verify", {}).items():
+            assert isinstance(row, tuple)
+            csb_id, rand, idr, _, _ = row
+            if (key[0], csb_id, idr.encode()) == (message.counter, message.csb_id, message.idr):
+                name = str(key[1])
+                codec.open(data, Keys(smk=self.subscriber(name).smk, rand=rand, idi=self._idi), "smartcard-verification")
+                self._journal.drop("verify", key)
+                return name
+        raise KeyUnavailable("verification that nobody awaits")
+
+    def key_ended(self, key: KeyMaterial) -> None:
+        """A key is off air: nothing about it is awaited any more."""
+        for name, row in list(self._journal.tables.get("verify", {}).items()):
+            if isinstance(row, tuple) and row[4] == key.key_id:
+                self._journal.drop("verify", name)
+        for told in [k for k in self._journal.tables.get("told", {}) if k[1] == key.key_id]:
+            self._journal.drop("told", told)
+
+    # --- pages of the carousel (R7, R30) --------------------------------------------------------------------------------
+
+    def pages(self) -> list[Page]:
+        return [row for row in self._journal.tables.get("page", {}).values() if isinstance(row, Page)]
+
+    def page(
+        self, config: StreamConfig, letters: tuple[Letter, ...], end: int, now: float, new_id: Callable[[], str], old: Page | None
+    ) -> Page:
+        """Letters become a page; BCROs take the place of older ones for the same group and key."""
+        if old is None:
+            subjects = {(x.addressee, x.key_id) for x in letters if x.addressee[0] == "group"}
+            for page in self.pages():
+                if (page.service, page.stream) == config.key and any((x.addressee, x.key_id) in subjects for x in page.letters):
+                    letters = (*(x for x in page.letters if (x.addressee, x.key_id) not in subjects), *letters)
+                    old, end = page, max(end, page.end)
+                    break
+        page = Page(*config.key, new_id(), letters, end, now, None if old is None else old.message_id)
+        self._journal.put("page", (page.message_id,), page)
+        if old is not None:
+            self._journal.drop("page", (old.message_id,))
+        return page
+
+    def due(self, streams: Mapping[tuple[str, int], StreamConfig], now: float) -> Iterator[tuple[StreamConfig, Page]]:
+        """Pages to be issued again (R7); ended ones are dropped."""
+        for page in self.pages():
+            config = streams.get((page.service, page.stream))
+            if page.end <= now or config is None:
+                self._journal.drop("page", (page.message_id,))
+            elif page.healing and now >= page.issued_at + REISSUE:
+                yield config, page
+
+    def again(self, page: Page, keys: Iterable[KeyMaterial]) -> tuple[Letter, ...]:
+        """The live letters of a page with new COUNTERs."""
+        live = {key.key_id: key for key in keys if key.csb_id is not None}
+        out = []
+        for letter in page.letters:
+            if letter.window is not None and letter.key_id in live:
+                out.append(
+                    self._letter(live[letter.key_id], self.subscriber(str(letter.addressee[1])), letter.window, verify=False)
+                )
+        if not out:
+            self._journal.drop("page", (page.message_id,))
+        return tuple(out)
+
+    def confirmed(self, items: tuple[Item, ...], bsda: str) -> None:
+        """A BSD/A has a page."""
+        for page in self.pages():
+            if page.data == items:
+                self._journal.put("page", (page.message_id,), replace(page, confirmed=page.confirmed | {bsda}))
+
+    def next_wakeup(self) -> float | None:
+        """When a page is due."""
+        return min((p.issued_at + REISSUE if p.healing else p.end for p in self.pages()), default=None)
+
+
+def _window(right: Right, key: KeyMaterial) -> tuple[int, int] | None:
+    """The part of a key's validity that a right covers."""
+    start, end = max(right.start, key.valid_from), min(right.end, key.valid_to)
+    return (start, end) if start < end else None
+
+
+def _entitles(right: Right, key: KeyMaterial, programme: str | None) -> bool:
+    return right.content == programme and _window(right, key) is not None

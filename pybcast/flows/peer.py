@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests and answers between BSM and BSD/A: what both servers do alike (R26-R28).
+
+As the asking side: messageIDs, repetition with the same messageID until answered or useless (``tables.EXCHANGE``).  As the
+asked side: who may say what to whom, and one answer for one messageID, also after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pybcast.errors import PeerFlowError
+from pybcast.flows.events import Journal, Send
+from pybcast.flows.spcp import BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem, check
+from pybcast.flows.tables import EXCHANGE, Exchange, ExchangeEvent, Side, Status, Tag, step
+
+RETRY: Final = 2.0  # seconds until a request is repeated; the transport below has its own, shorter, time-outs
+KEEP_ANSWER: Final = 600.0  # seconds an answer without an end of validity is kept for repeats
+KEEP_AT_MOST: Final = 86400.0
+PRUNE: Final = 10.0  # seconds between two sweeps over what has ended: a sweep reads the whole table
+_REBUILT: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest})
+"""Their answers hold clear keys, so they are rebuilt and not kept (R27, R41)."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request on its way.  ``about``: the period starts it is about; what is still missing of them."""
+
+    message: BackendMessage
+    state: Exchange
+    next_try: float
+    until: float
+    about: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a request got: the digest of its body, and the answer (``None`` where it is rebuilt)."""
+
+    digest: bytes
+    answer: BackendMessage | None
+    until: float
+
+
+class Peering:
+    """One server's side of the back-end interface.  ``handle`` answers a request, ``answered`` takes an answer, ``overdue`` a
+    broken promise.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        side: Side,
+        journal: Journal,
+        randomness: Callable[[int], bytes],
+        handle: Callable[[BackendMessage, float], BackendMessage],
+        answered: Callable[[Asked, BackendMessage, float], None],
+        overdue: Callable[[Asked, float], None] | None = None,
+    ) -> None:
+        self._me, self._side, self._journal, self._randomness = me, side, journal, randomness
+        self._handle, self._answered, self._overdue = handle, answered, overdue
+        self._asked: dict[str, Asked] = {}
+        self._next_prune = 0.0
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        tag: Tag,
+        destination: str,
+        service: str,
+        now: float,
+        *,
+        until: float,
+        profile: Profile | None = None,
+        stream: int | None = None,
+        items: tuple[Item, ...] = (),
+        start: int | None = None,
+        end: int | None = None,
+        content: str | None = None,
+        replacing: bool = False,
+        fresh: bool = False,
+        replaces: str | None = None,
+        about: frozenset[int] = frozenset(),
+        message_id: str | None = None,
+    ) -> str:
+        """Send a request; repeat it until it is answered or ``until`` has passed.  Returns its messageID (128 random bits, R27)."""
+        message = BackendMessage(
+            tag=tag, message_id=message_id or self.new_id(), source=self._me, destination=destination, service=service,
+            content=content, profile=profile, start=start, end=end, replace=replacing, fresh=fresh, replaces=replaces,
+            time=int(now), stream=stream, items=items,
+        )  # fmt: skip
+        state = step(EXCHANGE, Exchange.NEW, ExchangeEvent.SEND)
+        self._asked[message.message_id] = Asked(message, state, now + RETRY, until, about)
+        self._journal.emit(Send(message))
+        return message.message_id
+
+    def new_id(self) -> str:
+        """A messageID."""
+        return self._randomness(16).hex()
+
+    def outstanding(self, tag: Tag, service: str, profile: Profile | None, stream: int | None) -> frozenset[int]:
+        """The period starts that requests of this kind are still about."""
+        return frozenset(
+            start
+            for asked in self._asked.values()
+            if (asked.message.tag, asked.message.service, asked.message.profile, asked.message.stream)
+            == (tag, service, profile, stream)
+            for start in asked.about
+        )
+
+    def delivered(self, service: str, profile: Profile | None, stream: int | None, starts: set[int]) -> None:
+        """What was promised for these periods has come by another message."""
+        for name, asked in list(self._asked.items()):
+            m = asked.message
+            if asked.about & starts and (m.service, m.profile, m.stream) == (service, profile, stream):
+                rest = asked.about - starts
+                if rest:
+                    self._asked[name] = replace(asked, about=rest)
+                else:
+                    self._finish(name, ExchangeEvent.DELIVERED)
+
+    def _finish(self, name: str, event: ExchangeEvent) -> Asked:
+        asked = self._asked[name]
+        asked = replace(asked, state=step(EXCHANGE, asked.state, event))
+        if EXCHANGE[asked.state]:
+            self._asked[name] = asked
+        else:
+            del self._asked[name]
+        return asked
+
+    def tick(self, now: float) -> None:
+        """Repeat what is unanswered; drop what nobody needs any more."""
+        for name, asked in list(self._asked.items()):
+            if now >= asked.until:
+                self._finish(name, ExchangeEvent.EXPIRE)
+            elif now >= asked.next_try:
+                asked = self._finish(name, ExchangeEvent.RETRY)
+                self._asked[name] = replace(asked, next_try=now + RETRY)
+                if asked.state is Exchange.WAITING:
+                    self._journal.emit(Send(asked.message))
+                elif self._overdue is not None:
+                    self._overdue(asked, now)
+        if now >= self._next_prune:
+            self._next_prune = now + PRUNE
+            for key, row in list(self._journal.tables.get("answer", {}).items()):
+                if isinstance(row, Answered) and row.until < now:
+                    self._journal.drop("answer", key)
+
+    def next_wakeup(self) -> float | None:
+        """When :meth:`tick` should be called next."""
+        return min((min(a.next_try, a.until) for a in self._asked.values()), default=None)
+
+    # --- being asked --------------------------------------------------------------------------------------------------
+
+    def receive(self, message: BackendMessage, now: float, peer: str) -> None:
+        """Any message from the authenticated ``peer``."""
+        if message.is_answer:
+            self._receive_answer(message, now, peer)
+            return
+        key = (message.source, message.message_id)
+        try:
+            if message.destination != self._me:
+                raise PeerFlowError(Status.WRONG_DESTINATION, "destination is not this server")
+            if message.source != peer:
+                raise PeerFlowError(Status.NOT_PERMITTED, "source is not the authenticated peer (R26)")
+            check(message, self._side)
+        except PeerFlowError as error:
+            self._journal.emit(Send(message.answer(error.status, now=now)))
+            return
+        digest = message.digest()
+        known = self._journal.tables.get("answer", {}).get(key)
+        if isinstance(known, Answered):
+            if known.digest != digest:
+                self._journal.emit(Send(message.answer(Status.ALREADY_PROCESSED, now=now)))
+                return
+            if known.answer is not None:
+                self._journal.emit(Send(known.answer))
+                return
+        try:
+            answer = self._handle(message, now)
+        except PeerFlowError as error:
+            answer = message.answer(error.status, now=now)
+        if answer.status not in (
+            Status.DELAYED,
+            Status.NOT_PERMITTED,
+        ):  # a later repeat may fare better; a stranger fills no memory
+            kept = None if message.tag in _REBUILT else answer
+            self._journal.put("answer", key, Answered(digest, kept, _keep_until(message, now)))
+        self._journal.emit(Send(answer))
+
+    def _receive_answer(self, message: BackendMessage, now: float, peer: str) -> None:
+        asked = self._asked.get(message.message_id)
+        if asked is None or message.tag is not asked.message.answer(0, now=now).tag:
+            return  # late, twice, or not ours
+        if message.source != peer or peer != asked.message.destination or message.destination != self._me:
+            return  # not from whom we asked
+        try:
+            check(message, self._side)
+        except PeerFlowError:
+            return  # asked again in time
+        later = {i.period_start for i in message.items if isinstance(i, StkmItem) and i.status == Status.DELAYED}
+        if message.status == Status.DELAYED or (message.status == Status.SUCCESS and later):
+            event = ExchangeEvent.LATER
+            if later:
+                self._asked[message.message_id] = replace(asked, about=frozenset(later))
+        else:
+            event = ExchangeEvent.OK if message.status == Status.SUCCESS else ExchangeEvent.REFUSAL
+        self._answered(self._finish(message.message_id, event), message, now)
+
+
+def _keep_until(message: BackendMessage, now: float) -> float:
+    ends: list[float] = [now + KEEP_ANSWER]
+    for item in message.items:
+        if isinstance(item, StkmItem | PartialItem):
+            ends.append(item.period_end)
+        elif isinstance(item, KeyMaterial):
+            ends.append(item.valid_to)
+    return min(max(ends), now + KEEP_AT_MOST)

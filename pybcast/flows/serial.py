@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arithmetic on 32-bit COUNTERs that wrap (rules R4, R5, R15)."""
+
+from __future__ import annotations
+
+MOD = 1 << 32
+WITHDRAWAL = (0xFFFFFFFF, 0x00000000)
+"""(TS low, TS high) of a withdrawal, exactly this pair, tested before any window arithmetic (R4)."""
+
+
+def counter_of(time: float) -> int:
+    """The COUNTER of a crypto period that starts at ``time`` (64-bit NTP seconds): R5."""
+    return int(time) % MOD
+
+
+def newer(a: int, b: int) -> bool:
+    """Whether COUNTER ``a`` is newer than ``b`` in the sense of RFC 1982 (distance under 2^31)."""
+    return 0 < (a - b) % MOD < 1 << 31
+
+
+def in_window(c: int, low: int, high: int) -> bool:
+    """Whether ``c`` lies in [low, high] modulo 2^32; a withdrawal contains nothing (R4)."""
+    return (low, high) != WITHDRAWAL and (c - low) % MOD <= (high - low) % MOD
+
+
+def near(counter: int, now: float) -> int:
+    """The 64-bit time nearest to ``now`` whose low 32 bits are ``counter`` (R15)."""
+    base = int(now)
+    delta = (counter - base) % MOD
+    return base + (delta - MOD if delta >= 1 << 31 else delta)

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a STKM says, as a pure function of (stream, period, keys, TEK).
+
+Here and nowhere else: the ids a period gets (R8, R38, R43), the partial forms of F3 and who owns which field (R31), sealing under
+``KeyMaterial``, and where a TEK comes from.  The same input gives the same bytes on every headend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pybcast import codec
+from pybcast.errors import BadValue, PeerFlowError
+from pybcast.flows.config import LAST_TEK_ID, StreamConfig
+from pybcast.flows.schedule import Period
+from pybcast.flows.serial import MOD, counter_of
+from pybcast.flows.spcp import KeyMaterial, Profile
+from pybcast.flows.tables import Status
+from pybcast.keys import (
+    PEAK,
+    SEAK,
+    SEK,
+    TAS,
+    TEK,
+    Keys,
+    derived_tas,
+    derived_tek,
+    ipsec_auth_key_drm,
+    ipsec_auth_key_smartcard,
+    ipsec_spi,
+    key_indicator,
+    mki,
+)
+from pybcast.messages import (
+    AccessCriterion,
+    ClearDrmStkm,
+    ClearSmartcardStkm,
+    DrmStkm,
+    PartialDrmStkm,
+    PartialSmartcardStkm,
+    Protocol,
+    SmartcardStkm,
+    StkmManagement,
+)
+from pybcast.secret import Secret
+from pybcast.wire.content_id import BCI
+
+LAST_MJD_TIME: Final = (65535 - 15020 + 1) * 86400 - 1
+"""2038-04-22T23:59:59Z in NTP seconds: the last time that 16 bits of MJD can say (R15)."""
+
+
+@dataclass(frozen=True)
+class TrafficKey:
+    """TEK, with the SRTP salt (14 bytes) or the DRM IPsec seed that belong to it."""
+
+    tek: TEK
+    salt: bytes | None = None
+    tas: TAS | None = None
+
+
+TekSource = Callable[[StreamConfig, Period, bytes], TrafficKey]
+"""(stream, period, key id or b"" when the BSD/A does not know it) -> the traffic key."""
+
+
+def random_teks(randomness: Callable[[int], bytes]) -> TekSource:
+    """Fresh keys from ``randomness(n) -> n bytes``: the source of a single headend."""
+
+    def source(config: StreamConfig, period: Period, key_id: bytes) -> TrafficKey:
+        return TrafficKey(
+            TEK(randomness(16)),
+            randomness(14) if config.protocol is Protocol.SRTP else None,
+            TAS(randomness(16)) if config.ipsec_auth and config.drm else None,
+        )
+
+    return source
+
+
+def derived_teks(pair_secret: Secret) -> TekSource:
+    """The same keys on main and back-up (R33).
+
+    Where the BSD/A does not know the key id (F3) the service takes its place: the stream number alone repeats between services.
+    """
+
+    def source(config: StreamConfig, period: Period, key_id: bytes) -> TrafficKey:
+        who = key_id or hashlib.sha256(config.service.encode()).digest()[:8]
+        tek, salt = derived_tek(
+            pair_secret, stream=config.stream, key_id=who, period=period.start, with_salt=config.protocol is Protocol.SRTP
+        )
+        tas = None
+        if config.ipsec_auth and config.drm:
+            tas = derived_tas(pair_secret, stream=config.stream, key_id=who, period=period.start)
+        return TrafficKey(tek, salt, tas)
+
+    return source
+
+
+def key_identity(config: StreamConfig, key: KeyMaterial) -> bytes:
+    """The key's id, unique in the system: Key Domain || SEK ID, or the BCI (a bare CID extension repeats between services)."""
+    if key.key_type in ("SEK", "PEK"):
+        return key.key_id
+    return bytes(BCI(config.socID, config.serviceBaseCID, int.from_bytes(key.key_id, "big")))
+
+
+def tek_id(key: KeyMaterial, period: Period) -> bytes:
+    """MTK ID of a period (R8).  ``PeerFlowError`` 21 when the key does not reach that far or the period is off its grid."""
+    assert key.first_counter is not None and key.granularity is not None
+    number, off = divmod((counter_of(period.start) - key.first_counter) % MOD, key.granularity)
+    if off or number >= LAST_TEK_ID:
+        raise PeerFlowError(Status.INFORMATION_INVALID, f"period {period.start} has no TEK ID under this key (R8)")
+    return (1 + number).to_bytes(2, "big")
+
+
+def traffic_id(config: StreamConfig, period: Period, sek: KeyMaterial | None) -> bytes:
+    """What names the key in protected packets: MKI, SPI or key indicator.
+
+    From the SEK where there is a Smartcard Profile (R38, R43); else the low 32 bits of the period's start, never reused -
+    confidence: own.
+    """
+    if sek is None:
+        return counter_of(period.start).to_bytes(4, "big")
+    sek_id, mtk = sek.key_id[3:], tek_id(sek, period)
+    if config.protocol is Protocol.IPSEC:
+        return ipsec_spi(sek_id, mtk)
+    return mki(sek_id, mtk) if config.protocol is Protocol.SRTP else key_indicator(sek_id, mtk)
+
+
+def auth_key(config: StreamConfig, key: TrafficKey, csb_id: bytes | None) -> Secret | None:
+    """The IPsec authentication key (20 bytes) of the profile the stream has; ``None`` without authentication."""
+    if not config.ipsec_auth:
+        return None
+    if config.drm:
+        assert key.tas is not None
+        return ipsec_auth_key_drm(key.tas)
+    assert csb_id is not None
+    return ipsec_auth_key_smartcard(key.tek, csb_id)
+
+
+def partial(config: StreamConfig, profile: Profile, period: Period, key: TrafficKey) -> PartialDrmStkm | PartialSmartcardStkm:
+    """The BSD/A's half of a STKM (F3, R31): what it owns; the BSM's fields zero or at the configured default."""
+    if profile == "smartcard":
+        return PartialSmartcardStkm(
+            counter=0,
+            key_domain_id=bytes(3),
+            sek_id=bytes(4),
+            tek_id=bytes(2),
+            management=StkmManagement(
+                protection_after_reception=config.protection_after_reception,
+                traffic_protection_protocol=config.protocol,
+                traffic_authentication_flag=config.traffic_authentication_flag,
+                traffic_key_lifetime=config.lifetime,
+                access_criteria=config.access_criteria,
+            ),
+            tek=key.tek,
+            salt=key.salt,
+        )
+    id_size = (4 if config.protocol is Protocol.IPSEC else 6) if config.dual else 0
+    return PartialDrmStkm(
+        protection_after_reception=config.protection_after_reception,
+        traffic_protection_protocol=config.protocol,
+        traffic_authentication_flag=config.traffic_authentication_flag,
+        traffic_key_lifetime=config.lifetime,
+        id=bytes(id_size) if id_size else traffic_id(config, period, None),
+        salt=key.salt,
+        timestamp=period.start,
+        access_criteria=config.access_criteria,
+        service_CID_extension=0,
+        traffic_key_material=key.tek if key.tas is None else Secret(key.tek.reveal() + key.tas.reveal()),
+    )
+
+
+def owned_digest(config: StreamConfig, period: Period, content: ClearDrmStkm | ClearSmartcardStkm) -> bytes:
+    """SHA-256 of the plaintext and the fields that the BSD/A owns (R1, R31): two asks with the same digest get the same STKM."""
+    if isinstance(content, ClearDrmStkm):
+        protocol, flag, life = (
+            content.traffic_protection_protocol,
+            content.traffic_authentication_flag,
+            content.traffic_key_lifetime,
+        )
+        plain = content.traffic_key_material.reveal() + (content.salt or b"") + (b"" if config.dual else content.id)
+    else:
+        m = content.management
+        if m is None:
+            raise BadValue(None, "management", "STKM management data (R18)", "none")
+        protocol, flag, life = m.traffic_protection_protocol, m.traffic_authentication_flag, m.traffic_key_lifetime
+        plain = content.tek.reveal() + (content.salt or b"")
+    head = f"{content.kind} {period.start} {period.end} {int(protocol)} {int(flag)} {life} {len(plain)} ".encode()
+    return hashlib.sha256(head + plain).digest()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the sealing server decides for a period (R31).  ``None`` = silent: the partial's value stays."""
+
+    protection_after_reception: int | None = None
+    permissions_category: int | None = None
+    access_criteria: tuple[AccessCriterion, ...] | None = None
+
+    @classmethod
+    def of(cls, *keys: KeyMaterial | None) -> Policy:
+        """The policy that came with the keys; a programme's wins over the service's, so give it last (R33)."""
+        out: dict[str, object] = {}
+        for key in keys:
+            if key is not None:
+                criteria = key.access_criteria
+                own = {
+                    "protection_after_reception": key.protection_after_reception,
+                    "permissions_category": key.permissions_category,
+                    "access_criteria": None if criteria is None else tuple(AccessCriterion(t, v) for t, v in criteria),
+                }
+                out |= {name: value for name, value in own.items() if value is not None}
+        return cls(**out)  # type: ignore[arg-type]  # the names are this class's own
+
+
+def smartcard_fields(content: ClearSmartcardStkm, period: Period, sek: KeyMaterial, policy: Policy) -> dict[str, object]:
+    """The fields of a partial that the sealing server fills in (R31)."""
+    management = content.management
+    assert management is not None  # owned_digest has refused it
+    if policy.protection_after_reception is not None:
+        management = replace(management, protection_after_reception=policy.protection_after_reception)
+    if policy.access_criteria is not None:
+        management = replace(management, access_criteria=policy.access_criteria)
+    return {
+        "counter": counter_of(period.start),
+        "key_domain_id": sek.key_id[:3],
+        "sek_id": sek.key_id[3:],
+        "tek_id": tek_id(sek, period),
+        "management": management,
+    }
+
+
+def drm_fields(
+    content: ClearDrmStkm, config: StreamConfig, period: Period, keys: Mapping[str, KeyMaterial], policy: Policy
+) -> dict[str, object]:
+    """The fields of a partial that the sealing server fills in (R31); on a two-profile stream the SEK names the key (R38)."""
+    seak, peak = keys["SEAK"], keys.get("PEAK")
+    out: dict[str, object] = {
+        "service_CID_extension": int.from_bytes(seak.key_id, "big"),
+        "programme_CID_extension": None if peak is None else int.from_bytes(peak.key_id, "big"),
+        "permissions_category": policy.permissions_category if peak is not None else None,
+    }
+    if config.dual:
+        out["id"] = traffic_id(config, period, keys["SEK"])
+    if policy.protection_after_reception is not None:
+        out["protection_after_reception"] = policy.protection_after_reception
+    if policy.access_criteria is not None:
+        out["access_criteria"] = policy.access_criteria
+    return out
+
+
+def smartcard_keys(sek: KeyMaterial) -> Keys:
+    return Keys(sek=SEK(sek.key), csb_id=sek.csb_id, rand=sek.rand)
+
+
+def drm_keys(seak: KeyMaterial | None, peak: KeyMaterial | None) -> Keys:
+    return Keys(seak=None if seak is None else SEAK(seak.key), peak=None if peak is None else PEAK(peak.key))
+
+
+def seal(
+    content: PartialDrmStkm | PartialSmartcardStkm,
+    config: StreamConfig,
+    period: Period,
+    keys: Mapping[str, KeyMaterial],
+    policy: Policy,
+) -> bytes:
+    """The STKM of ``period`` under ``keys`` (key type -> key).
+
+    Raises ``PeerFlowError`` 17 when a key that the profile needs is missing, ``WireError`` when the content cannot be coded
+    (a DRM timestamp beyond 2038, R15; a message beyond one card command, R20).
+    """
+    sek = keys.get("SEK")
+    if isinstance(content, PartialDrmStkm) and content.timestamp != period.start:
+        raise PeerFlowError(Status.INFORMATION_INVALID, "timestamp is not the start of the period (R14)")
+    if isinstance(content, PartialSmartcardStkm):
+        if sek is None:
+            raise PeerFlowError(Status.NON_EXISTENT, "no SEK for that period")
+        return codec.complete(content, smartcard_keys(sek), **smartcard_fields(content, period, sek, policy))
+    if "SEAK" not in keys or (config.dual and sek is None):
+        raise PeerFlowError(Status.NON_EXISTENT, "no SEAK for that period")
+    return codec.complete(content, drm_keys(keys["SEAK"], keys.get("PEAK")), **drm_fields(content, config, period, keys, policy))
+
+
+def check_received(
+    config: StreamConfig, profile: Profile, period: Period, key: TrafficKey, data: bytes
+) -> tuple[DrmStkm | SmartcardStkm, bytes]:
+    """The BSD/A's test of a completed STKM against its TEK record (R13, R31); gives the message and its traffic id.
+
+    Raises ``PeerFlowError`` 24 when a field that the BSD/A owns differs, the MACs are missing or the TEK stands there in clear;
+    ``WireError`` when it does not parse.
+    """
+
+    def require(good: bool, what: str) -> None:
+        if not good:
+            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, what)
+
+    message = codec.decode(data, "drm-stkm" if profile == "drm" else "smartcard-stkm")
+    mine = partial(config, profile, period, key)
+    if isinstance(message, DrmStkm):
+        assert isinstance(mine, PartialDrmStkm)
+        for name in ("traffic_protection_protocol", "traffic_authentication_flag", "traffic_key_lifetime", "salt", "timestamp"):
+            require(getattr(message, name) == getattr(mine, name), f"{name} is not the BSD/A's")
+        require(config.dual or message.id == mine.id, "id is not the BSD/A's")
+        require(message.next_id is None, "next key material where none was made")
+        clear = mine.traffic_key_material.reveal()
+        require(len(message.encrypted_traffic_key_material) == len(clear), "key material of wrong size")
+        require(message.encrypted_traffic_key_material[:16] != clear[:16], "the key is in clear")
+        for mac in (message.service_MAC, message.programme_MAC):
+            require(mac is None or any(mac), "a MAC is missing")
+        return message, message.id
+    require(isinstance(message, SmartcardStkm), "not a completed STKM")
+    assert isinstance(message, SmartcardStkm) and isinstance(mine, PartialSmartcardStkm) and mine.management is not None
+    m = message.management
+    require(m is not None, "no STKM management data")
+    assert m is not None
+    for name in ("traffic_protection_protocol", "traffic_authentication_flag", "traffic_key_lifetime"):
+        require(getattr(m, name) == getattr(mine.management, name), f"{name} is not the BSD/A's")
+    require(message.counter == counter_of(period.start), "COUNTER is not the period's start")
+    require(len(message.encr_data) == (36 if key.salt else 20), "key data of wrong size")
+    require(key.tek.reveal() not in message.encr_data, "the key is in clear")
+    require(any(message.mac), "the MAC is missing")
+    if config.protocol is Protocol.IPSEC:
+        return message, ipsec_spi(message.sek_id, message.tek_id)
+    if config.protocol is Protocol.SRTP:
+        return message, mki(message.sek_id, message.tek_id)
+    return message, key_indicator(message.sek_id, message.tek_id)

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state machines of the flows, as literal tables.
+
+Rules for reading and changing this file:
+
+* A table maps state -> {event: next state}.  What is not listed is an error (``LocalFlowError``) and changes nothing.
+* A state with no row entries is final.
+* The code never sets a state by hand: it fires events (:func:`step`).  So every reachable behaviour is a path in these tables, the
+  diagrams in the README are drawn from them, and the tests walk every cell.
+* Which back-end message may come from whom, and what answers it, is ``TAGS``; which messages make up F1-F6 is ``FLOWS``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeVar
+
+from pybcast.errors import LocalFlowError
+
+
+class Exchange(enum.StrEnum):
+    """One back-end request on the side that asked."""
+
+    NEW = "new"
+    WAITING = "waiting"
+    PROMISED = "promised"
+    DONE = "done"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+class ExchangeEvent(enum.StrEnum):
+    SEND = "send"
+    OK = "status 0"
+    LATER = "status 19"
+    REFUSAL = "other status"
+    RETRY = "retry time"
+    DELIVERED = "delivered"
+    EXPIRE = "no longer needed"
+
+
+EXCHANGE: Final[Mapping[Exchange, Mapping[ExchangeEvent, Exchange]]] = {
+    Exchange.NEW: {ExchangeEvent.SEND: Exchange.WAITING},
+    Exchange.WAITING: {
+        ExchangeEvent.OK: Exchange.DONE,
+        ExchangeEvent.LATER: Exchange.PROMISED,
+        ExchangeEvent.REFUSAL: Exchange.REFUSED,
+        ExchangeEvent.DELIVERED: Exchange.DONE,  # the delivery overtook the answer that promises it
+        ExchangeEvent.RETRY: Exchange.WAITING,
+        ExchangeEvent.EXPIRE: Exchange.EXPIRED,
+    },
+    Exchange.PROMISED: {
+        ExchangeEvent.DELIVERED: Exchange.DONE,
+        ExchangeEvent.OK: Exchange.DONE,
+        ExchangeEvent.LATER: Exchange.PROMISED,
+        ExchangeEvent.REFUSAL: Exchange.REFUSED,
+        ExchangeEvent.RETRY: Exchange.PROMISED,
+        ExchangeEvent.EXPIRE: Exchange.EXPIRED,
+    },
+    Exchange.DONE: {},
+    Exchange.REFUSED: {},
+    Exchange.EXPIRED: {},
+}
+
+
+class PeriodState(enum.StrEnum):
+    """One crypto period of one stream at the BSD/A."""
+
+    PLANNED = "planned"
+    KEYED = "keyed"
+    SEALED = "sealed"
+    ON_AIR = "on air"
+    IN_USE = "in use"
+    HELD = "held"
+    PAST = "past"
+    MISSED = "missed"
+    STOPPED = "stopped"
+
+
+class PeriodEvent(enum.StrEnum):
+    TEK_STORED = "TEK stored"
+    STKM_STORED = "STKM stored"
+    REPLACED = "replaced (R10)"
+    ANNOUNCE = "lead begins (R6)"
+    SWITCH = "start, 3 repetitions sent (R40)"
+    HOLD = "end, no successor ready"
+    SUPERSEDED = "successor in use"
+    MISS = "end passed unused"
+    AUTHORITY_ENDS = "authority ends (R9)"
+
+
+PERIOD: Final[Mapping[PeriodState, Mapping[PeriodEvent, PeriodState]]] = {
+    PeriodState.PLANNED: {PeriodEvent.TEK_STORED: PeriodState.KEYED, PeriodEvent.MISS: PeriodState.MISSED},
+    PeriodState.KEYED: {
+        PeriodEvent.STKM_STORED: PeriodState.SEALED,
+        PeriodEvent.REPLACED: PeriodState.PLANNED,
+        PeriodEvent.MISS: PeriodState.MISSED,
+    },
+    PeriodState.SEALED: {
+        PeriodEvent.REPLACED: PeriodState.PLANNED,
+        PeriodEvent.ANNOUNCE: PeriodState.ON_AIR,
+        PeriodEvent.MISS: PeriodState.MISSED,
+    },
+    PeriodState.ON_AIR: {
+        PeriodEvent.SWITCH: PeriodState.IN_USE,
+        PeriodEvent.MISS: PeriodState.MISSED,
+    },
+    PeriodState.IN_USE: {
+        PeriodEvent.HOLD: PeriodState.HELD,
+        PeriodEvent.SUPERSEDED: PeriodState.PAST,
+        PeriodEvent.AUTHORITY_ENDS: PeriodState.STOPPED,
+    },
+    PeriodState.HELD: {
+        PeriodEvent.SUPERSEDED: PeriodState.PAST,
+        PeriodEvent.AUTHORITY_ENDS: PeriodState.STOPPED,
+    },
+    PeriodState.PAST: {},
+    PeriodState.MISSED: {},
+    PeriodState.STOPPED: {},
+}
+
+
+class KeyState(enum.StrEnum):
+    """One long-term key version (SEK, PEK, SEAK, PEAK) at the BSM."""
+
+    CREATED = "created"
+    ISSUED = "issued"
+    ON_AIR = "on air"
+    ENDED = "ended"
+
+
+class KeyEvent(enum.StrEnum):
+    ISSUE = "LTKMs out"
+    START = "valid from"
+    CUT_SHORT = "successor at once (R10)"
+    END = "valid to"
+
+
+KEY: Final[Mapping[KeyState, Mapping[KeyEvent, KeyState]]] = {
+    KeyState.CREATED: {KeyEvent.ISSUE: KeyState.ISSUED},
+    KeyState.ISSUED: {
+        KeyEvent.START: KeyState.ON_AIR,
+        KeyEvent.CUT_SHORT: KeyState.ISSUED,
+        KeyEvent.END: KeyState.ENDED,
+    },
+    KeyState.ON_AIR: {KeyEvent.CUT_SHORT: KeyState.ON_AIR, KeyEvent.END: KeyState.ENDED},
+    KeyState.ENDED: {},
+}
+
+
+class Reception(enum.StrEnum):
+    """One STKM stream at a terminal."""
+
+    DARK = "dark"
+    COLLECTING = "collecting"
+    PLAYING = "playing"
+
+
+class ReceptionEvent(enum.StrEnum):
+    STKM = "STKM heard"
+    OPENED = "TEK obtained"
+    NOTHING = "1 s collected, none opens"
+    EXPIRED = "last TEK expired (R42)"
+    TUNE_OUT = "tuned out"
+
+
+RECEPTION: Final[Mapping[Reception, Mapping[ReceptionEvent, Reception]]] = {
+    Reception.DARK: {ReceptionEvent.STKM: Reception.COLLECTING, ReceptionEvent.TUNE_OUT: Reception.DARK},
+    Reception.COLLECTING: {
+        ReceptionEvent.STKM: Reception.COLLECTING,
+        ReceptionEvent.OPENED: Reception.PLAYING,
+        ReceptionEvent.NOTHING: Reception.DARK,
+        ReceptionEvent.TUNE_OUT: Reception.DARK,
+    },
+    Reception.PLAYING: {
+        ReceptionEvent.STKM: Reception.PLAYING,
+        ReceptionEvent.OPENED: Reception.PLAYING,
+        ReceptionEvent.EXPIRED: Reception.DARK,
+        ReceptionEvent.TUNE_OUT: Reception.PLAYING,  # opened TEKs are kept over channel changes (R42)
+    },
+}
+
+
+class SekState(enum.StrEnum):
+    """One SEK or PEK on a card (R3)."""
+
+    ABSENT = "absent"
+    INSTALLED = "installed"
+    WITHDRAWN = "withdrawn"
+
+
+class SekEvent(enum.StrEnum):
+    LTKM = "LTKM with a window"
+    WITHDRAWAL = "withdrawal LTKM"
+    EVICTED = "two newer keys in the group"
+
+
+SEK: Final[Mapping[SekState, Mapping[SekEvent, SekState]]] = {
+    SekState.ABSENT: {SekEvent.LTKM: SekState.INSTALLED, SekEvent.WITHDRAWAL: SekState.ABSENT},
+    SekState.INSTALLED: {
+        SekEvent.LTKM: SekState.INSTALLED,
+        SekEvent.WITHDRAWAL: SekState.WITHDRAWN,
+        SekEvent.EVICTED: SekState.ABSENT,
+    },
+    SekState.WITHDRAWN: {
+        SekEvent.LTKM: SekState.INSTALLED,
+        SekEvent.WITHDRAWAL: SekState.WITHDRAWN,
+        SekEvent.EVICTED: SekState.ABSENT,
+    },
+}
+
+MACHINES: Final[Mapping[str, Mapping[enum.StrEnum, Mapping[enum.StrEnum, enum.StrEnum]]]] = {
+    "Exchange": EXCHANGE,  # type: ignore[dict-item]
+    "Crypto period": PERIOD,  # type: ignore[dict-item]
+    "Long-term key": KEY,  # type: ignore[dict-item]
+    "Reception": RECEPTION,  # type: ignore[dict-item]
+    "SEK on a card": SEK,  # type: ignore[dict-item]
+}
+"""All tables by the name the README gives them."""
+
+S = TypeVar("S", bound=enum.StrEnum)
+E = TypeVar("E", bound=enum.StrEnum)
+
+
+def step(table: Mapping[S, Mapping[E, S]], state: S, event: E) -> S:
+    """The next state; ``LocalFlowError`` when the table does not list the event."""
+    try:
+        return table[state][event]
+    except KeyError:
+        raise LocalFlowError(f"{type(state).__name__} {state.value!r}: event {event.value!r} is not possible") from None
+
+
+class Side(enum.StrEnum):
+    BSM = "BSM"
+    BSDA = "BSD/A"
+    EITHER = "either"
+
+
+class Tag(enum.IntEnum):
+    """Back-end message tags (backend-interface 4.2).  The numbers are not public - confidence: own."""
+
+    KeyRequest = 1
+    KeyRequestResponse = 2
+    KeyDelivery = 3
+    KeyDeliveryConfirmation = 4
+    PartialSTKMRequest = 5
+    PartialSTKMRequestResponse = 6
+    TEKDelivery = 7
+    TEKDeliveryConfirmation = 8
+    STKMRequest = 9
+    STKMRequestResponse = 10
+    STKMDelivery = 11
+    STKMDeliveryConfirmation = 12
+    LTKMRequest = 13
+    LTKMRequestResponse = 14
+    RegRequest = 15
+    RegRequestResponse = 16
+    LTKMDelivery = 17
+    LTKMDeliveryConfirmation = 18
+    RegDelivery = 19
+    RegDeliveryConfirmation = 20
+
+
+class TagRow(NamedTuple):
+    root: str
+    """Root element on the interface."""
+    sender: Side
+    answer: Tag | None
+    """The tag that answers; ``None`` when this is an answer."""
+
+
+TAGS: Final[Mapping[Tag, TagRow]] = {
+    Tag.KeyRequest: TagRow("KeyRequest", Side.BSDA, Tag.KeyRequestResponse),
+    Tag.KeyRequestResponse: TagRow("KeyRequestResponse", Side.BSM, None),
+    Tag.KeyDelivery: TagRow("KeyDelivery", Side.BSM, Tag.KeyDeliveryConfirmation),
+    Tag.KeyDeliveryConfirmation: TagRow("KeyDeliveryConfirmation", Side.BSDA, None),
+    Tag.PartialSTKMRequest: TagRow("PartialSTKMRequest", Side.BSM, Tag.PartialSTKMRequestResponse),
+    Tag.PartialSTKMRequestResponse: TagRow("PartialSTKMRequestResponse", Side.BSDA, None),
+    Tag.TEKDelivery: TagRow("TEKDelivery", Side.BSDA, Tag.TEKDeliveryConfirmation),
+    Tag.TEKDeliveryConfirmation: TagRow("TEKDeliveryConfirmation", Side.BSM, None),
+    Tag.STKMRequest: TagRow("STKMRequest", Side.EITHER, Tag.STKMRequestResponse),
+    Tag.STKMRequestResponse: TagRow("STKMRequestResponse", Side.EITHER, None),
+    Tag.STKMDelivery: TagRow("STKMDelivery", Side.EITHER, Tag.STKMDeliveryConfirmation),
+    Tag.STKMDeliveryConfirmation: TagRow("STKMDeliveryConfirmation", Side.EITHER, None),
+    Tag.LTKMRequest: TagRow("LTKMorRegRequest", Side.BSDA, Tag.LTKMRequestResponse),
+    Tag.LTKMRequestResponse: TagRow("LTKMorRegRequestResponse", Side.BSM, None),
+    Tag.RegRequest: TagRow("LTKMorRegRequest", Side.BSDA, Tag.RegRequestResponse),
+    Tag.RegRequestResponse: TagRow("LTKMorRegRequestResponse", Side.BSM, None),
+    Tag.LTKMDelivery: TagRow("LTKMorRegDelivery", Side.BSM, Tag.LTKMDeliveryConfirmation),
+    Tag.LTKMDeliveryConfirmation: TagRow("LTKMorRegDeliveryConfirmation", Side.BSDA, None),
+    Tag.RegDelivery: TagRow("LTKMorRegDelivery", Side.BSM, Tag.RegDeliveryConfirmation),
+    Tag.RegDeliveryConfirmation: TagRow("LTKMorRegDeliveryConfirmation", Side.BSDA, None),
+}
+
+FLOWS: Final[Mapping[str, tuple[str, tuple[Tag, ...], tuple[Tag, ...]]]] = {
+    "F1": ("registration key material", (Tag.RegDelivery,), (Tag.RegRequest,)),
+    "F2": ("LTKM delivery", (Tag.LTKMDelivery,), (Tag.LTKMRequest,)),
+    "F3": ("STKM generation by the BSM", (Tag.TEKDelivery,), (Tag.PartialSTKMRequest,)),
+    "F4": ("STKM generation by the BSD/A", (Tag.KeyDelivery,), (Tag.KeyRequest,)),
+    "F5": ("STKM delivery BSM to BSD/A", (Tag.STKMDelivery,), (Tag.STKMRequest,)),
+    "F6": ("STKM delivery BSD/A to BSM", (Tag.STKMDelivery,), (Tag.STKMRequest,)),
+}
+"""Flow -> (title, requests of the push form, requests of the pull form)."""
+
+
+class Status(enum.IntEnum):
+    """Global status codes (backend-interface 4.3) - confidence: likely (numbers from recollection), their use here: own."""
+
+    SUCCESS = 0
+    SERVER_ERROR = 7
+    MALFORMED = 8
+    NOT_PERMITTED = 11
+    UNSUPPORTED_VERSION = 12
+    SERVICE_UNAVAILABLE = 15
+    ALREADY_PROCESSED = 16
+    NON_EXISTENT = 17
+    DELAYED = 19
+    GENERATION_FAILURE = 20
+    INFORMATION_INVALID = 21
+    INVALID_REQUEST = 22
+    WRONG_DESTINATION = 23
+    WRONG_KEY_INFORMATION = 24
+    ALREADY_IN_USE = 27
+
+
+def mermaid(name: str) -> str:
+    """The table as a Mermaid state diagram (for the README)."""
+    table = MACHINES[name]
+    ids = {state: state.name.replace("_", "") for state in table}
+    lines = ["stateDiagram-v2"]
+    lines += [f'    state "{state.value}" as {ids[state]}' for state in table if state.value != ids[state]]
+    lines.append(f"    [*] --> {ids[next(iter(table))]}")
+    lines += [f"    {ids[state]} --> {ids[after]}: {event.value}" for state, row in table.items() for event, after in row.items()]
+    return "\n".join(lines)
+
+
+def mermaid_flow(name: str) -> str:
+    """One of F1-F6 as a Mermaid sequence diagram, push form and pull form."""
+    title, push, pull = FLOWS[name]
+    to_bsm = name == "F6"
+    lines = ["sequenceDiagram", f"    %% {name}: {title}", "    participant BSM", "    participant BSDA as BSD/A"]
+    for label, tags in (("push", push), ("pull", pull)):
+        for tag in tags:
+            row = TAGS[tag]
+            sender = row.sender
+            if sender is Side.EITHER:
+                sender = Side.BSDA if to_bsm == (label == "push") else Side.BSM
+            a, b = ("BSM", "BSDA") if sender is Side.BSM else ("BSDA", "BSM")
+            assert row.answer is not None
+            lines.append(f"    Note over BSM,BSDA: {label}")
+            lines.append(f"    {a}->>{b}: {int(tag)} {row.root}")
+            lines.append(f"    {b}-->>{a}: {int(row.answer)} {TAGS[row.answer].root}")
+    return "\n".join(lines)
