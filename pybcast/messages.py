@@ -274,7 +274,9 @@ class _RegistrationHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class _RegistrationResponseCommon(_RegistrationHeader):
-    """``certificates`` (DER, leaf first) and ``ocsp_responses`` (DER): ``None`` = the flag is 0.  ``drm_time``: NTP seconds, 64-bit."""
+    """``certificates`` (DER, leaf first) and ``ocsp_responses`` (DER): ``None`` = the flag is 0.  ``drm_time``: NTP seconds,
+    64-bit.
+    """
 
     rights_issuer_id: bytes
     drm_time: int
@@ -489,7 +491,9 @@ class StkmManagement:
 
 @dataclass(frozen=True, kw_only=True)
 class SecurityPolicyExtension:
-    """SPE block.  ``security_policy_extension`` is any 0..255 (meanings unverified); a mode is 0 add, 1 set, and needs its value."""
+    """SPE block.  ``security_policy_extension`` is any 0..255 (meanings unverified); a mode is 0 add, 1 set, and needs its
+    value.
+    """
 
     security_policy_extension: int
     cost_value: int | None = None
@@ -676,8 +680,8 @@ class ClearSmartcardParental(_SmartcardParentalCommon):
 class SmartcardRegistration:
     """Bootstrapping push (smartcard-profile.md 9, R24), own.
 
-    ``target_id`` 8 bytes; ``key_lifetime``: absolute end, 32-bit NTP seconds; ``rand``, ``autn`` 16 bytes; ``mac`` 12 bytes, empty until
-    sealed.  ``naf_fqdn`` and ``btid`` are ASCII.
+    ``target_id`` 8 bytes; ``key_lifetime``: absolute end, 32-bit NTP seconds; ``rand``, ``autn`` 16 bytes; ``mac`` 12 bytes,
+    empty until sealed.  ``naf_fqdn`` and ``btid`` are ASCII.
     """
 
     kind: ClassVar[Kind] = "smartcard-registration"

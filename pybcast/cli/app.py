@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json as jsonlib
 import platform
 import sys
@@ -23,7 +24,17 @@ from pybcast.cli.input import Form
 from pybcast.cli.status import BAD_MESSAGE, INTERRUPTED, USAGE, answering, our_fault, output_failed
 from pybcast.errors import BadValue, BcastError, ConfigError
 from pybcast.keys import Keys
-from pybcast.messages import KINDS, LENIENCIES, ClearMessage, Kind, Leniency, Message, PartialDrmStkm, PartialSmartcardStkm
+from pybcast.messages import (
+    KINDS,
+    LENIENCIES,
+    ClearMessage,
+    Kind,
+    Leniency,
+    Message,
+    PartialDrmStkm,
+    PartialSmartcardStkm,
+    SmartcardRegistration,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -326,9 +337,16 @@ def _encoded(fields: dict[str, Any], kind: Kind, ring: Keys | None) -> tuple[byt
     message = codec.from_dict({"kind": kind, **fields})
     if message.kind != kind:
         raise BadValue(None, "kind", kind, message.kind)
-    if ring is not None:
-        return codec.seal(cast(ClearMessage, message), ring), False
-    return codec.encode(cast(Message, message)), isinstance(message, PartialDrmStkm | PartialSmartcardStkm)
+    partial = isinstance(message, PartialDrmStkm | PartialSmartcardStkm)
+    if ring is None:
+        if not isinstance(message, Message):
+            raise ConfigError(f"the {kind} is content in clear: --keys seals it")
+        return codec.encode(message), partial
+    if partial:
+        raise ConfigError(f"the {kind} is partial: only its BSM, which knows the policy, completes it")
+    if not isinstance(message, ClearMessage | SmartcardRegistration):
+        raise ConfigError(f"the {kind} is sealed already: without --keys it is written as it stands")
+    return codec.seal(message, ring), False
 
 
 @app.command()
@@ -405,6 +423,9 @@ def demo(
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run one command; give its exit status.  Raises nothing."""
+    for name in ("stdout", "stderr"):  # Python has none where the shell closed it (>&-)
+        if getattr(sys, name) is None:
+            setattr(sys, name, io.StringIO())
     try:
         try:
             app(args=None if args is None else list(args), prog_name="pybcast")

@@ -193,6 +193,13 @@ def test_demo_without_the_extra() -> None:
     assert len(done.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str) -> None:
+    command = f"{sys.executable} -m pybcast.cli decode drm-stkm {STKM_A} --json {closed}"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_ascii_terminal() -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     command = [sys.executable, "-m", "pybcast.cli", "explain", "drm-stkm", STKM_A]
@@ -448,6 +455,17 @@ def test_encode_names_the_field() -> None:
     assert (done.status, done.error["field"]) == (1, "traffic_key_lifetime")
 
 
+def test_encode_takes_the_form_that_fits_the_keys(tmp_path: Path) -> None:
+    keys = write_keys(tmp_path, DRM[0]["keys"])
+    sealed = pybcast("decode", "drm-stkm", DRM[0]["message"], "--json").out
+    clear = pybcast("decode", "drm-stkm", DRM[0]["message"], "--keys", keys, "--json").out
+    partial = pybcast("decode", "drm-stkm", DRM[0]["partial"], "--partial", "--json").out
+    for content, args in ((clear, ()), (sealed, ("--keys", str(keys))), (partial, ("--keys", str(keys)))):
+        done = pybcast("encode", "drm-stkm", "-", "--json", *args, stdin=content)
+        assert (done.status, done.out, done.error["code"]) == (2, "", "config")
+        assert DRM[0]["fields"]["traffic_key_material"] not in done.err
+
+
 def test_kinds_must_agree() -> None:
     decoded = pybcast("decode", "drm-stkm", STKM_A, "--json").out
     assert pybcast("encode", "drm-ltkm", "-", stdin=decoded).status == 1
@@ -628,14 +646,31 @@ json_values: Final = st.recursive(
 )
 
 
-@given(st.data())
-def test_any_json(data: st.DataObject) -> None:
-    """A valid message with some fields replaced by anything."""
-    sample = data.draw(st.sampled_from(EVERY))
-    fields: dict[str, Any] = codec.to_dict(codec.decode(bytes.fromhex(sample.message), sample.kind))
+CONTENTS: Final[list[tuple[Kind, dict[str, Any]]]] = [
+    *((sample.kind, codec.to_dict(codec.decode(bytes.fromhex(sample.message), sample.kind))) for sample in EVERY),
+    *(
+        (sample.kind, codec.to_dict(codec.open(bytes.fromhex(sample.message), Keys.from_dict(sample.keys), sample.kind)))
+        for sample in (*SEALED, *REGISTRATION)
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def every_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    assert pybcast("keygen", "--all", "--out", path).status == 0
+    path.write_text(json.dumps({**json.loads(path.read_text()), "impi": "a@b", "idi": "bsm"}))
+    return path
+
+
+@given(data=st.data())
+def test_any_json(every_key: Path, data: st.DataObject) -> None:
+    """A valid message or content with some fields replaced by anything, encoded or sealed."""
+    kind, fields = data.draw(st.sampled_from(CONTENTS))
+    args = ("--keys", str(every_key)) if data.draw(st.booleans()) else ()
     changes = data.draw(st.dictionaries(st.sampled_from(sorted(fields)), json_values, max_size=2))
     extra = data.draw(st.dictionaries(st.text(max_size=5), json_values, max_size=1))
-    ends_well("encode", sample.kind, "-", "--json", stdin=json.dumps({**fields, **changes, **extra}).encode())
+    ends_well("encode", kind, "-", "--json", *args, stdin=json.dumps({**fields, **changes, **extra}).encode())
 
 
 @given(st.sampled_from(["decode", "explain", "encode", "kinds", "info"]), st.lists(st.text(max_size=12), max_size=4))
