@@ -97,6 +97,8 @@ class Run:
     state: Any = None
     cursor: Cursor | None = None
     """Reading only: the whole message (see ``total_length``)."""
+    sized: bool = False
+    """Reading only: the message says its size, so that bytes before that end are never ignored."""
 
 
 class Cursor:
@@ -519,9 +521,12 @@ def zeros(value: bytes, context: Context) -> None:
 
 
 def total_length(value: int, context: Context) -> None:
-    """A field that repeats the size of the whole message.  Under trailing-bytes the message ends where the field says."""
+    """A field that repeats the size of the whole message.  Under trailing-bytes the message ends where it says."""
     cursor: Cursor | None = context._run.cursor
-    if cursor is None or value == cursor.end:
+    if cursor is None:
+        return
+    context._run.sized = True
+    if value == cursor.end:
         return
     if value > cursor.end or "trailing-bytes" not in context._run.lenient:
         raise Fault(BadLength, f"{cursor.end} (size of the message)", str(value))
@@ -544,8 +549,8 @@ def read(table: Composite, data: bytes, run: Run) -> Any:
     run.cursor = cursor = Cursor(bytes(memoryview(data)))
     root: Context = Container(_run=run)
     value = table._parse(cursor, root, "")
-    if cursor.position < len(cursor.data) and "trailing-bytes" not in run.lenient:
-        raise TrailingBytes(cursor.position, "", "end of message", _count(len(cursor.data) - cursor.position))
+    if cursor.position < cursor.end and (run.sized or "trailing-bytes" not in run.lenient):
+        raise TrailingBytes(cursor.position, "", "end of message", _count(cursor.end - cursor.position))
     return value
 
 

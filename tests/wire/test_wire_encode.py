@@ -279,6 +279,9 @@ def test_mtk_id_4_only_by_name() -> None:
     assert encode(message, lenient=["mtk-id-4"]) == BY_NAME["card_C"].data
 
 
+TEXT: dict[str, Any] = {"rand": "text"}
+
+
 def mikey(*payloads: Any, **header: Any) -> MikeyMessage:
     return MikeyMessage(**({"csb_id": bytes(4)} | header), payloads=payloads)
 
@@ -298,7 +301,7 @@ def mikey(*payloads: Any, **header: Any) -> MikeyMessage:
         (mikey(Timestamp(2, bytes(4)), Timestamp(2, bytes(4))), "bad_value", "payloads[0].next_payload"),
         (mikey(Rand(b""), Rand(b"")), "bad_value", "payloads[0].next_payload"),
         (mikey(Rand(bytes(256))), "bad_length", "payloads[0].rand_len"),
-        (mikey(Rand("text")), "bad_value", "payloads[0].rand"),
+        (mikey(replace(Rand(b""), **TEXT)), "bad_value", "payloads[0].rand"),
         (mikey(Identity(256, b"")), "bad_value", "payloads[0].id_type"),
         (mikey(Identity(0, bytes(65536))), "bad_length", "payloads[0].id_len"),
         (mikey(SecurityPolicy(0, 0, ((0, bytes(256)),))), "bad_length", "payloads[0].params[0].len"),
