@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -13,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 
 from pybcast.codec._common import Lenient
 from pybcast.errors import BadLength, BadValue, Integrity, Unsupported
@@ -22,6 +24,17 @@ MIN_RSA_BITS: Final = 2048
 
 MAX_CHAIN: Final = 8
 """Certificates in a chain; deeper ones are not seen in practice, and each costs a public-key operation."""
+
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What the certificate parser raises for bytes that are no usable certificate; not all of it is a ``ValueError``."""
 
 _HASHES: Final = ("sha1", "sha256", "sha384", "sha512")
 _NTP_EPOCH: Final = datetime(1900, 1, 1, tzinfo=UTC)
@@ -42,12 +55,17 @@ def check_rsa_size(key: RSAPublicKey, field: str, lenient: Lenient, offset: int 
 def load_certificate(der: bytes, field: str, offset: int | None = None) -> tuple[x509.Certificate, RSAPublicKey]:
     """A certificate and its RSA key.  ``BadValue`` for what is no certificate, ``Unsupported`` for another kind of key."""
     try:
-        certificate = x509.load_der_x509_certificate(der)
-    except ValueError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # a serial number below 1 is refused right below
+            certificate = x509.load_der_x509_certificate(der)
+            positive = certificate.serial_number > 0
+    except _UNREADABLE:
         raise BadValue(offset, field, "a DER certificate", f"{len(der)} other bytes") from None
+    if not positive:
+        raise BadValue(offset, field, "a serial number above 0 (RFC 5280 4.1.2.2)", "another")
     try:
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except _UNREADABLE:
         raise Unsupported(offset, field, "an RSA key", "an unknown key") from None
     if not isinstance(key, RSAPublicKey):
         raise Unsupported(offset, field, "an RSA key", "another kind of key")
@@ -76,12 +94,16 @@ def verify_chain(certificates: Sequence[bytes], anchors: Sequence[bytes], at: in
     except OverflowError:
         raise Integrity from None  # beyond the year 9999, where no certificate is in date
     for certificate, _ in chain:
-        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        if not _in_date(certificate, now):
             raise Integrity
     for below, ((subject, _), (issuer, _)) in enumerate(pairwise(chain)):
         if not (_may_issue(issuer, below) and _issued(subject, issuer)):
             raise Integrity
     return chain[0][1]
+
+
+def _in_date(certificate: x509.Certificate, now: datetime) -> bool:
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
 
 
 def _anchor_of(last: x509.Certificate, anchors: Sequence[bytes]) -> tuple[x509.Certificate, RSAPublicKey]:
@@ -96,7 +118,7 @@ def _issued(subject: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         algorithm = subject.signature_hash_algorithm
         subject.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (InvalidSignature, *_UNREADABLE):
         return False
     return algorithm is not None and algorithm.name in _HASHES
 
@@ -105,6 +127,6 @@ def _may_issue(issuer: x509.Certificate, below: int) -> bool:
     """Whether ``issuer`` is an authority that may have ``below`` further authorities between itself and the leaf."""
     try:
         constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (x509.ExtensionNotFound, ValueError):
+    except _UNREADABLE:
         return False
     return constraints.ca and (constraints.path_length is None or below <= constraints.path_length)

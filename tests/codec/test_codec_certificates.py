@@ -203,3 +203,25 @@ def test_short_keys_are_not_used_to_make_anything() -> None:
         seal(response(), dataclasses.replace(RSA_KEYS, rights_issuer_key=key("short", 1024)))
     with pytest.raises(Unsupported, match="session_key_block"):
         seal(response(), dataclasses.replace(RSA_KEYS, device_public_key=key("short", 1024).public_key()))
+
+
+def test_one_flipped_bit_is_refused_and_never_crashes() -> None:
+    """Any bit of the leaf: the parser raises more than ``ValueError`` (version numbers, doubled extensions, serial numbers
+    below 1).
+    """
+    for bit in range(8 * len(LEAF)):
+        damaged = bytearray(LEAF)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            verify_chain([bytes(damaged), MIDDLE], [ROOT], AT)
+        except (BadLength, BadValue, Integrity, Unsupported):
+            continue
+        body = x509.load_der_x509_certificate(bytes(damaged))
+        assert body.tbs_certificate_bytes == x509.load_der_x509_certificate(LEAF).tbs_certificate_bytes, bit
+
+
+def test_serial_numbers_below_one_are_refused() -> None:
+    damaged = LEAF.replace(b"\x02\x01\x07", b"\x02\x01\x00", 1)
+    assert damaged != LEAF
+    with pytest.raises(BadValue, match="serial number"):
+        verify_chain([damaged, MIDDLE], [ROOT], AT)
