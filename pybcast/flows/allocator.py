@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from pybcast.errors import PeerFlowError
+from pybcast.flows.agenda import Agenda
 from pybcast.flows.events import Journal
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import MOD
 from pybcast.flows.tables import Status
 
 RESTORE_JUMP: Final = 1 << 16  # R2: after a restore from an older copy every SMK's COUNTER jumps this far - confidence: own
-PRUNE: Final = 10.0  # seconds between two sweeps over what has ended: a sweep reads the whole table
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,20 @@ class Allocator:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._next_prune = 0.0
-
-    def _rows(self) -> dict[tuple[object, ...], object]:
-        return self._journal.tables.get(self.TABLE, {})
+        self._ends: Agenda[tuple[bytes, int]] = Agenda()
+        for (key_id, start), row in journal.rows(self.TABLE, Sealed).items():
+            assert isinstance(key_id, bytes) and isinstance(start, int)
+            self._ends.set((key_id, start), row.until)
 
     def floor(self, key_id: bytes) -> int:
         """The start of the last period sent (or burnt) under this key; only later ones may be sealed."""
-        value = self._journal.tables.get(self.FLOOR, {}).get((key_id,), -1)
-        assert isinstance(value, int)
-        return value
+        floor = self._journal.get(self.FLOOR, (key_id,), int)
+        return -1 if floor is None else floor
 
     def seal(self, key_id: bytes, period: Period, digest: bytes, make: Callable[[], bytes]) -> bytes:
         """The STKM of ``period`` under ``key_id``; ``PeerFlowError`` 27 when another one may already exist (R1)."""
-        stored = self._rows().get((key_id, period.start))
+        stored = self._journal.get(self.TABLE, (key_id, period.start), Sealed)
         if stored is not None:
-            assert isinstance(stored, Sealed)
             if stored.burnt or stored.digest != digest:
                 raise PeerFlowError(Status.ALREADY_IN_USE, f"COUNTER of period {period.start} is used under this key (R1)")
             return stored.data
@@ -64,7 +62,13 @@ class Allocator:
             raise PeerFlowError(Status.ALREADY_IN_USE, f"period {period.start} is not above the last one sent (R5)")
         data = make()
         self._journal.put(self.TABLE, (key_id, period.start), Sealed(digest, data, period.end))
+        self._ends.set((key_id, period.start), period.end)
         return data
+
+    def sealed(self, key_id: bytes) -> dict[int, Sealed]:
+        """What has been sealed under a key and has not ended, burnt ones too: {start: STKM}."""
+        rows = self._journal.select(self.TABLE, (key_id,), Sealed)
+        return {start: row for (_, start), row in rows.items() if isinstance(start, int)}
 
     def sent(self, key_id: bytes, start: int) -> None:
         """The STKM of ``start`` went on air: nothing at or below it is sealed any more."""
@@ -73,46 +77,50 @@ class Allocator:
 
     def burn(self, key_id: bytes, start: int) -> None:
         """That COUNTER is never used under this key again (R10)."""
-        row = self._rows().get((key_id, start))
-        if isinstance(row, Sealed) and not row.burnt:
+        row = self._journal.get(self.TABLE, (key_id, start), Sealed)
+        if row is not None and not row.burnt:
             self._journal.put(self.TABLE, (key_id, start), Sealed(row.digest, b"", row.until, burnt=True))
 
     def prune(self, now: float) -> None:
-        """Forget what has ended (R41); the floor keeps its COUNTERs from coming back."""
-        if now < self._next_prune:
-            return
-        self._next_prune = now + PRUNE
-        for key, row in list(self._rows().items()):
-            assert isinstance(row, Sealed)
-            if row.until < now:
-                key_id, start = key
-                assert isinstance(key_id, bytes) and isinstance(start, int)
+        """Forget the STKMs that have ended (R41); the floor keeps their COUNTERs from coming back."""
+        for key_id, start in self._ends.due(now):
+            if self._journal.get(self.TABLE, (key_id, start), Sealed) is not None:
                 self.sent(key_id, start)
-                self._journal.drop(self.TABLE, key)
+                self._journal.drop(self.TABLE, (key_id, start))
+
+    def forget(self, key_id: bytes) -> None:
+        """The key is gone for good, and with it the need to remember its COUNTERs."""
+        for start in self.sealed(key_id):
+            self._journal.drop(self.TABLE, (key_id, start))
+        self._journal.drop(self.FLOOR, (key_id,))
+
+    def next_wakeup(self) -> float | None:
+        """When :meth:`prune` has something to do."""
+        return self._ends.next()
 
 
 class SmkCounters:
     """One COUNTER per SMK, rising, stored before use (R2)."""
 
     TABLE: Final = "smk-counter"
+    BASE: Final = "smk-counter-base"
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
     def next(self, subscriber: str) -> int:
         """The next COUNTER under this subscriber's SMK; the first is 1."""
-        value = self._journal.tables.get(self.TABLE, {}).get((subscriber,), 0)
-        assert isinstance(value, int)
-        value = (value + 1) % MOD
+        value = ((self._journal.get(self.TABLE, (subscriber,), int) or 0) + 1) % MOD
         self._journal.put(self.TABLE, (subscriber,), value)
         return value
 
     def restart(self, subscriber: str) -> None:
-        """A new SMK: its COUNTER starts again (smartcard-profile 4.6)."""
-        self._journal.put(self.TABLE, (subscriber,), 0)
+        """A new SMK: its COUNTER starts again (smartcard-profile 4.6).  After a restore it may be new to that copy only (R2)."""
+        self._journal.put(self.TABLE, (subscriber,), self._journal.get(self.BASE, (), int) or 0)
 
     def jump(self) -> None:
         """After a restore from an older copy: past anything that copy cannot know of (R2)."""
-        for (subscriber,), value in list(self._journal.tables.get(self.TABLE, {}).items()):
-            assert isinstance(value, int)
+        base = ((self._journal.get(self.BASE, (), int) or 0) + RESTORE_JUMP) % MOD
+        self._journal.put(self.BASE, (), base)
+        for (subscriber,), value in self._journal.rows(self.TABLE, int).items():
             self._journal.put(self.TABLE, (subscriber,), (value + RESTORE_JUMP) % MOD)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
+from pybcast.flows.agenda import Agenda
 from pybcast.flows.allocator import Allocator
-from pybcast.flows.config import StreamConfig
+from pybcast.flows.config import CAROUSEL_CYCLE, StreamConfig
 from pybcast.flows.events import (
     AirStkm,
     Alarm,
@@ -29,7 +30,7 @@ from pybcast.flows.events import (
     StopTraffic,
     UseKey,
 )
-from pybcast.flows.peer import Asked, Peering
+from pybcast.flows.peer import RETRY, Asked, Peering
 from pybcast.flows.schedule import REPETITIONS_AHEAD, Period, Schedule, Segment
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.stkm import TekSource, TrafficKey
@@ -39,6 +40,9 @@ from pybcast.secret import Secret
 _OPEN: Final = frozenset({PeriodState.PLANNED, PeriodState.KEYED, PeriodState.SEALED, PeriodState.ON_AIR})
 _USED: Final = frozenset({PeriodState.IN_USE, PeriodState.HELD})
 _FINAL: Final = frozenset({PeriodState.PAST, PeriodState.MISSED, PeriodState.STOPPED})
+_NOT_ON_AIR: Final = frozenset({PeriodState.KEYED, PeriodState.SEALED})
+KEY_KEPT: Final = 60  # seconds that a key is kept after its end - confidence: own
+BOUNDARY_KEPT: Final = 3600  # the longest period: a boundary is the end of authority of the one before it
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class BSDA:
 
     ``me``: its id (absolute URI).  ``teks``: where traffic keys come from.  ``randomness(n)``: n random bytes, for messageIDs.
     ``state``: what was persisted. ``fresh``: True when it has run before but its store is lost or was restored from an older
-    copy; then it asks for new keys instead of sealing under the old ones (R33).
+    copy; then nothing that was prepared is used again, and it asks for new keys instead of sealing under the old ones (R33).
     """
 
     def __init__(
@@ -87,36 +91,41 @@ class BSDA:
         self._teks = teks
         self._journal = Journal(state)
         self._allocator = Allocator(self._journal)
-        self._peers = Peering(me, Side.BSDA, self._journal, randomness, self._handle, self._answered, self._overdue)
-        self._fresh = {config.key for config in self._streams.values() if fresh and config.generation == "bsda"}
+        self._peers = Peering(me, Side.BSDA, self._journal, randomness, self._handle, self._answered, self._expired, self._overdue)
+        self._lost = fresh
+        self._fresh = {key for key in self._streams if self._journal.get("fresh", key, bool)}
+        self._services: dict[str, list[tuple[str, int]]] = {}
         self._schedules: dict[tuple[str, int], Schedule] = {}
+        self._wakes: Agenda[tuple[str, int]] = Agenda()
+        self._touched: dict[tuple[str, int], None] = {}
+        self._not_before: dict[tuple[str, int, Tag, Profile], float] = {}
+        self._complaints: dict[tuple[str, int], str] = {}
+        self._polls: Agenda[str] = Agenda()
+        self._carousel_ends: Agenda[str] = Agenda()
         self._resumed = False
-        self._now = 0.0
         for config in self._streams.values():
-            saved = self._journal.tables.get("schedule", {}).get(config.key, ())
-            assert isinstance(saved, tuple)
+            self._services.setdefault(config.service, []).append(config.key)
+            saved = self._journal.get("schedule", config.key, tuple) or ()
             self._schedules[config.key] = Schedule(config.start, config.period, [s for s in saved if isinstance(s, Segment)])
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
     def receive(self, message: BackendMessage, now: float, peer: str) -> list[Output]:
         """A back-end message from the authenticated ``peer``: a request is answered, an answer moves what asked for it."""
+        self._begin(now)
         self._peers.receive(message, now, peer)
-        self._work(now)
-        return self._journal.take()
+        return self._done(now)
 
     def announced(self, service: str, stream: int, start: int, now: float) -> list[Output]:
         """The sender's report: the first datagram of that period's STKMs has left."""
         record = self._record(service, stream, start)
         if record is not None and record.state is PeriodState.ON_AIR and record.announced_at is None:
             self._put(service, stream, replace(record, announced_at=now))
-        self._work(now)
-        return self._journal.take()
+        return self._done(now, (service, stream))
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass."""
-        self._work(now)
-        return self._journal.take()
+        return self._done(now)
 
     def add_boundary(self, service: str, stream: int, at: int, now: float) -> tuple[int, list[Output]]:
         """An event boundary, or the end of a right, at NTP second ``at`` (R9).
@@ -124,28 +133,49 @@ class BSDA:
         Returns the time from which it holds: later than ``at`` when that is already prepared (R5, with an alarm).
         """
         config = self._config(service, stream)
-        held = self._cut(config, at)
+        self._begin(now)
+        held = self._cut(config, config.grid(at), rights=True)
         if held != at:
-            self._journal.emit(Alarm("boundary-deferred", service, stream, f"{at} is prepared already, holds from {held}"))
-        self._work(now)
-        return held, self._journal.take()
+            self._journal.emit(Alarm("boundary-deferred", service, stream, f"{at} is prepared already or off the grid: {held}"))
+        return held, self._done(now, config.key)
 
-    def set_period(self, service: str, stream: int, length: int, now: float) -> tuple[int, list[Output]]:
-        """A new period length; holds after the last prepared period (R5)."""
+    def set_period(self, service: str, stream: int, length: int, now: float, at: int | None = None) -> tuple[int, list[Output]]:
+        """A new period length, from ``at`` or the end of the last prepared period on; returns when it holds: later than ``at``
+        when that is prepared already (R5).
+
+        Give both headends of a pair one ``at``, beyond what either has prepared.  Start this BSD/A with the changed configuration
+        next time (``start``: the time that was returned).
+        """
         config = self._config(service, stream)
         changed = replace(config, period=length)  # refuses what cannot work
-        at = self._cut(config, max(self._horizon(config), int(now)), length)
+        self._begin(now)
+        earliest = max(self._horizon(config), int(now) + 1)
+        held = self._cut(config, config.grid(earliest if at is None else max(at, earliest)), length)
         self._streams[config.key] = changed
-        self._work(now)
-        return at, self._journal.take()
+        return held, self._done(now, config.key)
+
+    def set_generation(self, service: str, stream: int, generation: Literal["bsm", "bsda"], now: float) -> list[Output]:
+        """Who seals from the next key on (F3 or F4).
+
+        The BSM says when: by that key (F4), or by asking for the partial STKMs from its start on (F3); until then all goes on as
+        before.  Tell the BSM too (:meth:`BSM.set_generation`), and start this BSD/A with the changed configuration next time.
+        """
+        config = self._config(service, stream)
+        self._begin(now)
+        if config.generation != generation:
+            self._streams[config.key] = replace(config, generation=generation)
+            if generation == "bsda":
+                self._journal.put("before", config.key, "bsm")
+            else:
+                self._journal.drop("before", config.key)
+                self._recovered(config)
+        return self._done(now, config.key)
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
-        times = [self._peers.next_wakeup()]
-        for config in self._streams.values():
-            for record in self._records(config):
-                times += self._moments(config, record)
-        return min((t for t in times if t is not None and t > self._now), default=None)
+        times = [self._wakes.next(), self._peers.next_wakeup(), self._allocator.next_wakeup()]
+        times += [self._polls.next(), self._carousel_ends.next()]
+        return min((t for t in times if t is not None), default=None)
 
     def records(self, service: str, stream: int) -> tuple[PeriodRecord, ...]:
         """The crypto periods it knows, oldest first (for views and tests)."""
@@ -159,14 +189,12 @@ class BSDA:
         except KeyError:
             raise LocalFlowError(f"no stream {stream} of {service}") from None
 
-    def _records(self, config: StreamConfig) -> Iterator[PeriodRecord]:
-        rows = self._journal.tables.get("period", {})
-        found = [row for key, row in rows.items() if key[:2] == config.key and isinstance(row, PeriodRecord)]
-        return iter(sorted(found, key=lambda r: r.period.start))
+    def _records(self, config: StreamConfig) -> list[PeriodRecord]:
+        """The periods of a stream, oldest first."""
+        return sorted(self._journal.select("period", config.key, PeriodRecord).values(), key=lambda r: r.period.start)
 
     def _record(self, service: str, stream: int, start: int) -> PeriodRecord | None:
-        row = self._journal.tables.get("period", {}).get((service, stream, start))
-        return row if isinstance(row, PeriodRecord) else None
+        return self._journal.get("period", (service, stream, start), PeriodRecord)
 
     def _put(self, service: str, stream: int, record: PeriodRecord) -> None:
         self._journal.put("period", (service, stream, record.period.start), record)
@@ -177,8 +205,7 @@ class BSDA:
         return after
 
     def _keys(self, config: StreamConfig) -> list[KeyMaterial]:
-        rows = self._journal.tables.get("key", {})
-        return [row for key, row in rows.items() if key[:2] == config.key and isinstance(row, KeyMaterial)]
+        return list(self._journal.select("key", config.key, KeyMaterial).values())
 
     def _keys_at(self, config: StreamConfig, time: float) -> dict[str, KeyMaterial]:
         return {key.key_type: key for key in self._keys(config) if key.valid_from <= time < key.valid_to}
@@ -187,40 +214,73 @@ class BSDA:
         """End of the last period that has been prepared."""
         return max((r.period.end for r in self._records(config) if r.state is not PeriodState.PLANNED), default=config.start)
 
-    def _cut(self, config: StreamConfig, at: int, length: int | None = None, *, rights: bool = True) -> int:
+    def _cut(self, config: StreamConfig, at: int, length: int | None = None, *, rights: bool = False) -> int:
+        """A boundary of periods; with ``rights`` the end of authority of what lies before it (R9)."""
         schedule = self._schedules[config.key]
+        before = schedule.segments
         held = schedule.cut(at, self._horizon(config), length)
-        self._journal.put("schedule", config.key, schedule.segments)
-        if rights and length is None:
+        if schedule.segments != before:
+            self._journal.put("schedule", config.key, schedule.segments)
+        if rights:
             self._journal.put("boundary", (*config.key, held), True)
         return held
 
     # --- the work of every input --------------------------------------------------------------------------------------
 
-    def _work(self, now: float) -> None:
-        self._now = now
+    def _begin(self, now: float) -> None:
         if not self._resumed:
             self._resumed = True
             self._resume(now)
-        for config in self._streams.values():
+
+    def _done(self, now: float, *touched: tuple[str, int]) -> list[Output]:
+        self._begin(now)
+        self._touched.update(dict.fromkeys(touched))
+        self._work(now)
+        return self._journal.take()
+
+    def _work(self, now: float) -> None:
+        """The streams that this input touched, and those whose time has come; never all of them."""
+        self._peers.tick(now)
+        self._touched.update(dict.fromkeys(self._wakes.due(now)))
+        touched, self._touched = self._touched, {}
+        for key in touched:
+            config = self._streams.get(key)
+            if config is None:
+                continue
             self._plan(config, now)
             self._seal_or_ask(config, now)
             self._announce(config, now)
             self._switch(config, now)
             self._end(config, now)
             self._ask_for_keys(config, now)
-        self._prune(now)
-        self._peers.tick(now)
+            self._prune(config, now)
+            self._wakes.set(key, self._wake(config, now))
+        for service in list(self._polls.due(now)):
+            self._poll_objects(service, now)
+        for name in list(self._carousel_ends.due(now)):
+            self._drop_object(name)
+        self._allocator.prune(now)
+
+    def _expired(self, asked: Asked) -> None:
+        if asked.message.stream is not None:
+            self._touched[asked.message.service, asked.message.stream] = None
 
     def _resume(self, now: float) -> None:
         """After a restart: what was on air goes on air again, the key in use stays in use (R40), the carousel turns."""
-        for (name,), row in self._journal.tables.get("carousel", {}).items():
-            if isinstance(row, CarouselPut) and isinstance(name, str):
-                self._journal.emit(row)
+        for (name,), put in self._journal.rows("carousel", CarouselPut).items():
+            self._journal.emit(put)
+            self._carousel_ends.set(str(name), self._journal.get("carousel-end", (name,), int))
+        for service in self._services:
+            if any(self._streams[key].delivery == "pull" for key in self._services[service]):
+                self._polls.set(service, now)
         for config in self._streams.values():
-            if config.key in self._fresh:  # R33: nothing made under the old keys is used again
-                for table in ("key", "period"):
-                    for key in [k for k in self._journal.tables.get(table, {}) if k[:2] == config.key]:
+            self._touched[config.key] = None
+            if self._lost and config.generation == "bsda":
+                self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
+                self._fresh.add(config.key)
+            if self._lost:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
+                for table in ("key", "period") if config.generation == "bsda" else ("period",):
+                    for key in self._journal.select(table, config.key, object):
                         self._journal.drop(table, key)
             for record in self._records(config):
                 if record.state is PeriodState.ON_AIR:
@@ -229,47 +289,46 @@ class BSDA:
                     self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
                 if record.state in _USED and not self._ended(config, record, now):
                     self._use(config, record)
+                if record.key_ids and record.period.end > now:
+                    self._deliver(config, record, now)
 
     def _plan(self, config: StreamConfig, now: float) -> None:
-        """Prepare until ``look_ahead`` periods lie ahead; never one whose key is missing (F4), never one that has ended."""
+        """Prepare the running period and ``look_ahead`` more; never one whose key is missing (F4)."""
         if config.key in self._fresh:
             return
-        records = [r for r in self._records(config) if r.state not in _FINAL]
-        ahead = sum(1 for r in records if r.period.start > now)
-        start = max([r.period.end for r in records] + [int(now) if now >= config.start else config.start])
-        current = self._schedules[config.key].at(now)
-        if current is not None and not records:
-            start = max(current.start, self._last_end(config))
-        for period in self._schedules[config.key].walk(start):
-            if ahead >= config.look_ahead or (config.generation == "bsda" and not self._covered(config, period)):
-                break
-            if period.end <= now or self._record(*config.key, period.start) is not None:
-                continue
-            self._key(config, period)
-            ahead += period.start > now
+        for period in self._upcoming(config, now):
+            if self._record(*config.key, period.start) is None and self._may_prepare(config, period):
+                self._key(config, period)
 
-    def _last_end(self, config: StreamConfig) -> int:
-        return max((r.period.end for r in self._records(config)), default=config.start)
+    def _may_prepare(self, config: StreamConfig, period: Period) -> bool:
+        """A period is sealed here when its keys are here (F4), else by the BSM where that is its work (F3)."""
+        if self._covered(config, period):
+            return True
+        if config.generation == "bsm":
+            return True
+        if self._journal.get("before", config.key, str) is None:
+            return False
+        return all(period.start < key.valid_from for key in self._keys(config))  # F3 to the first key of F4
 
     def _covered(self, config: StreamConfig, period: Period) -> bool:
         held = self._keys_at(config, period.start)
+        if any(key.valid_to < period.end for key in held.values()):
+            return False
         if config.dual:  # the SEK names the key in both profiles (R38), so both roll together
             return "SEAK" in held and "SEK" in held and held["SEAK"].valid_from == held["SEK"].valid_from
         return ("SEK" if config.smartcard else "SEAK") in held
 
     def _key(self, config: StreamConfig, period: Period) -> PeriodRecord:
         """Make the TEK of a period and store it (R41: before anything with it leaves)."""
-        held = self._keys_at(config, period.start) if config.generation == "bsda" else {}
+        held = self._keys_at(config, period.start)
         first = held.get("SEK") or held.get("SEAK")
         key = self._teks(config, period, b"" if first is None else stkm.key_identity(config, first))
         return self._fire(config, PeriodRecord(period, PeriodState.PLANNED, key), PeriodEvent.TEK_STORED)
 
     def _seal_or_ask(self, config: StreamConfig, now: float) -> None:
-        if config.generation == "bsda":
-            for record in list(self._records(config)):
-                if record.state is PeriodState.KEYED:
-                    self._seal(config, record, now)
-            return
+        for record in self._records(config):
+            if record.state is PeriodState.KEYED and self._covered(config, record.period):
+                self._seal(config, record, now)
         if config.delivery == "push":
             self._send_teks(config, now)
 
@@ -309,9 +368,7 @@ class BSDA:
             csb_id=sek.csb_id if sek else None,
             authority_end=self._authority(config, record.period, (k.valid_to for k in held.values())),
         )
-        if config.interaction and config.delivery == "push":
-            for profile in config.profiles:
-                self._deliver(config, profile, [sealed], now)
+        self._deliver(config, sealed, now)
         for profile in config.profiles:
             self._journal.emit(FlowDone("F4", profile, config.service))
 
@@ -322,9 +379,8 @@ class BSDA:
 
     def _authority(self, config: StreamConfig, period: Period, ends: Iterable[int]) -> int | None:
         """The end of the right under which the period's key is used (R9)."""
-        rows = self._journal.tables.get("boundary", {})
-        boundaries = [key[2] for key in rows if key[:2] == config.key and isinstance(key[2], int) and key[2] >= period.end]
-        return min([*ends, *boundaries], default=None)
+        boundaries = [at for (_, _, at) in self._journal.select("boundary", config.key, bool) if isinstance(at, int)]
+        return min([*ends, *(at for at in boundaries if at >= period.end)], default=None)
 
     def _send_teks(self, config: StreamConfig, now: float) -> None:
         """F3 push: the partial STKMs of what is not sealed, unless they are already asked for."""
@@ -335,7 +391,7 @@ class BSDA:
                 for r in self._records(config)
                 if r.state is PeriodState.KEYED and not r.has(profile) and r.period.start not in asked and r.period.end > now
             ]
-            if records:
+            if records and self._may_ask(config, Tag.TEKDelivery, profile, now):
                 self._peers.ask(
                     Tag.TEKDelivery,
                     config.bsm,
@@ -347,6 +403,10 @@ class BSDA:
                     items=tuple(self._partial(config, profile, r) for r in records),
                     about=frozenset(r.period.start for r in records),
                 )
+
+    def _may_ask(self, config: StreamConfig, tag: Tag, profile: Profile, now: float) -> bool:
+        """Not at once again after a refusal."""
+        return now >= self._not_before.get((*config.key, tag, profile), now)
 
     def _partial(self, config: StreamConfig, profile: Profile, record: PeriodRecord) -> PartialItem:
         content = stkm.partial(config, profile, record.period, record.key)
@@ -438,39 +498,45 @@ class BSDA:
                 if record.state is PeriodState.ON_AIR:
                     self._journal.emit(OffAir(*config.key, record.period.start))
 
-    def _moments(self, config: StreamConfig, record: PeriodRecord) -> list[float | None]:
-        if record.state in _FINAL:
-            return []
-        times: list[float | None] = [record.period.end if record.state is not PeriodState.HELD else None]
-        if record.state is PeriodState.SEALED:
-            times.append(self._lead(config, record))
-        if record.state is PeriodState.ON_AIR:
-            times.append(self._ready(config, record))
-        if record.state in _USED and not config.hold_through:
-            times.append(record.authority_end)
-        return times
+    def _wake(self, config: StreamConfig, now: float) -> float | None:
+        """When the stream needs work without an input."""
+        schedule = self._schedules[config.key]
+        times: list[float | None] = [period.end if (period := schedule.at(now)) is not None else float(config.start)]
+        times += [self._not_before.get((*config.key, tag, p)) for tag in (Tag.TEKDelivery, Tag.KeyRequest) for p in config.profiles]
+        for record in self._records(config):
+            if record.state in _FINAL:
+                continue
+            times.append(record.period.end)
+            if record.state is PeriodState.SEALED:
+                times.append(self._lead(config, record))
+            if record.state is PeriodState.ON_AIR:
+                times.append(self._ready(config, record))
+            if record.state in _USED and not config.hold_through:
+                times.append(record.authority_end)
+        return min((t for t in times if t is not None and t > now), default=None)
 
-    def _prune(self, now: float) -> None:
-        for key, row in list(self._journal.tables.get("period", {}).items()):
-            if isinstance(row, PeriodRecord) and row.state in _FINAL and row.period.end + row.period.duration < now:
-                self._journal.drop("period", key)
-        for key, row in list(self._journal.tables.get("key", {}).items()):
-            if isinstance(row, KeyMaterial) and row.valid_to + 60 < now:
-                self._journal.drop("key", key)
-        for key in list(self._journal.tables.get("boundary", {})):
-            if isinstance(key[2], int) and key[2] + 3600 < now:
-                self._journal.drop("boundary", key)
-        for key in list(self._journal.tables.get("carousel", {})):
-            end = self._journal.tables.get("carousel-end", {}).get(key)
-            if isinstance(end, int) and end < now:
-                self._drop_object(str(key[0]))
-        self._allocator.prune(now)
+    def _prune(self, config: StreamConfig, now: float) -> None:
+        """Forget what has ended (R41)."""
+        records = self._records(config)
+        for record in records:
+            if record.state in _FINAL and record.period.end + record.period.duration < now:
+                self._journal.drop("period", (*config.key, record.period.start))
+        for key in self._keys(config):
+            if key.valid_to + KEY_KEPT < now:
+                self._journal.drop("key", (*config.key, key.key_type, key.key_id))
+                self._allocator.forget(stkm.key_identity(config, key))
+            elif key.valid_from <= now and self._journal.get("before", config.key, str) is not None:
+                self._journal.drop("before", config.key)
+        for name in self._journal.select("boundary", config.key, bool):
+            if isinstance(name[2], int) and name[2] + BOUNDARY_KEPT < now:
+                self._journal.drop("boundary", name)
+        self._schedules[config.key].forget(min([now, *(r.period.start for r in records)]) - config.period)
 
     # --- requests from the BSM ----------------------------------------------------------------------------------------
 
     def _handle(self, message: BackendMessage, now: float) -> BackendMessage:
         """Answer one checked, new request.  ``PeerFlowError`` = refused, nothing moved."""
-        configs = [c for c in self._streams.values() if c.service == message.service]
+        configs = [self._streams[key] for key in self._services.get(message.service, ())]
         if message.service != ALL_SERVICES and not configs:
             raise PeerFlowError(Status.INVALID_REQUEST, "service not known here")
         if not any(c.bsm == message.source for c in (configs or self._streams.values())):
@@ -481,6 +547,7 @@ class BSDA:
             case Tag.KeyDelivery:
                 return self._take_keys(message, now)
         config = self._stream_of(message)
+        self._touched[config.key] = None
         match message.tag:
             case Tag.PartialSTKMRequest:
                 return self._give_partials(config, message, now)
@@ -507,17 +574,22 @@ class BSDA:
             raise PeerFlowError(Status.INVALID_REQUEST, "scope does not go with the tag (R29)")
         if message.replaces is not None:
             self._drop_object(message.replaces)
-        put = CarouselPut(message.message_id, message.service, tuple(i for i in message.items if isinstance(i, bytes)))
-        self._journal.put("carousel", (message.message_id,), put)
-        if message.end is not None:
-            self._journal.put("carousel-end", (message.message_id,), message.end)
-        self._journal.emit(put)
+        self._put_object(message.message_id, message.service, message.items, message.end)
         return message.answer(Status.SUCCESS, now=now)
 
+    def _put_object(self, name: str, service: str, items: tuple[object, ...], end: int | None) -> None:
+        put = CarouselPut(name, service, tuple(i for i in items if isinstance(i, bytes)))
+        self._journal.put("carousel", (name,), put)
+        if end is not None:
+            self._journal.put("carousel-end", (name,), end)
+        self._carousel_ends.set(name, end)
+        self._journal.emit(put)
+
     def _drop_object(self, name: str) -> None:
-        if (name,) in self._journal.tables.get("carousel", {}):
+        if self._journal.get("carousel", (name,), CarouselPut) is not None:
             self._journal.drop("carousel", (name,))
             self._journal.drop("carousel-end", (name,))
+            self._carousel_ends.set(name, None)
             self._journal.emit(CarouselDrop(name))
 
     def _take_keys(self, message: BackendMessage, now: float) -> BackendMessage:
@@ -534,23 +606,26 @@ class BSDA:
                 fresh.append((config, key))
         for config, key in fresh:
             self._install_key(config, key, message.replace, now)
+            self._touched[config.key] = None
         return message.answer(Status.SUCCESS, now=now)
 
     def _check_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> bool:
         """Whether a delivered key is new; ``PeerFlowError`` when it cannot be taken."""
         if key.valid_to <= now:
             raise PeerFlowError(Status.INFORMATION_INVALID, "the key has expired")
-        held = self._journal.tables.get("key", {}).get((*config.key, key.key_type, key.key_id))
-        if isinstance(held, KeyMaterial):
+        held = self._journal.get("key", (*config.key, key.key_type, key.key_id), KeyMaterial)
+        if held is not None:
             if replace(held, valid_to=key.valid_to) != key:
                 raise PeerFlowError(Status.ALREADY_IN_USE, "another key has this id")
             return False
-        later = [r for r in self._records(config) if r.period.start >= key.valid_from and r.state is not PeriodState.PLANNED]
+        later = [r for r in self._records(config) if key.valid_from <= r.period.start < key.valid_to and r.state not in _FINAL]
         if replacing:
-            if any(r.state not in (PeriodState.KEYED, PeriodState.SEALED, PeriodState.MISSED) for r in later):
+            # One that is on air stays, and a key for a time to come is refused for it (R10).  A key that comes when its time has
+            # begun is taken all the same: the other headend may use it already, and what is not on air yet can still follow.
+            if key.valid_from > now and any(r.state not in _NOT_ON_AIR for r in later):
                 raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R10)")
             return True
-        if any(r.state is not PeriodState.MISSED for r in later) or self._horizon(config) > key.valid_from > now:
+        if later or self._horizon(config) > key.valid_from > now:
             raise PeerFlowError(Status.INFORMATION_INVALID, "validFrom lies in what is already prepared (R33)")
         for other in self._keys(config):
             if other.key_type == key.key_type and other.valid_from < key.valid_to and key.valid_from < other.valid_to:
@@ -559,23 +634,35 @@ class BSDA:
 
     def _install_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> None:
         for other in self._keys(config):
-            if other.key_type == key.key_type and other.key_id != key.key_id and other.valid_from < key.valid_from < other.valid_to:
-                self._journal.put("key", (*config.key, other.key_type, other.key_id), replace(other, valid_to=key.valid_from))
+            if other.key_type != key.key_type or not other.valid_from < key.valid_to or not key.valid_from < other.valid_to:
+                continue
+            name = (*config.key, other.key_type, other.key_id)
+            if other.valid_from < key.valid_from:
+                self._journal.put("key", name, replace(other, valid_to=key.valid_from))
+            else:  # a BSM restored from an older copy does not know of it any more (R2)
+                self._journal.drop("key", name)
         self._journal.put("key", (*config.key, key.key_type, key.key_id), key)
         if replacing:
             self._unprepare(config, key.valid_from)
+            self._shorten(config, key.valid_from)
         for edge in (key.valid_from, key.valid_to):
             if edge > now:
-                self._cut(config, edge, rights=False)
+                self._cut(config, edge)
 
     def _unprepare(self, config: StreamConfig, start: int) -> None:
         """R10: what is prepared from ``start`` on and not on air is taken back; its COUNTERs are burnt."""
-        for record in list(self._records(config)):
-            if record.period.start >= start and record.state in (PeriodState.KEYED, PeriodState.SEALED):
+        for record in self._records(config):
+            if record.period.start >= start and record.state in _NOT_ON_AIR:
                 for _, identity in record.key_ids:
                     self._allocator.burn(identity, record.period.start)
                 self._fire(config, record, PeriodEvent.REPLACED)
                 self._journal.drop("period", (*config.key, record.period.start))
+
+    def _shorten(self, config: StreamConfig, at: int) -> None:
+        """The period that runs when a key begins at once ends there: its STKM says nothing of its end, so it stays as it is."""
+        for record in self._records(config):
+            if record.period.start < at < record.period.end:
+                self._put(*config.key, replace(record, period=replace(record.period, end=at)))
 
     def _give_partials(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F3, pulled (and R32: the window's edges are boundaries of periods)."""
@@ -583,34 +670,45 @@ class BSDA:
             raise PeerFlowError(Status.INVALID_REQUEST, "the STKMs of this stream are made here")
         assert message.profile is not None
         if message.start is not None:
-            on_air = [r for r in self._records(config) if r.state not in (PeriodState.KEYED, PeriodState.SEALED, *_FINAL)]
             if message.replace:
-                if any(r.period.start >= message.start for r in on_air):
-                    raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R10)")
-                self._withdraw_profile(config, message)
+                self._replace(config, message.profile, message.start)
             for edge in (message.start, message.end):
                 if edge is not None and edge > now:
-                    self._cut(config, edge, rights=False)
+                    self._cut(config, edge)
         self._plan(config, now)
         low, high = message.start or 0, message.end or 1 << 62
         items = tuple(
             self._partial(config, message.profile, r)
             for r in self._records(config)
-            if r.state is PeriodState.KEYED and not r.has(message.profile) and low <= r.period.start < high
+            if r.state is PeriodState.KEYED
+            and not r.has(message.profile)
+            and low <= r.period.start < high
+            and not self._covered(config, r.period)
         )
         return message.answer(Status.SUCCESS if items else Status.DELAYED, items, now=now)
 
-    def _withdraw_profile(self, config: StreamConfig, message: BackendMessage) -> None:
-        """A replaced period keeps its TEK until both profiles have been asked for again: only this profile's STKM goes."""
-        assert message.start is not None
-        for record in list(self._records(config)):
-            if record.period.start < message.start or record.state not in (PeriodState.KEYED, PeriodState.SEALED):
-                continue
-            kept = tuple(s for s in record.stkms if s.profile != message.profile)
+    def _replace(self, config: StreamConfig, profile: Profile, start: int) -> None:
+        """R10 by F3: what is prepared from ``start`` on and not on air gets new STKMs, with the same TEK.
+
+        Both profiles roll together (R38), each with a message of its own: the first takes both STKMs away.
+        """
+        records = [r for r in self._records(config) if r.period.start >= start and r.state not in _FINAL]
+        if any(r.state not in _NOT_ON_AIR for r in records):
+            raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R10)")
+        self._shorten(config, start)
+        for key in self._keys(config):  # sealed here until now (F4): that key ends, and so does what was made with it (R1)
+            if key.valid_from < start < key.valid_to:
+                self._journal.put("key", (*config.key, key.key_type, key.key_id), replace(key, valid_to=start))
+        if any(r.key_ids for r in records):
+            self._unprepare(config, start)
+            return
+        for record in records:
             if record.state is PeriodState.SEALED:
-                record = self._fire(config, record, PeriodEvent.REPLACED)
-                record = self._fire(config, record, PeriodEvent.TEK_STORED)
-            self._put(*config.key, replace(record, stkms=kept, traffic_id=record.traffic_id if kept else b""))
+                record = self._fire(config, record, PeriodEvent.REPLACED, stkms=(), traffic_id=b"", waived=(), authority_end=None)
+                self._fire(config, record, PeriodEvent.TEK_STORED)
+            elif record.has(profile):
+                kept = tuple(s for s in record.stkms if s.profile != profile)
+                self._put(*config.key, replace(record, stkms=kept, waived=(), traffic_id=record.traffic_id if kept else b""))
 
     def _take_stkms(self, config: StreamConfig, message: BackendMessage, now: float) -> None:
         """F5, pushed: all or nothing."""
@@ -620,13 +718,14 @@ class BSDA:
         for item, record in zip(items, checked, strict=True):
             if record is not None:
                 self._store_stkm(config, message.profile, item, now)
-        self._peers.delivered(config.service, message.profile, config.stream, {i.period_start for i in items})
+        for tag in (Tag.TEKDelivery, Tag.STKMRequest):
+            self._peers.delivered(tag, config.service, message.profile, config.stream, {i.period_start for i in items})
         self._journal.emit(FlowDone("F5", message.profile, config.service))
 
     def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, replacing: bool) -> PeriodRecord | None:
         """The record an STKM is for; ``None`` when it is known already.  ``PeerFlowError`` with the item's status."""
         record = self._record(*config.key, item.period_start)
-        if config.generation != "bsm" or record is None or record.period.end != item.period_end:
+        if record is None or record.key_ids or record.period.end != item.period_end:
             raise PeerFlowError(Status.INVALID_REQUEST, f"no period begins at {item.period_start}")
         held = next((s.data for s in record.stkms if s.profile == profile), None)
         if held == item.content:
@@ -660,6 +759,8 @@ class BSDA:
             authority_end=self._authority(config, record.period, ends),
         )
         self._complete(config, record)
+        if item.authority_end is not None and item.authority_end >= self._horizon(config):
+            self._cut(config, item.authority_end)  # where the key ends a period ends, even if nobody said so before (R9)
 
     def _complete(self, config: StreamConfig, record: PeriodRecord) -> None:
         if record.stkms and all(record.has(profile) for profile in config.profiles):
@@ -685,9 +786,11 @@ class BSDA:
             if s.profile == profile
         )
 
-    def _deliver(self, config: StreamConfig, profile: Profile, records: list[PeriodRecord], now: float) -> None:
+    def _deliver(self, config: StreamConfig, record: PeriodRecord, now: float) -> None:
         """F6, pushed."""
-        for record in records:
+        if not config.interaction or config.delivery != "push":
+            return
+        for profile in config.profiles:
             items = self._items(config, profile, record.period.start, record.period.start + 1)
             if items:
                 self._peers.ask(
@@ -706,21 +809,40 @@ class BSDA:
         if period is None or (config.delivery == "push" and not fresh and period.start - now > 2 * config.period):
             return
         for profile in config.profiles:
-            missing = ("SEK" if profile == "smartcard" else "SEAK") not in self._keys_at(config, period.start)
-            if (missing or fresh) and not self._peers.outstanding(Tag.KeyRequest, config.service, profile, config.stream):
+            wanted = "SEK" if profile == "smartcard" else "SEAK"
+            held = {k.key_type for k in self._keys(config)} if fresh else self._keys_at(config, period.start).keys()
+            asked = self._peers.outstanding(Tag.KeyRequest, config.service, profile, config.stream)
+            if wanted not in held and not asked and self._may_ask(config, Tag.KeyRequest, profile, now):
                 self._peers.ask(
                     Tag.KeyRequest, config.bsm, config.service, now, until=period.end, profile=profile,
                     stream=config.stream, start=period.start, fresh=fresh, about=frozenset({period.start}),
                 )  # fmt: skip
 
+    def _recovered(self, config: StreamConfig) -> None:
+        self._fresh.discard(config.key)
+        self._journal.drop("fresh", config.key)
+
     def _upcoming(self, config: StreamConfig, now: float) -> Iterator[Period]:
+        """The running period and ``look_ahead`` more."""
         for n, period in enumerate(self._schedules[config.key].walk(now)):
             if n > config.look_ahead:
                 return
             yield period
 
+    def _poll_objects(self, service: str, now: float) -> None:
+        """F2, pulled: once in a cycle of the carousel, for as long as nothing newer comes."""
+        self._polls.set(service, now + CAROUSEL_CYCLE)
+        streams = [self._streams[key] for key in self._services[service]]
+        if not self._peers.outstanding(Tag.LTKMRequest, service, None, None):
+            end = int(now) + max(config.key_period for config in streams)
+            self._peers.ask(
+                Tag.LTKMRequest, streams[0].bsm, service, now, until=now + CAROUSEL_CYCLE, start=int(now), end=end,
+                about=frozenset({int(now)}),
+            )  # fmt: skip
+
     def request_objects(self, service: str, registration: bool, start: int, end: int, now: float) -> list[Output]:
         """F1, F2 pulled: ask the BSM for what is to be broadcast in a window."""
+        self._begin(now)
         bsm = next(c.bsm for c in self._streams.values() if service in (c.service, ALL_SERVICES))
         tag = Tag.RegRequest if registration else Tag.LTKMRequest
         self._peers.ask(tag, bsm, service, now, until=end, start=start, end=end)
@@ -728,6 +850,7 @@ class BSDA:
 
     def request_stkms(self, service: str, stream: int, profile: Profile, now: float) -> list[Output]:
         """F5, pulled: ask the BSM for the completed STKMs of what is not sealed yet."""
+        self._begin(now)
         self._pull_stkms(self._config(service, stream), profile, now)
         return self._journal.take()
 
@@ -752,28 +875,34 @@ class BSDA:
         message = asked.message
         config = self._streams.get((message.service, message.stream or 0))
         profile = message.profile
+        good = answer.status == Status.SUCCESS
+        if config is not None:
+            self._touched[config.key] = None
         match message.tag:
             case Tag.TEKDelivery | Tag.STKMRequest if config is not None and profile is not None:
                 for item in answer.items:
                     if isinstance(item, StkmItem):
                         self._take_item(config, profile, item, now)
-                if message.tag is Tag.STKMRequest and answer.status == Status.SUCCESS:
-                    self._journal.emit(FlowDone("F5", profile, config.service))
-                elif answer.status == Status.SUCCESS:
-                    self._journal.emit(FlowDone("F3", profile, config.service))
-            case Tag.KeyRequest if config is not None and answer.status == Status.SUCCESS:
+                if good:
+                    self._journal.emit(FlowDone("F5" if message.tag is Tag.STKMRequest else "F3", profile, config.service))
+                if message.tag is Tag.STKMRequest and answer.status != Status.DELAYED:  # what it was promised is sent again
+                    self._peers.delivered(Tag.TEKDelivery, config.service, profile, config.stream, set(asked.about))
+            case Tag.KeyRequest if config is not None and good:
                 self._take_answered_keys(config, message, answer, now)
-            case Tag.STKMDelivery if answer.status == Status.SUCCESS:
+            case Tag.STKMDelivery if good:
                 self._journal.emit(FlowDone("F6", profile, message.service))
-            case Tag.LTKMRequest | Tag.RegRequest if answer.status == Status.SUCCESS and answer.items:
-                put = CarouselPut(answer.message_id, answer.service, tuple(i for i in answer.items if isinstance(i, bytes)))
-                self._journal.put("carousel", (answer.message_id,), put)
-                if message.end is not None:
-                    self._journal.put("carousel-end", (answer.message_id,), message.end)
-                self._journal.emit(put)
+            case Tag.LTKMRequest | Tag.RegRequest if good and answer.items:
+                # One object for each service: what is pulled next takes its place.
+                self._put_object(f"pulled {int(message.tag)} {message.service}", answer.service, answer.items, message.end)
                 self._journal.emit(FlowDone("F1" if message.tag is Tag.RegRequest else "F2", None, message.service))
-        if answer.status not in (Status.SUCCESS, Status.DELAYED):
-            self._journal.emit(Alarm("refused", message.service, message.stream, f"tag {int(message.tag)}: status {answer.status}"))
+        if not good:
+            self._refused(config, message, answer.status or 0, now)
+
+    def _refused(self, config: StreamConfig | None, message: BackendMessage, status: int, now: float) -> None:
+        if config is not None and message.profile is not None:
+            self._not_before[*config.key, message.tag, message.profile] = now + RETRY
+        if status != Status.DELAYED and not (message.tag is Tag.STKMRequest and status == Status.NON_EXISTENT):
+            self._journal.emit(Alarm("refused", message.service, message.stream, f"tag {int(message.tag)}: status {status}"))
 
     def _take_item(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
         """One STKM of an answer: each has its own status (R27)."""
@@ -790,7 +919,26 @@ class BSDA:
             except BcastError as error:
                 self._journal.emit(Alarm("stkm-refused", *config.key, f"period {item.period_start}: {error}"))
         elif item.status != Status.DELAYED:
-            self._journal.emit(Alarm("stkm-refused", *config.key, f"period {item.period_start}: status {item.status}"))
+            self._not_before[*config.key, Tag.TEKDelivery, profile] = now + RETRY
+            self._complain(config, f"period {item.period_start}: status {item.status}")
+            edge = item.authority_end
+            if edge is not None and item.status == Status.INFORMATION_INVALID and item.period_start < edge < item.period_end:
+                self._straddles(config, record, edge)
+
+    def _complain(self, config: StreamConfig, text: str) -> None:
+        """An alarm, once: a refusal repeats with every try."""
+        if self._complaints.get(config.key) != text:
+            self._complaints[config.key] = text
+            self._journal.emit(Alarm("stkm-refused", *config.key, text))
+
+    def _straddles(self, config: StreamConfig, record: PeriodRecord, edge: int) -> None:
+        """The BSM knows a boundary that we do not (R32): periods from here on are made anew around it, if none is sealed."""
+        later = [r for r in self._records(config) if r.period.start >= record.period.start]
+        if all(r.state is PeriodState.KEYED and not r.stkms for r in later):
+            self._unprepare(config, record.period.start)
+            self._cut(config, edge)
+            for profile in config.profiles:
+                self._not_before.pop((*config.key, Tag.TEKDelivery, profile), None)
 
     def _take_answered_keys(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
         for key in answer.items:
@@ -805,4 +953,4 @@ class BSDA:
             for t, used in (("SEAK", config.drm), ("SEK", config.smartcard))
             if used
         ):
-            self._fresh.discard(config.key)
+            self._recovered(config)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
-from pybcast.flows.allocator import Allocator, Sealed
+from pybcast.flows.agenda import Agenda
+from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
 from pybcast.flows.ltkm import Addressee, Group, Issuer, Letter, Page, Right, Subscriber
@@ -30,17 +31,41 @@ PROGRAMME_EXTENSIONS: Final = 0x80000000
 """programme_CID_extension numbers begin here: a BCI does not say whether it names a service or a programme - confidence: own."""
 KEY_NUMBER_JUMP: Final = 256  # after a restore from an older copy: past key ids that copy cannot know of (R2) - confidence: own
 HORIZON: Final = 3600.0  # R27: how far ahead a periodStart may lie, beyond look_ahead periods
-OFF_AIR_MARGIN: Final = 1  # periods after validTo until a key counts as off air (R10)
+BCRO_TIME_JUMP: Final = 60  # seconds, for the same reason (R21) - confidence: own
+REOFFER: Final = 10.0  # seconds until a key or window that a BSD/A refused is offered again - confidence: own
+ENDED_KEPT: Final = 10  # periods for which a key that has ended is kept: its last STKMs may be asked for again
 
 
 @dataclass(frozen=True)
 class LongTermKey:
-    """One version of a long-term key: ``material`` is what a BSD/A gets; ``programme``: GlobalContentID of a PEAK."""
+    """One version of a long-term key: ``material`` is what a BSD/A gets; ``programme``: GlobalContentID of a PEAK.
+
+    ``sealer``: the one kind of server that seals under it, for good (R1).  ``at_once``: it takes the place of what was prepared
+    under another (R10).  ``cut_short``: another took its place.  ``confirmed``: the BSD/As that have it (F4) or know from when to
+    when it holds (F3).
+    """
 
     material: KeyMaterial
     state: KeyState
     programme: str | None = None
     confirmed: frozenset[str] = frozenset()
+    sealer: Literal["bsm", "bsda"] = "bsm"
+    at_once: bool = False
+    cut_short: bool = False
+
+    def off_air(self, config: StreamConfig) -> int:
+        """When it counts as off air (R10): a period after its end; where that came early, what was prepared may run out first."""
+        return self.material.valid_to + config.period * (1 + config.look_ahead * self.cut_short)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A BSD/A without its allocator store (R33): the keys it can have sealed under and never gets again, and (key type, messageID)
+    of the requests that got others.
+    """
+
+    keys: frozenset[bytes]
+    served: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -78,8 +103,17 @@ class BSM:
         self._randomness = randomness
         self._journal = Journal(state)
         self._allocator = Allocator(self._journal)
-        self._peers = Peering(me, Side.BSM, self._journal, randomness, self._handle, self._answered)
+        self._peers = Peering(me, Side.BSM, self._journal, randomness, self._handle, self._answered, self._expired)
         self._issuer = Issuer(fqdn, self._journal, randomness, rights_issuer_id)
+        self._services: dict[str, list[tuple[str, int]]] = {}
+        for key in self._streams:
+            self._services.setdefault(key[0], []).append(key)
+        self._bsdas = sorted({b for c in self._streams.values() for b in c.bsdas})
+        self._wakes: Agenda[tuple[str, int]] = Agenda()
+        self._touched: dict[tuple[str, int], None] = {}
+        self._offers: dict[tuple[object, ...], tuple[str, float]] = {}
+        self._polls: dict[tuple[str, int], float] = {}
+        self._registrations: dict[str, str] = {}
         self._restored = restored
         self._resumed = False
         self._now = 0.0
@@ -90,24 +124,16 @@ class BSM:
         """A back-end message from the authenticated ``peer``."""
         self._begin(now)
         self._peers.receive(message, now, peer)
-        self._work(now)
-        return self._journal.take()
+        return self._done(now)
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass."""
-        self._begin(now)
-        self._work(now)
-        return self._journal.take()
+        return self._done(now)
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
-        times = [self._peers.next_wakeup(), self._issuer.next_wakeup()]
-        for config in self._streams.values():
-            for row in self._chain(config):
-                m = row.material
-                times += [m.valid_from] if row.state is KeyState.ISSUED else []
-                times += [m.valid_to - config.rollover_lead, m.valid_to + OFF_AIR_MARGIN * config.period]
-        return min((t for t in times if t is not None and t > self._now), default=None)
+        times = [self._wakes.next(), self._peers.next_wakeup(), self._issuer.next_wakeup(), self._allocator.next_wakeup()]
+        return min((t for t in times if t is not None), default=None)
 
     # --- subscribers and rights ---------------------------------------------------------------------------------------
 
@@ -128,17 +154,19 @@ class BSM:
     def grant(self, subscriber: str, right: Right, now: float) -> list[Output]:
         """A right to a service, or to one programme of it; LTKMs for the keys that exist go out at once."""
         config = self._config(right.service, right.stream)
-        self._issuer.grant(subscriber, right)
+        self._begin(now)
+        self._issuer.grant(config, subscriber, right)
         for row in self._chain(config):
-            if row.state is not KeyState.ENDED and right.start < row.material.valid_to and row.material.valid_from < right.end:
+            if row.state is not KeyState.ENDED:
                 self._issue(config, row, now, only=self._issuer.addressee(subscriber))
-        return self._done(now)
+        return self._done(now, config.key)
 
     def withdraw(self, subscriber: str, service: str, stream: int, now: float, *, at_once: bool = False) -> list[Output]:
         """Take every right to a stream away.  A card is told (R3); complete with the next key, which comes early when
         ``at_once`` (R10).
         """
         config = self._config(service, stream)
+        self._begin(now)
         self._issuer.forget(config, subscriber)
         for row in self._chain(config):
             if row.state is KeyState.ENDED:
@@ -149,41 +177,80 @@ class BSM:
             elif row.material.key_type != "SEK" and not self._issuer.is_smartcard(subscriber):
                 self._issue(config, row, now, only=self._issuer.addressee(subscriber))
         if at_once:
-            self.rekey(service, stream, now)
-        return self._done(now)
+            self._journal.put("rekey", config.key, True)
+        return self._done(now, config.key)
 
     def add_programme(self, programme: Programme, now: float) -> tuple[Programme, list[Output]]:
         """A programme with a key of its own (DRM: PEAK) or a window of its own (Smartcard).
 
-        Its edges become boundaries of periods (R9); the start is moved to what is not prepared yet (R5).
+        Its edges become boundaries of periods (R9); the start is moved to what is not prepared yet (R5), both to where a TEK ID
+        can begin (R8).  ``LocalFlowError`` when nothing is left of it, or when it overlaps another programme (R33).
         """
         config = self._config(programme.service, programme.stream)
+        self._begin(now)
         earliest = self._unprepared(config, now)
-        start = max(programme.start, earliest)
-        if start != programme.start:
-            self._journal.emit(
-                Alarm("boundary-deferred", *config.key, f"{programme.content} begins at {start}, not {programme.start} (R5)")
-            )
-        if start >= programme.end:
+        known = self._journal.get("programme", (*config.key, programme.content), Programme)
+        if known is not None:  # said again: it stays as it was scheduled
+            return known, self._schedule_programme(config, known, now)
+        start, end = config.grid(max(programme.start, earliest)), config.grid(programme.end)
+        if start >= end:
             raise LocalFlowError(f"programme {programme.content}: over before it can be protected (R5)")
-        held = replace(programme, start=start)
-        self._journal.put("programme", (programme.service, programme.stream, programme.content), held)
-        for profile in config.profiles:
-            if profile == "drm":
-                number = PROGRAMME_EXTENSIONS + self._number(config, "PEAK")
-                key = KeyMaterial(
-                    key_type="PEAK", key_id=number.to_bytes(4, "big"), key=Secret(self._randomness(32)), stream=config.stream,
-                    valid_from=start, valid_to=programme.end,
-                )  # fmt: skip
-                self._enter(config, key, now, programme.content)
-            if config.generation == "bsm":
-                self._ask_window(config, profile, start, programme.end, now, content=programme.content)
-        return held, self._done(now)
+        for other in self._journal.select("programme", config.key, Programme).values():
+            if other.content != programme.content and other.start < end and start < other.end:
+                raise LocalFlowError(f"programme {programme.content} overlaps {other.content} (R33)")
+        if (start, end) != (programme.start, programme.end):
+            self._journal.emit(Alarm("boundary-deferred", *config.key, f"{programme.content}: {start} to {end} (R5, R8)"))
+        held = replace(programme, start=start, end=end)
+        self._journal.put("programme", (*config.key, programme.content), held)
+        return held, self._schedule_programme(config, held, now)
+
+    def _schedule_programme(self, config: StreamConfig, programme: Programme, now: float) -> list[Output]:
+        start, end = programme.start, programme.end
+        if config.drm and not any(row.programme == programme.content for row in self._chain(config, "PEAK")):
+            number = PROGRAMME_EXTENSIONS + self._number(config, "PEAK")
+            key = KeyMaterial(
+                key_type="PEAK", key_id=number.to_bytes(4, "big"), key=Secret(self._randomness(32)), stream=config.stream,
+                valid_from=start, valid_to=end,
+            )  # fmt: skip
+            self._enter(config, key, now, programme.content)
+        elif not config.drm and config.generation == "bsm":
+            for bsda in config.bsdas:
+                self._ask_window(config, "smartcard", bsda, start, end, now, content=programme.content)
+        return self._done(now, config.key)
 
     def rekey(self, service: str, stream: int, now: float) -> list[Output]:
         """New long-term keys as soon as entitled terminals can have them (R10); waits for a key that is not on air yet."""
-        self._journal.put("rekey", (service, stream), True)
-        return self._done(now)
+        self._journal.put("rekey", self._config(service, stream).key, True)
+        return self._done(now, (service, stream))
+
+    def set_generation(self, service: str, stream: int, generation: Literal["bsm", "bsda"], now: float) -> list[Output]:
+        """Who seals from the next key on (F3 or F4); that key comes at once, or as soon as a card has room for it (R1, R10).
+
+        A key made before stays its sealer's.  Tell the BSD/As too (:meth:`BSDA.set_generation`), and start this BSM with the
+        changed configuration next time.
+        """
+        config = self._config(service, stream)
+        if config.generation != generation:
+            self._streams[config.key] = replace(config, generation=generation)
+            self._journal.put("rekey", config.key, True)
+        return self._done(now, config.key)
+
+    def set_policy(self, service: str, stream: int, policy: stkm.Policy, now: float) -> list[Output]:
+        """What STKMs say beyond the BSD/A's fields (R31), from the next one that is sealed here (F3) or the next key (F4, R33).
+
+        A period that is sealed already keeps its STKM, whoever asks for it (R1, R5).
+        """
+        config = self._config(service, stream)
+        self._journal.put("policy", config.key, policy)
+        return self._done(now, config.key)
+
+    def set_period(self, service: str, stream: int, length: int, now: float) -> list[Output]:
+        """The BSD/As use a new period length (:meth:`BSDA.set_period`): what is prepared ahead is reckoned by it.  Start this BSM
+        with the changed configuration next time.
+        """
+        config = self._config(service, stream)
+        self._streams[config.key] = replace(config, period=length)
+        return self._done(now, config.key)
 
     def parental(self, subscriber: str, rating_type: int, level_granted: int, pin: str | None, now: float) -> list[Output]:
         """Set a parental level on a card; the message is offered like an LTKM."""
@@ -192,7 +259,7 @@ class BSM:
         if config is None:
             raise LocalFlowError("no stream of the Smartcard Profile to carry it")
         self._broadcast(config, (letter,), int(now) + config.key_period, now)
-        return self._done(now)
+        return self._done(now, config.key)
 
     # --- terminals with an interaction channel (F6, R35, R36) -----------------------------------------------------------
 
@@ -240,9 +307,8 @@ class BSM:
             raise LocalFlowError(f"no stream {stream} of {service}") from None
 
     def _chain(self, config: StreamConfig, key_type: KeyType | None = None) -> list[LongTermKey]:
-        rows = [row for key, row in self._journal.tables.get("key", {}).items() if key[:2] == config.key]
-        found = [r for r in rows if isinstance(r, LongTermKey) and key_type in (None, r.material.key_type)]
-        return sorted(found, key=lambda r: r.material.valid_from)
+        rows = self._journal.select("key", config.key, LongTermKey).values()
+        return sorted((r for r in rows if key_type in (None, r.material.key_type)), key=lambda r: r.material.valid_from)
 
     def keys(self, service: str, stream: int) -> tuple[LongTermKey, ...]:
         """The long-term keys of a stream, oldest first (for views and tests)."""
@@ -259,23 +325,22 @@ class BSM:
 
     def _number(self, config: StreamConfig, key_type: KeyType) -> int:
         """The next key number or CID extension of a stream; never used twice, stored before use."""
-        last = self._journal.tables.get("key-number", {}).get((*config.key, key_type), 0)
-        assert isinstance(last, int)
+        last = self._journal.get("key-number", (*config.key, key_type), int) or 0
         self._journal.put("key-number", (*config.key, key_type), last + 1)
         return last + 1
 
-    def _keys_at(self, config: StreamConfig, period: Period) -> dict[str, KeyMaterial]:
-        """The keys of a period.  ``PeerFlowError`` 21 when one ends or begins inside it."""
-        held: dict[str, KeyMaterial] = {}
-        for row in self._chain(config):
-            m = row.material
-            if m.valid_from <= period.start < m.valid_to:
-                if period.end > m.valid_to:
-                    raise PeerFlowError(Status.INFORMATION_INVALID, f"period {period.start} straddles the end of a key (R9)")
-                held[m.key_type] = m
-            elif period.start < m.valid_from < period.end:
-                raise PeerFlowError(Status.INFORMATION_INVALID, f"period {period.start} straddles the start of a key (R9)")
-        return held
+    def _keys_at(self, config: StreamConfig, period: Period) -> dict[str, LongTermKey]:
+        """The keys of a period that lies between two edges."""
+        return {r.material.key_type: r for r in self._chain(config) if r.material.valid_from <= period.start < r.material.valid_to}
+
+    def _policy(self, config: StreamConfig) -> stkm.Policy:
+        return self._journal.get("policy", config.key, stkm.Policy) or stkm.Policy()
+
+    def _edge_in(self, config: StreamConfig, period: Period) -> int | None:
+        """The first time inside a period at which a key or a programme begins or ends (R9)."""
+        edges = [e for r in self._chain(config) for e in (r.material.valid_from, r.material.valid_to)]
+        edges += [e for p in self._journal.select("programme", config.key, Programme).values() for e in (p.start, p.end)]
+        return min((e for e in edges if period.start < e < period.end), default=None)
 
     def _unprepared(self, config: StreamConfig, now: float) -> int:
         """The first boundary that no BSD/A can have prepared past."""
@@ -285,46 +350,76 @@ class BSM:
         assert period is not None
         return period.start if period.start >= at else period.end
 
-    def _done(self, now: float) -> list[Output]:
+    def _done(self, now: float, *touched: tuple[str, int]) -> list[Output]:
         self._begin(now)
+        self._touched.update(dict.fromkeys(touched))
         self._work(now)
         return self._journal.take()
 
     # --- the work of every input --------------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> None:
+        self._now = now
         if self._resumed:
             return
         self._resumed = True
-        if self._restored:  # R2
-            self._issuer.counters.jump()
-            for key, last in list(self._journal.tables.get("key-number", {}).items()):
-                assert isinstance(last, int)
-                self._journal.put("key-number", key, last + KEY_NUMBER_JUMP)
-            for config in self._streams.values():
-                if self._chain(config):
-                    self._journal.put("rekey", config.key, True)
-        for page in self._issuer.pages():
+        if self._restored:
+            self._distrust(now)
+        for page in self._issuer.all_pages():
             self._offer(page, now)
+        for (name,), data in self._journal.rows("registration", bytes).items():
+            self._offer_registration(str(name), data, now)
+        self._touched.update(dict.fromkeys(self._streams))
+
+    def _distrust(self, now: float) -> None:
+        """The memory is an older copy (R2): go past whatever it cannot know of, and roll every key."""
+        self._issuer.counters.jump()
+        for key, last in self._journal.rows("key-number", int).items():
+            self._journal.put("key-number", key, last + KEY_NUMBER_JUMP)
+        for key, stamp in self._journal.rows("bcro-time", int).items():
+            self._journal.put("bcro-time", key, max(stamp, int(now)) + BCRO_TIME_JUMP)
         for config in self._streams.values():
             for row in self._chain(config):
-                if row.state is not KeyState.ENDED and config.generation == "bsda":
-                    self._deliver_key(config, row, now)
-        for (name,), data in self._journal.tables.get("registration", {}).items():
-            if isinstance(data, bytes) and isinstance(name, str):
-                self._offer_registration(name, data, now)
+                # What a BSD/A can have prepared by now was sealed by the memory that is lost.
+                self._allocator.sent(stkm.key_identity(config, row.material), self._unprepared(config, now))
+                self._journal.put("rekey", config.key, True)
 
     def _work(self, now: float) -> None:
-        self._now = now
-        for config in self._streams.values():
+        """The streams that this input touched, and those whose time has come; never all of them."""
+        self._peers.tick(now)
+        for page in list(self._issuer.due(now)):
+            config = self._streams.get((page.service, page.stream))
+            if config is not None:
+                self._broadcast(config, self._issuer.again(page, self._live_materials(config)), page.end, now, page)
+        self._touched.update(dict.fromkeys(self._wakes.due(now)))
+        touched, self._touched = self._touched, {}
+        for key in touched:
+            config = self._streams.get(key)
+            if config is None:
+                continue
             self._age(config, now)
             self._roll(config, now)
-        for config, page in list(self._issuer.due(self._streams, now)):
-            self._broadcast(config, self._issuer.again(page, self._chain_materials(config)), page.end, now, page)
+            self._offer_keys(config, now)
+            self._poll(config, now)
+            self._wakes.set(key, self._wake(config, now))
         self._allocator.prune(now)
-        self._peers.tick(now)
 
-    def _chain_materials(self, config: StreamConfig) -> list[KeyMaterial]:
+    def _expired(self, asked: Asked) -> None:
+        if asked.message.stream is not None:
+            self._touched[asked.message.service, asked.message.stream] = None
+
+    def _wake(self, config: StreamConfig, now: float) -> float | None:
+        times: list[float] = [self._polls.get(config.key, now)]
+        for row in self._chain(config):
+            m = row.material
+            times += [m.valid_from, m.valid_to - config.rollover_lead, m.valid_to, row.off_air(config)]
+            times.append(m.valid_to + ENDED_KEPT * config.period)
+            times += [self._offers[(*self._name(config, row), b)][1] for b in self._owed(config, row)]
+        times += [item.period_end for item in self._journal.select("received", config.key, StkmItem).values()]
+        times += [p.end for p in self._journal.select("programme", config.key, Programme).values()]
+        return min((t for t in times if t > now), default=None)
+
+    def _live_materials(self, config: StreamConfig) -> list[KeyMaterial]:
         return [row.material for row in self._chain(config) if row.state is not KeyState.ENDED]
 
     def _age(self, config: StreamConfig, now: float) -> None:
@@ -332,14 +427,18 @@ class BSM:
             m = row.material
             if row.state is KeyState.ISSUED and now >= m.valid_from:
                 row = self._fire(config, row, KeyEvent.START)
-            if row.state in (KeyState.ISSUED, KeyState.ON_AIR) and now >= m.valid_to + OFF_AIR_MARGIN * config.period:
+            if row.state in (KeyState.ISSUED, KeyState.ON_AIR) and now >= row.off_air(config):
                 self._fire(config, row, KeyEvent.END)
-            if row.state is KeyState.ENDED and now >= m.valid_to + 10 * config.period:
-                self._journal.drop("key", (*config.key, m.key_type, m.key_id))
+            elif row.state is KeyState.ENDED and now >= m.valid_to + ENDED_KEPT * config.period:
+                self._journal.drop("key", self._name(config, row))
                 self._issuer.key_ended(m)
-        for key, item in list(self._journal.tables.get("received", {}).items()):
-            if key[:2] == config.key and isinstance(item, StkmItem) and item.period_end < now:
+                self._allocator.forget(stkm.key_identity(config, m))
+        for key, item in self._journal.select("received", config.key, StkmItem).items():
+            if item.period_end <= now:
                 self._journal.drop("received", key)
+        for key, programme in self._journal.select("programme", config.key, Programme).items():
+            if programme.end <= now:
+                self._journal.drop("programme", key)
 
     def _roll(self, config: StreamConfig, now: float) -> None:
         """Make the first keys, the next keys in time, and new ones at once when asked (R10).  Both profiles roll together (R38)."""
@@ -347,47 +446,45 @@ class BSM:
         if not chain:
             first = config.schedule().at(max(now, config.start))
             assert first is not None
-            self._create(config, first.start, first.start + config.key_period, now)
+            self._create(config, first.start, now)
             return
-        waiting = [r for r in chain if r.state in (KeyState.CREATED, KeyState.ISSUED) and r.material.valid_from > now]
-        live = {r.material.valid_from for r in chain if r.state is not KeyState.ENDED}
-        last = chain[-1].material
-        if waiting or len(live) > 1:
+        if len({r.material.valid_from for r in chain if r.state is not KeyState.ENDED}) > 1:
             return  # a card keeps two keys: the one before must be off air first
-        if config.key in self._journal.tables.get("rekey", {}):
-            self._journal.drop("rekey", config.key)
-            start = max(self._edge(config, now + config.rekey_lead), last.valid_from + config.granularity)
-            if start < last.valid_to:
+        last = chain[-1].material
+        if self._journal.get("rekey", config.key, bool) or now >= last.valid_to:
+            # Time for its LTKMs to arrive, and for its STKMs to take the place of those that are not on air yet.
+            start = max(self._edge(config, now + max(config.rekey_lead, config.period)), last.valid_from + config.granularity)
+            if start < last.valid_to or now >= last.valid_to:
+                self._journal.drop("rekey", config.key)
                 self._cut_short(config, start)
-                self._create(config, start, start + config.key_period, now, replacing=True)
+                self._create(config, start, now, at_once=True)
                 return
         if now >= last.valid_to - config.rollover_lead:
-            start = max(last.valid_to, int(now) - int(now) % 1)
-            if start > last.valid_to:  # we were away: begin on the grid again
-                start = self._edge(config, now)
-            self._create(config, start, start + config.key_period, now)
+            self._journal.drop("rekey", config.key)
+            self._create(config, last.valid_to, now)
 
     def _edge(self, config: StreamConfig, time: float) -> int:
-        """The first period start at or after ``time`` on the stream's grid, counted from the key in force."""
+        """The first period start after ``time`` on the stream's grid, counted from the key in force."""
         chain = [r.material for r in self._chain(config) if r.material.key_type in ("SEK", "SEAK")]
         origin = max((m.valid_from for m in chain if m.valid_from <= time), default=config.start)
-        return origin + -(-int(max(0, time - origin) // 1 + 1) // config.period) * config.period
+        return config.grid(origin + (int(max(0, time - origin)) // config.period + 1) * config.period)
 
     def _cut_short(self, config: StreamConfig, at: int) -> None:
         for row in self._chain(config):
             m = row.material
             if m.key_type in ("SEK", "SEAK") and m.valid_from < at < m.valid_to:
                 row = self._fire(config, row, KeyEvent.CUT_SHORT)
-                self._store(config, replace(row, material=replace(m, valid_to=at)))
+                self._store(config, replace(row, material=replace(m, valid_to=at), cut_short=True))
                 identity = stkm.key_identity(config, m)
-                for name, sealed in list(self._journal.tables.get(Allocator.TABLE, {}).items()):
-                    if name[0] == identity and isinstance(name[1], int) and name[1] >= at and isinstance(sealed, Sealed):
-                        self._allocator.burn(identity, name[1])
+                for start in self._allocator.sealed(identity):
+                    if start >= at:
+                        self._allocator.burn(identity, start)
 
-    def _create(self, config: StreamConfig, start: int, end: int, now: float, *, replacing: bool = False) -> None:
-        """New keys of all the stream's profiles, valid in [start, end)."""
+    def _create(self, config: StreamConfig, start: int, now: float, *, at_once: bool = False) -> None:
+        """New keys of all the stream's profiles, valid for ``key_period`` from ``start``."""
+        end = start + config.key_period
         if config.smartcard:
-            number = self._number(config, "SEK")
+            number = 1 + (self._number(config, "SEK") - 1) % 0xFFFF  # 0000 would ask for the current one (smartcard-profile 4.3)
             key = KeyMaterial(
                 key_type="SEK",
                 key_id=config.key_domain_id + config.key_group.to_bytes(2, "big") + number.to_bytes(2, "big"),
@@ -396,27 +493,30 @@ class BSM:
                 ts_low=counter_of(start - 1), ts_high=counter_of(end - 1),
                 first_counter=counter_of(start), granularity=config.granularity, next_counter=counter_of(start),
             )  # fmt: skip
-            self._enter(config, key, now, replacing=replacing)
+            self._enter(config, key, now, at_once=at_once)
         if config.drm:
             key = KeyMaterial(
                 key_type="SEAK", key_id=self._number(config, "SEAK").to_bytes(4, "big"), key=Secret(self._randomness(32)),
                 stream=config.stream, valid_from=start, valid_to=end, socID=config.socID, serviceBaseCID=config.serviceBaseCID,
             )  # fmt: skip
-            self._enter(config, key, now, replacing=replacing)
-        if config.generation == "bsm":
-            for profile in config.profiles:
-                self._ask_window(config, profile, start, end, now, replacing=replacing)
+            self._enter(config, key, now, at_once=at_once)
 
     def _enter(
-        self, config: StreamConfig, material: KeyMaterial, now: float, programme: str | None = None, *, replacing: bool = False
+        self, config: StreamConfig, material: KeyMaterial, now: float, programme: str | None = None, *, at_once: bool = False
     ) -> None:
-        """Keep a new key, send its LTKMs, give it to the BSD/As that seal."""
-        row = LongTermKey(material, KeyState.CREATED, programme)
+        """Keep a new key and send its LTKMs."""
+        policy = self._policy(config)
+        criteria = None if policy.access_criteria is None else tuple((c.tag, c.value) for c in policy.access_criteria)
+        material = replace(
+            material,
+            protection_after_reception=policy.protection_after_reception,
+            permissions_category=policy.permissions_category,
+            access_criteria=criteria,
+        )
+        row = LongTermKey(material, KeyState.CREATED, programme, sealer=config.generation, at_once=at_once)
         self._store(config, row)
         self._issue(config, row, now)
-        row = self._fire(config, row, KeyEvent.ISSUE)
-        if config.generation == "bsda":
-            self._deliver_key(config, row, now, replacing=replacing)
+        self._fire(config, row, KeyEvent.ISSUE)
 
     # --- LTKMs (F2) and registration (F1) -------------------------------------------------------------------------------
 
@@ -433,66 +533,104 @@ class BSM:
         """LTKMs become a page of the carousel (R7) and go to the BSD/As of the stream."""
         if not letters:
             return
-        page = self._issuer.page(config, letters, end, now, self._peers.new_id, old)
+        page, gone = self._issuer.page(config, letters, end, now, self._peers.new_id, old)
+        for _, message_id in () if gone is None else gone.ids:
+            self._peers.cancel(message_id)
         if config.delivery == "push":
             self._offer(page, now)
 
     def _offer(self, page: Page, now: float) -> None:
-        config = self._streams.get((page.service, page.stream))
-        if config is None:
-            return
-        for bsda in config.bsdas:
+        for bsda, message_id in page.ids:
             if bsda not in page.confirmed and page.end > now:
                 self._peers.ask(
-                    Tag.LTKMDelivery, bsda, page.service, now, until=page.end, items=page.data, start=int(now), end=page.end,
-                    replaces=page.replaces, message_id=page.message_id if bsda == config.bsdas[0] else None,
+                    Tag.LTKMDelivery, bsda, page.service, now, until=page.end, items=page.data,
+                    start=int(page.issued_at), end=page.end,  # the same again after a restart: it has its messageID (R27)
+                    replaces=dict(page.replaces).get(bsda), message_id=message_id,
                 )  # fmt: skip
 
     def _offer_registration(self, name: str, data: bytes, now: float) -> None:
-        sent = self._journal.tables.get("registered", {})
-        for bsda in sorted({b for c in self._streams.values() for b in c.bsdas}):
-            if (name, bsda) not in sent:
+        for bsda in self._bsdas:
+            if self._journal.get("registered", (name, bsda), bool) is None:
                 message_id = self._peers.ask(Tag.RegDelivery, bsda, ALL_SERVICES, now, until=now + 86400, items=(data,))
-                self._journal.tables.setdefault("_registration-id", {})[message_id,] = name  # this life only
+                self._registrations[message_id] = name
 
-    # --- keys to the BSD/A (F4), windows (F3) ---------------------------------------------------------------------------
+    # --- keys (F4) and windows (F3) to the BSD/As ------------------------------------------------------------------------
 
-    def _deliver_key(self, config: StreamConfig, row: LongTermKey, now: float, *, replacing: bool = False) -> None:
-        if config.delivery == "pull" and not replacing:
-            return
+    def _name(self, config: StreamConfig, row: LongTermKey) -> tuple[object, ...]:
+        return (*config.key, row.material.key_type, row.material.key_id)
+
+    def _owed(self, config: StreamConfig, row: LongTermKey) -> list[str]:
+        """The BSD/As that must still be told of a key."""
         m = row.material
-        profile: Profile = "smartcard" if m.key_type in ("SEK", "PEK") else "drm"
-        for bsda in config.bsdas:
-            if bsda not in row.confirmed and m.valid_to > now:
-                self._peers.ask(
-                    Tag.KeyDelivery, bsda, config.service, now, until=m.valid_to, profile=profile, stream=config.stream,
-                    items=(m,), content=row.programme, replacing=replacing, about=frozenset({m.valid_from}),
-                )  # fmt: skip
+        if row.state is KeyState.ENDED or (config.delivery == "pull" and row.sealer == "bsda" and not row.at_once):
+            return []
+        if row.sealer == "bsm" and self._now >= m.valid_from:
+            return []  # F3: too late to be of use; what straddles its start is refused (R32)
+        return [b for b in config.bsdas if b not in row.confirmed and not self._lost_to(config, row, b)]
+
+    def _lost_to(self, config: StreamConfig, row: LongTermKey, bsda: str) -> bool:
+        loss = self._journal.get("fresh", (*config.key, bsda), Loss)
+        return loss is not None and row.material.key_id in loss.keys
+
+    def _offer_keys(self, config: StreamConfig, now: float) -> None:
+        """Tell the BSD/As of keys, again where one was refused."""
+        for row in self._chain(config):
+            for bsda in self._owed(config, row):
+                name = (*self._name(config, row), bsda)
+                message_id, due = self._offers.get(name, ("", now))
+                if self._peers.asking(message_id) or now < due:
+                    continue
+                m = row.material
+                profile: Profile = "smartcard" if m.key_type in ("SEK", "PEK") else "drm"
+                if row.sealer == "bsda":
+                    message_id = self._peers.ask(
+                        Tag.KeyDelivery, bsda, config.service, now, until=m.valid_to, profile=profile, stream=config.stream,
+                        items=(m,), content=row.programme, replacing=row.at_once, about=frozenset({m.valid_from}),
+                    )  # fmt: skip
+                else:
+                    message_id = self._ask_window(
+                        config, profile, bsda, m.valid_from, m.valid_to, now, replacing=row.at_once, content=row.programme
+                    )
+                self._offers[name] = (message_id, now + REOFFER)
+
+    def _told(self, config: StreamConfig, key_type: str, valid_from: int, bsda: str) -> None:
+        for row in self._chain(config):
+            if (row.material.key_type, row.material.valid_from) == (key_type, valid_from) and bsda not in row.confirmed:
+                self._store(config, replace(row, confirmed=row.confirmed | {bsda}))
+                self._offers.pop((*self._name(config, row), bsda), None)
 
     def _ask_window(
-        self,
-        config: StreamConfig,
-        profile: Profile,
-        start: int,
-        end: int,
-        now: float,
-        *,
-        replacing: bool = False,
-        content: str | None = None,
-    ) -> None:
+        self, config: StreamConfig, profile: Profile, bsda: str, start: int | None, end: int | None, now: float, *,
+        replacing: bool = False, content: str | None = None,
+    ) -> str:  # fmt: skip
         """F3, S7 claim 5: periods begin and end here; give what is ready (R32)."""
-        for bsda in config.bsdas:
-            self._peers.ask(
-                Tag.PartialSTKMRequest, bsda, config.service, now, until=min(end, now + 60), profile=profile, stream=config.stream,
-                start=start, end=end, replacing=replacing, content=content,
-            )  # fmt: skip
+        until = now + config.period if end is None else end
+        return self._peers.ask(
+            Tag.PartialSTKMRequest, bsda, config.service, now, until=until, profile=profile, stream=config.stream,
+            start=start, end=end, replacing=replacing, content=content,
+        )  # fmt: skip
+
+    def _poll(self, config: StreamConfig, now: float) -> None:
+        """Where delivery is pulled: ask every half period for partial STKMs (F3), and for the BSD/A's STKMs (F6)."""
+        if config.delivery != "pull" or now < self._polls.get(config.key, now):
+            return
+        self._polls[config.key] = now + config.period / 2
+        for profile in config.profiles:
+            for bsda in config.bsdas:
+                if config.generation == "bsm":
+                    self._ask_window(config, profile, bsda, None, None, now)
+                elif config.interaction:
+                    self._peers.ask(
+                        Tag.STKMRequest, bsda, config.service, now, until=now + config.period, profile=profile,
+                        stream=config.stream, start=int(now), end=int(now) + (1 + config.look_ahead) * config.period,
+                    )  # fmt: skip
 
     # --- requests from a BSD/A ------------------------------------------------------------------------------------------
 
     def _handle(self, message: BackendMessage, now: float) -> BackendMessage:
         if message.tag is Tag.RegRequest:
             return self._give_registration(message, now)
-        configs = [c for c in self._streams.values() if c.service == message.service]
+        configs = [self._streams[key] for key in self._services.get(message.service, ())]
         if not configs:
             raise PeerFlowError(Status.INVALID_REQUEST, "service not known here")
         if not any(message.source in c.bsdas for c in configs):
@@ -505,6 +643,7 @@ class BSM:
         config = self._streams.get((message.service, number))
         if config is None or message.profile not in config.profiles or message.source not in config.bsdas:
             raise PeerFlowError(Status.INVALID_REQUEST, "stream or profile not known here")
+        self._touched[config.key] = None
         match message.tag:
             case Tag.TEKDelivery:
                 return self._complete(config, message, now)
@@ -518,22 +657,23 @@ class BSM:
                 return message.answer(Status.SUCCESS if found else Status.NON_EXISTENT, found, now=now)
 
     def _give_registration(self, message: BackendMessage, now: float) -> BackendMessage:
-        if message.service != ALL_SERVICES or not any(message.source in c.bsdas for c in self._streams.values()):
+        if message.service != ALL_SERVICES or message.source not in self._bsdas:
             raise PeerFlowError(Status.NOT_PERMITTED, "no right to registration material (R26)")
-        data = tuple(row for row in self._journal.tables.get("registration", {}).values() if isinstance(row, bytes))
+        data = tuple(self._journal.rows("registration", bytes).values())
         if data:
             self._journal.emit(FlowDone("F1", None, ALL_SERVICES))
         return message.answer(Status.SUCCESS if data else Status.NON_EXISTENT, data, now=now)
 
     def _give_ltkms(self, message: BackendMessage, now: float) -> BackendMessage:
-        data = tuple(d for page in self._issuer.pages() if page.service == message.service and page.end > now for d in page.data)
+        configs = [self._streams[key] for key in self._services.get(message.service, ())]
+        data = tuple(d for c in configs for page in self._issuer.pages(c) if page.end > now for d in page.data)
         if data:
             self._journal.emit(FlowDone("F2", None, message.service))
         return message.answer(Status.SUCCESS if data else Status.NON_EXISTENT, data, now=now)
 
     def _complete(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F3: complete the partial STKMs, each with its own status (R27, R31)."""
-        if config.generation != "bsm":
+        if config.generation != "bsm" and not any(row.sealer == "bsm" for row in self._chain(config)):
             raise PeerFlowError(Status.INVALID_REQUEST, "the STKMs of this stream are made by the BSD/A")
         items = [i for i in message.items if isinstance(i, PartialItem)]
         done = [self._complete_item(config, message.profile or "drm", item, now) for item in items]
@@ -549,24 +689,27 @@ class BSM:
                 )  # fmt: skip
         return message.answer(Status.SUCCESS, tuple(done), now=now)
 
-    def _complete_item(
-        self, config: StreamConfig, profile: Profile, item: PartialItem, now: float, *, store: bool = True
-    ) -> StkmItem:
+    def _complete_item(self, config: StreamConfig, profile: Profile, item: PartialItem, now: float) -> StkmItem:
         out = StkmItem(stream=item.stream, period_start=item.period_start, period_end=item.period_end, tek_id=item.tek_id)
         period = Period(0, item.period_start, item.period_end)
+        edge = self._edge_in(config, period)
+        if edge is not None:  # R32: the BSD/A learns where to cut
+            return replace(out, status=Status.INFORMATION_INVALID, authority_end=edge)
         try:
-            if item.stream != config.stream or not period.start + 2 * period.duration > now > period.start - self._reach(config):
-                raise PeerFlowError(Status.INVALID_REQUEST, "periodStart is outside the horizon (R27)")
+            self._check_horizon(config, item, now)
             content = codec.decode(item.content.reveal(), "drm-stkm" if profile == "drm" else "smartcard-stkm", partial=True)
             assert isinstance(content, PartialDrmStkm | PartialSmartcardStkm)
-            held = self._keys_at(config, period)
-            first = held.get("SEK" if profile == "smartcard" else "SEAK")
+            rows = self._keys_at(config, period)
+            first = rows.get("SEK" if profile == "smartcard" else "SEAK")
             if first is None:
                 coming = any(r.material.valid_to <= period.start for r in self._chain(config))
                 raise PeerFlowError(Status.DELAYED if coming else Status.NON_EXISTENT, "no key for that period")
-            policy = stkm.Policy.of(first, held.get("PEAK") if profile == "drm" else None)
+            if first.sealer != "bsm":
+                raise PeerFlowError(Status.INVALID_REQUEST, "the key of that period is the BSD/A's to seal under (R1)")
+            held = {key_type: row.material for key_type, row in rows.items()}
+            policy = self._policy(config)
             data = self._allocator.seal(
-                stkm.key_identity(config, first),
+                stkm.key_identity(config, first.material),
                 period,
                 stkm.owned_digest(config, period, content),
                 lambda: stkm.seal(content, config, period, held, policy),
@@ -578,50 +721,59 @@ class BSM:
             late = getattr(error, "field", "") == "timestamp" and period.start > stkm.LAST_MJD_TIME
             return replace(out, status=Status.GENERATION_FAILURE if late else Status.INFORMATION_INVALID)
 
-    def _reach(self, config: StreamConfig) -> float:
-        return HORIZON + config.look_ahead * config.period
+    def _check_horizon(self, config: StreamConfig, item: PartialItem | StkmItem, now: float) -> None:
+        """periodStart within [now - 1 period, now + horizon] (R27)."""
+        back, ahead = item.period_end - item.period_start, HORIZON + config.look_ahead * config.period
+        if item.stream != config.stream or not now - back <= item.period_start <= now + ahead:
+            raise PeerFlowError(Status.INVALID_REQUEST, "periodStart is outside the horizon (R27)")
 
     def _give_keys(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F4, pulled: the keys from the first uncovered period on; new ones for a BSD/A that lost its store (R33)."""
-        if config.generation != "bsda":
+        if config.generation != "bsda" and not any(row.sealer == "bsda" for row in self._chain(config)):
             raise PeerFlowError(Status.INVALID_REQUEST, "the STKMs of this stream are made by the BSM")
         wanted: KeyType = "SEK" if message.profile == "smartcard" else "SEAK"
         start = message.start if message.start is not None else int(now)
-        chain = [r for r in self._chain(config) if r.material.key_type in (wanted, "PEAK" if wanted == "SEAK" else wanted)]
+        name = (*config.key, message.source)
+        chain = [r for r in self._chain(config) if r.sealer == "bsda" and r.material.key_type == wanted]
         if message.fresh:
-            since = self._journal.tables.get("fresh", {}).get((*config.key, message.source))
-            if since is None:
-                self._journal.put("fresh", (*config.key, message.source), int(now))
-                self._journal.put("rekey", config.key, True)
-                raise PeerFlowError(Status.DELAYED, "a new key is being made")
-            assert isinstance(since, int)
-            chain = [r for r in chain if r.material.valid_from > since and r.material.key_type == wanted]
-            if not chain:
-                raise PeerFlowError(Status.DELAYED, "a new key is being made")
-        found = tuple(r.material for r in chain if r.material.valid_to > start and r.material.valid_to > now)
+            self._note_loss(config, message, name)
+        loss = self._journal.get("fresh", name, Loss)
+        usable = [r for r in chain if loss is None or r.material.key_id not in loss.keys]
+        found = [r for r in usable if r.material.valid_to > max(start, now)]
         if not found:
             raise PeerFlowError(Status.DELAYED if chain else Status.NON_EXISTENT, "no key for that time")
+        if wanted == "SEAK":
+            found += [r for r in self._chain(config, "PEAK") if r.sealer == "bsda" and r.material.valid_to > max(start, now)]
+        if loss is not None and message.fresh:
+            self._journal.put("fresh", name, replace(loss, served=loss.served | {(wanted, message.message_id)}))
+        for row in found:
+            self._told(config, row.material.key_type, row.material.valid_from, message.source)
         self._journal.emit(FlowDone("F4", message.profile, config.service))
-        return message.answer(Status.SUCCESS, found, now=now)
+        return message.answer(Status.SUCCESS, tuple(r.material for r in found), now=now)
+
+    def _note_loss(self, config: StreamConfig, message: BackendMessage, name: tuple[object, ...]) -> None:
+        """A BSD/A says that its store is lost.  When it was given new keys already, by another message, it is lost once more."""
+        loss = self._journal.get("fresh", name, Loss)
+        wanted = "SEK" if message.profile == "smartcard" else "SEAK"
+        if loss is None or ((wanted, message.message_id) not in loss.served and wanted in dict(loss.served)):
+            known = frozenset(r.material.key_id for r in self._chain(config) if r.material.key_type != "PEAK")
+            self._journal.put("fresh", name, Loss(known))
+            self._journal.put("rekey", config.key, True)
 
     # --- STKMs for terminals (F6) and for the BSD/A (F5) ----------------------------------------------------------------
 
     def _stkms(self, config: StreamConfig, profile: Profile) -> Iterator[StkmItem]:
         """Every STKM of a stream at hand, in order of its period."""
         found: dict[int, StkmItem] = {}
-        identities = {
-            stkm.key_identity(config, r.material): r.material
-            for r in self._chain(config, "SEK" if profile == "smartcard" else "SEAK")
-        }
-        for (identity, start), row in self._journal.tables.get(Allocator.TABLE, {}).items():
-            if identity in identities and isinstance(row, Sealed) and isinstance(start, int) and not row.burnt:
-                found[start] = StkmItem(
-                    stream=config.stream, period_start=start, period_end=row.until, tek_id=f"{config.stream}-{start}",
-                    content=row.data, authority_end=identities[identity].valid_to,
-                )  # fmt: skip
-        for key, item in self._journal.tables.get("received", {}).items():
-            if key[:3] == (*config.key, profile) and isinstance(item, StkmItem):
-                found[item.period_start] = item
+        for row in self._chain(config, "SEK" if profile == "smartcard" else "SEAK"):
+            for start, sealed in self._allocator.sealed(stkm.key_identity(config, row.material)).items():
+                if not sealed.burnt:
+                    found[start] = StkmItem(
+                        stream=config.stream, period_start=start, period_end=sealed.until, tek_id=f"{config.stream}-{start}",
+                        content=sealed.data, authority_end=row.material.valid_to,
+                    )  # fmt: skip
+        for item in self._journal.select("received", (*config.key, profile), StkmItem).values():
+            found[item.period_start] = item
         return iter([found[start] for start in sorted(found)])
 
     def _take_stkms(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
@@ -637,9 +789,8 @@ class BSM:
         return message.answer(Status.SUCCESS, now=now)
 
     def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
-        if not item.period_start + 2 * (item.period_end - item.period_start) > now > item.period_start - self._reach(config):
-            raise PeerFlowError(Status.INVALID_REQUEST, "periodStart is outside the horizon (R27)")
-        held = self._keys_at(config, Period(0, item.period_start, item.period_end))
+        self._check_horizon(config, item, now)
+        held = {t: row.material for t, row in self._keys_at(config, Period(0, item.period_start, item.period_end)).items()}
         key = held.get("SEK" if profile == "smartcard" else "SEAK")
         if key is None:
             raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "no key for that period")
@@ -658,6 +809,7 @@ class BSM:
     def request_stkms(self, service: str, stream: int, profile: Profile, start: int, end: int, now: float) -> list[Output]:
         """F6, pulled."""
         config = self._config(service, stream)
+        self._begin(now)
         self._peers.ask(
             Tag.STKMRequest, config.bsdas[0], service, now, until=end, profile=profile, stream=stream, start=start, end=end
         )
@@ -665,7 +817,10 @@ class BSM:
 
     def request_partials(self, service: str, stream: int, profile: Profile, start: int, end: int, now: float) -> list[Output]:
         """F3, pulled: ask the BSD/As for the partial STKMs of a window."""
-        self._ask_window(self._config(service, stream), profile, start, end, now)
+        config = self._config(service, stream)
+        self._begin(now)
+        for bsda in config.bsdas:
+            self._ask_window(config, profile, bsda, start, end, now)
         return self._journal.take()
 
     # --- answers --------------------------------------------------------------------------------------------------------
@@ -674,41 +829,46 @@ class BSM:
         message = asked.message
         good = answer.status == Status.SUCCESS
         config = self._streams.get((message.service, message.stream or 0))
+        if config is not None:
+            self._touched[config.key] = None
         match message.tag:
             case Tag.LTKMDelivery if good:
-                self._issuer.confirmed(message.items, message.destination)
+                self._issuer.confirmed(message.message_id, message.destination)
                 self._journal.emit(FlowDone("F2", None, message.service))
             case Tag.RegDelivery if good:
-                name = self._journal.tables.get("_registration-id", {}).get((message.message_id,))
-                self._journal.put("registered", (name, message.destination), True)
+                self._journal.put("registered", (self._registrations.pop(message.message_id), message.destination), True)
                 self._journal.emit(FlowDone("F1", None, message.service))
             case Tag.KeyDelivery if good and config is not None:
                 for item in message.items:
                     if isinstance(item, KeyMaterial):
-                        self._confirm_key(config, item, message.destination)
+                        self._told(config, item.key_type, item.valid_from, message.destination)
                 self._journal.emit(FlowDone("F4", message.profile, message.service))
             case Tag.STKMDelivery if good:
                 self._journal.emit(FlowDone("F5", message.profile, message.service))
-            case Tag.PartialSTKMRequest if good and config is not None:
-                self._complete_pulled(config, message, answer, now)
+            case Tag.PartialSTKMRequest if config is not None and (good or answer.status == Status.DELAYED):
+                if message.start is not None:
+                    for key_type in ("SEK",) if message.profile == "smartcard" else ("SEAK", "PEAK"):
+                        self._told(config, key_type, message.start, message.destination)
+                if good:
+                    self._complete_pulled(config, message, answer, now)
             case Tag.STKMRequest if good and config is not None:
-                assert message.profile is not None
-                for item in answer.items:
-                    if isinstance(item, StkmItem) and item.status == Status.SUCCESS:
-                        try:
-                            self._check_stkm(config, message.profile, item, now)
-                        except PeerFlowError as error:
-                            self._journal.emit(Alarm("stkm-refused", *config.key, str(error)))
-                        else:
-                            self._journal.put("received", (*config.key, message.profile, item.period_start), item)
-                self._journal.emit(FlowDone("F6", message.profile, message.service))
-        if not good and answer.status != Status.DELAYED:
+                self._take_answered_stkms(config, message, answer, now)
+        if answer.status == Status.DELAYED:
+            self._peers.cancel(message.message_id)  # a BSD/A that has nothing yet is asked again, or sends it (F3); see _offer_keys
+        elif not good and not (message.tag is Tag.STKMRequest and answer.status == Status.NON_EXISTENT):
             self._journal.emit(Alarm("refused", message.service, message.stream, f"tag {int(message.tag)}: status {answer.status}"))
 
-    def _confirm_key(self, config: StreamConfig, material: KeyMaterial, bsda: str) -> None:
-        row = self._journal.tables.get("key", {}).get((*config.key, material.key_type, material.key_id))
-        if isinstance(row, LongTermKey):
-            self._store(config, replace(row, confirmed=row.confirmed | {bsda}))
+    def _take_answered_stkms(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
+        assert message.profile is not None
+        for item in answer.items:
+            if isinstance(item, StkmItem) and item.status == Status.SUCCESS:
+                try:
+                    self._check_stkm(config, message.profile, item, now)
+                except PeerFlowError as error:
+                    self._journal.emit(Alarm("stkm-refused", *config.key, str(error)))
+                else:
+                    self._journal.put("received", (*config.key, message.profile, item.period_start), item)
+        self._journal.emit(FlowDone("F6", message.profile, message.service))
 
     def _complete_pulled(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
         """F3, pulled: the partials came with the answer; the STKMs go back by F5."""

@@ -7,22 +7,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from pybcast import codec
-from pybcast.errors import BadValue, Integrity, KeyUnavailable, Replay
-from pybcast.flows.events import Journal, Output
+from pybcast.errors import BadValue, Integrity, KeyUnavailable, Replay, Unsupported
+from pybcast.flows.events import Journal, Output, RowKey, State
 from pybcast.flows.serial import MOD, WITHDRAWAL, in_window, near, newer
 from pybcast.flows.tables import SEK as SEK_TABLE
 from pybcast.flows.tables import SekEvent, SekState, step
-from pybcast.keys import IK, OPC, SEK, SMK, SRK, K, Keys, Milenage, gba_u_autn, registration_keys
+from pybcast.keys import IK, OPC, SEK, SMK, SRK, K, Keys, Milenage, gba_u_autn
 from pybcast.keys import target_id as make_target_id
 from pybcast.messages import (
+    AccessCriterion,
     ClearSmartcardLtkm,
     ClearSmartcardParental,
     ClearSmartcardStkm,
+    Extension,
+    MikeyMessage,
+    OpenedSmartcardRegistration,
     Reporting,
+    SmartcardLtkm,
+    SmartcardParental,
     SmartcardRegistration,
     SmartcardStkm,
     SmartcardVerification,
@@ -30,10 +37,31 @@ from pybcast.messages import (
 
 KEYS_PER_GROUP: Final = 2  # smartcard-profile 4.3: up to two MSKs per (Key Domain, Key Group)
 SQN_STEP_LIMIT: Final = 1 << 28  # TS 33.102 annex C: a jump of SQN beyond this is refused
+PARENTAL_RATING: Final = 0x01  # access criteria tag - confidence: likely
+_BCAST_EXTENSION: Final = 5  # RFC 5410
+_PARENTAL_SUBTYPE: Final = b"\x04"
+
+
+def check_parental(criteria: tuple[AccessCriterion, ...] | None, levels: Mapping[int, int]) -> None:
+    """``KeyUnavailable`` when a parental rating is above the level granted for its rating type.
+
+    confidence: own - a level grants every rating up to itself; a rating type without a level is granted.
+    """
+    for criterion in criteria or ():
+        if criterion.tag == PARENTAL_RATING and len(criterion.value) == 2:
+            rating_type, rating = criterion.value
+            if rating > levels.get(rating_type, 255):
+                raise KeyUnavailable("parental rating")
 
 
 class Card(Protocol):
-    """What a terminal asks of a card.  Every refusal is a typed error and changes nothing on the card."""
+    """What a terminal asks of a card.  Every refusal is a typed error and changes nothing on the card.
+
+    ``now`` is the terminal's clock (a card has none), 64-bit NTP seconds.
+    """
+
+    def identities(self) -> frozenset[bytes]:
+        """The IDr (B-TID) of every SMK it holds: an LTKM without one of them is for others."""
 
     def target_ids(self, rand: bytes) -> bytes:
         """The target_id this card has for a RAND (R24)."""
@@ -41,19 +69,19 @@ class Card(Protocol):
     def register(self, push: bytes, now: float) -> SRK | None:
         """Take a registration push; gives the SRK, ``None`` for a repeat."""
 
-    def ltkm(self, data: bytes) -> bytes | None:
+    def ltkm(self, data: bytes, now: float) -> bytes | None:
         """Take an LTKM or a parental control message; the verification message when one was asked for."""
 
     def stkm(self, data: bytes) -> ClearSmartcardStkm:
         """Open a STKM."""
 
-    def csb_id(self, key_domain_id: bytes, sek_id: bytes) -> bytes | None:
-        """The CSB ID of a SEK it holds."""
+    def take(self) -> list[Output]:
+        """What is to be persisted since the last call; a real card keeps its own files and gives nothing."""
 
 
 @dataclass(frozen=True)
 class SmkFile:
-    """One SMK with its identities, end and LTKM COUNTER."""
+    """One SMK with its identities, its end (64-bit NTP seconds) and the COUNTER of the last LTKM."""
 
     smk: SMK
     idi: bytes
@@ -78,21 +106,29 @@ class SekFile:
 class SimulatedCard:
     """A card in software.  ``k``, ``opc`` and ``impi`` are its subscription.
 
-    Its memory is persisted through ``take()`` like any other state; give it back as ``state`` after a restart.
+    Its memory is persisted through ``take()`` like any other state; give it back as ``state`` after a restart.  It has no purse and
+    no TBK: LTKMs with conditions that it cannot hold are refused, never taken without them.
     """
 
-    def __init__(self, *, k: K, opc: OPC, impi: str, state: dict[str, dict[tuple[object, ...], object]] | None = None) -> None:
+    def __init__(self, *, k: K, opc: OPC, impi: str, state: State | None = None) -> None:
         self._milenage = Milenage(k, opc)
         self._impi = impi
         self._journal = Journal(state)
-        self.parental: dict[int, int] = {}
 
     def take(self) -> list[Output]:
         """What to persist since the last call."""
         return self._journal.take()
 
+    def identities(self) -> frozenset[bytes]:
+        return frozenset(row.idr for row in self._journal.rows("smk", SmkFile).values())
+
     def target_ids(self, rand: bytes) -> bytes:
         return make_target_id(rand, self._impi)
+
+    @property
+    def parental(self) -> dict[int, int]:
+        """Rating type -> level granted, as set by parental control messages."""
+        return {key[0]: level for key, level in self._journal.rows("parental", int).items() if isinstance(key[0], int)}
 
     # --- registration (F1) --------------------------------------------------------------------------------------------
 
@@ -101,7 +137,7 @@ class SimulatedCard:
         assert isinstance(message, SmartcardRegistration)
         if message.target_id != self.target_ids(message.rand):
             raise KeyUnavailable("registration of another card")
-        if ("rand", message.rand) in self._journal.tables.get("seen", {}):
+        if self._journal.get("seen", (message.rand,), int) is not None:
             return None  # R24: repeats are dropped by RAND
         until = near(message.key_lifetime, now)
         if until <= now:
@@ -110,63 +146,68 @@ class SimulatedCard:
         if message.gba_u:  # take MAC* back to MAC with the IK this RAND gives
             autn = gba_u_autn(autn, IK(self._milenage.f4(message.rand)))
         aka = self._milenage.check_autn(message.rand, autn)
-        sqn, last = int.from_bytes(aka.sqn, "big"), self._journal.tables.get("sqn", {}).get((), 0)
-        assert isinstance(last, int)
-        if not last < sqn <= last + SQN_STEP_LIMIT and last:
+        sqn, last = int.from_bytes(aka.sqn, "big"), self._journal.get("sqn", (), int)
+        if last is not None and not last < sqn <= last + SQN_STEP_LIMIT:
             raise Replay("SQN is not fresh")
-        keys = registration_keys(aka.ck, aka.ik, message.rand, self._impi, message.naf_fqdn, gba_u=message.gba_u)
-        codec.open(push, Keys(ck=aka.ck, ik=aka.ik, impi=self._impi), "smartcard-registration")
+        opened = codec.open(push, Keys(ck=aka.ck, ik=aka.ik, impi=self._impi), "smartcard-registration")
+        assert isinstance(opened, OpenedSmartcardRegistration)
+        # The SMK first, what refuses a repeat last: a crash in between must not leave a card that drops its only registration.
+        self.install(SMK(opened.smk), idi=message.naf_fqdn.encode(), idr=message.btid.encode(), until=until)
         self._journal.put("sqn", (), sqn)
-        self._journal.put("seen", ("rand", message.rand), until)
-        idi, idr = message.naf_fqdn.encode(), message.btid.encode()
-        for old, row in list(self._journal.tables.get("smk", {}).items()):
-            assert isinstance(row, SmkFile)
-            if row.idi == idi:  # the newest B-TID selects the SMK (smartcard-profile 4.3)
-                self._journal.drop("smk", old)
-        self._journal.put("smk", (idr, idi), SmkFile(keys.smk, idi, idr, until))
-        return keys.srk
+        self._journal.put("seen", (message.rand,), until)
+        for rand, end in self._journal.rows("seen", int).items():
+            if end <= now:
+                self._journal.drop("seen", rand)  # refused by its end from now on
+        return SRK(opened.srk)
 
     def install(self, smk: SMK, *, idi: bytes, idr: bytes, until: int) -> None:
-        """Put an SMK on the card as a GBA run over an interaction channel would have done."""
-        self._journal.put("smk", (idr, idi), SmkFile(smk, idi, idr, until))
+        """Put an SMK on the card, as a registration or a GBA run over an interaction channel does.
+
+        It takes the place of every other of the same BSM: the newest B-TID selects the SMK (smartcard-profile 4.3).
+        """
+        held = self._journal.get("smk", (idr, idi), SmkFile)
+        counter = held.counter if held is not None and held.smk == smk else None  # the COUNTER belongs to the key (R2)
+        self._journal.put("smk", (idr, idi), SmkFile(smk, idi, idr, until, counter))
+        for old, row in self._journal.rows("smk", SmkFile).items():
+            if row.idi == idi and row.idr != idr:
+                self._journal.drop("smk", old)
 
     # --- LTKM (F2) ----------------------------------------------------------------------------------------------------
 
-    def ltkm(self, data: bytes) -> bytes | None:
+    def ltkm(self, data: bytes, now: float) -> bytes | None:
         mikey = codec.decode(data, "mikey")
-        subtypes = {p.data[:1] for p in getattr(mikey, "payloads", ()) if getattr(p, "ext_type", None) == 5}
-        parental = b"\x04" in subtypes
+        assert isinstance(mikey, MikeyMessage)
+        parental = any(
+            isinstance(p, Extension) and p.ext_type == _BCAST_EXTENSION and p.data[:1] == _PARENTAL_SUBTYPE for p in mikey.payloads
+        )
         sealed = codec.decode(data, "smartcard-parental" if parental else "smartcard-ltkm")
-        row = self._journal.tables.get("smk", {}).get((getattr(sealed, "idr", b""), getattr(sealed, "idi", b"")))
-        if row is None:
+        assert isinstance(sealed, SmartcardLtkm | SmartcardParental)
+        row = self._journal.get("smk", (sealed.idr, sealed.idi), SmkFile)
+        if row is None or row.until <= now:  # R24: key_lifetime is an absolute end
             raise KeyUnavailable("smk")
-        assert isinstance(row, SmkFile)
-        counter: int = sealed.counter  # type: ignore[union-attr]
-        if row.counter is not None and not newer(counter, row.counter):
+        if row.counter is not None and not newer(sealed.counter, row.counter):
             raise Replay("LTKM COUNTER is not above the stored one")
-        clear = codec.open(data, Keys(smk=row.smk), "smartcard-parental" if parental else "smartcard-ltkm")
+        clear = codec.open(data, Keys(smk=row.smk), sealed.kind)
+        assert isinstance(clear, ClearSmartcardLtkm | ClearSmartcardParental)
+        answer = self._answer(clear, row) if clear.verification_requested else None
         if isinstance(clear, ClearSmartcardParental):
-            self.parental[clear.rating_type] = clear.level_granted
-            wanted = clear.verification_requested
+            self._journal.put("parental", (clear.rating_type,), clear.level_granted)
         else:
-            assert isinstance(clear, ClearSmartcardLtkm)
             self._install(clear)
-            wanted = clear.verification_requested
-        self._journal.put("smk", (row.idr, row.idi), replace(row, counter=counter))
-        if not wanted:
-            return None
-        reporting = None
-        if isinstance(clear, ClearSmartcardLtkm) and clear.management and clear.management.consumption_reporting_flag:
-            reporting = Reporting()
-        answer = SmartcardVerification(csb_id=clear.csb_id, counter=counter, idr=row.idr, reporting=reporting)
-        return codec.seal(answer, Keys(smk=row.smk, rand=clear.rand, idi=row.idi))
+        self._journal.put("smk", (row.idr, row.idi), replace(row, counter=clear.counter))
+        return answer
 
-    def _seks(self) -> dict[tuple[object, ...], SekFile]:
-        return self._journal.tables.get("sek", {})  # type: ignore[return-value]  # the table holds nothing else
+    @staticmethod
+    def _answer(clear: ClearSmartcardLtkm | ClearSmartcardParental, row: SmkFile) -> bytes:
+        wants_report = isinstance(clear, ClearSmartcardLtkm) and clear.management and clear.management.consumption_reporting_flag
+        answer = SmartcardVerification(
+            csb_id=clear.csb_id, counter=clear.counter, idr=row.idr, reporting=Reporting() if wants_report else None
+        )
+        return codec.seal(answer, Keys(smk=row.smk, rand=clear.rand, idi=row.idi))
 
     def _install(self, clear: ClearSmartcardLtkm) -> None:
         key = (clear.key_domain_id, clear.sek_id)
-        held = self._seks().get(key)
+        held = self._journal.get("sek", key, SekFile)
         state = SekState.ABSENT if held is None else held.state
         if (clear.ts_low, clear.ts_high) == WITHDRAWAL:
             if any(clear.sek.reveal()):
@@ -175,37 +216,45 @@ class SimulatedCard:
             if held is not None:  # keeps the counter, removes all windows, never installs
                 self._journal.put("sek", key, replace(held, state=after, windows=()))
             return
+        for name in ("security_policy_ext", "access_criteria", "terminal_binding"):
+            if getattr(clear.management, name, None) is not None:
+                raise Unsupported(None, f"management.{name}", "a condition that this card can hold", "one that it cannot")
+        if (clear.ts_high - clear.ts_low) % MOD > codec.MAX_SPAN:
+            # R4: nobody builds it, and elsewhere low > high means withdrawn: as a window it would open nearly everything.
+            raise BadValue(None, "ts_high", "at most 2^31 - 2 after ts_low (R4)", f"{clear.ts_low}..{clear.ts_high}")
         sek, window = SEK(clear.sek), (clear.ts_low, clear.ts_high)
         after = step(SEK_TABLE, state, SekEvent.LTKM)
         if held is not None:
             if held.sek != sek or held.csb_id != clear.csb_id or held.rand != clear.rand:
                 raise Integrity  # one id never names two keys
-            windows = held.windows if window in held.windows else (*held.windows, window)
-            self._journal.put("sek", key, replace(held, state=after, windows=windows))
+            # Windows that the COUNTER has left behind open nothing more, and an event a day must not fill the card.
+            windows = tuple(w for w in held.windows if w != window and newer(w[1], held.counter))
+            self._journal.put("sek", key, replace(held, state=after, windows=(*windows, window)))
             return
-        group = sorted(
-            (row.order, k)
-            for k, row in self._seks().items()
-            if k[0] == key[0] and bytes(k[1])[:2] == clear.sek_id[:2]  # type: ignore[call-overload]
-        )
-        for _, oldest in group[: max(0, len(group) - KEYS_PER_GROUP + 1)]:
-            step(SEK_TABLE, self._seks()[oldest].state, SekEvent.EVICTED)
-            self._journal.drop("sek", oldest)
-        order = 1 + max((row.order for row in self._seks().values()), default=0)
+        self._make_room(clear.key_domain_id, clear.sek_id[:2])
+        order = 1 + max((row.order for row in self._journal.rows("sek", SekFile).values()), default=0)
         counter = (clear.ts_low - 1) % MOD  # R3: so the first STKM of the window is accepted
         self._journal.put("sek", key, SekFile(after, sek, clear.csb_id, clear.rand, counter, (window,), order))
 
-    # --- STKM ---------------------------------------------------------------------------------------------------------
+    def _make_room(self, key_domain_id: bytes, key_group: bytes) -> None:
+        """Drop the oldest keys of a group until one more fits (R10)."""
 
-    def csb_id(self, key_domain_id: bytes, sek_id: bytes) -> bytes | None:
-        row = self._seks().get((key_domain_id, sek_id))
-        return None if row is None else row.csb_id
+        def of_group(key: RowKey) -> bool:
+            return key[0] == key_domain_id and isinstance(key[1], bytes) and key[1][:2] == key_group
+
+        group = sorted((row.order, key, row.state) for key, row in self._journal.rows("sek", SekFile).items() if of_group(key))
+        for _, oldest, state in group[: max(0, len(group) - KEYS_PER_GROUP + 1)]:
+            step(SEK_TABLE, state, SekEvent.EVICTED)
+            self._journal.drop("sek", oldest)
+
+    # --- STKM ---------------------------------------------------------------------------------------------------------
 
     def stkm(self, data: bytes) -> ClearSmartcardStkm:
         sealed = codec.decode(data, "smartcard-stkm")
         if not isinstance(sealed, SmartcardStkm):
             raise BadValue(None, "encr_alg", "a completed STKM (R13)", "a partial one")
-        row = self._seks().get((sealed.key_domain_id, sealed.sek_id))
+        key = (sealed.key_domain_id, sealed.sek_id)
+        row = self._journal.get("sek", key, SekFile)
         if row is None or row.state is not SekState.INSTALLED:
             raise KeyUnavailable("sek")
         if sealed.csb_id != row.csb_id:
@@ -214,7 +263,8 @@ class SimulatedCard:
             raise Replay("STKM COUNTER is not above the stored one")
         if not any(in_window(sealed.counter, low, high) for low, high in row.windows):
             raise Replay("STKM COUNTER is outside every window")
+        check_parental(None if sealed.management is None else sealed.management.access_criteria, self.parental)
         clear = codec.open(data, Keys(sek=row.sek, csb_id=row.csb_id, rand=row.rand), "smartcard-stkm")
         assert isinstance(clear, ClearSmartcardStkm)
-        self._journal.put("sek", (sealed.key_domain_id, sealed.sek_id), replace(row, counter=sealed.counter))
+        self._journal.put("sek", key, replace(row, counter=sealed.counter))
         return clear

@@ -114,5 +114,9 @@ class StreamConfig:
     def key(self) -> tuple[str, int]:
         return (self.service, self.stream)
 
+    def grid(self, time: int) -> int:
+        """The first time from ``time`` on at which a period may begin: under a SEK, a whole number of granularities (R8)."""
+        return time + (self.start - time) % self.granularity if self.smartcard else time
+
     def schedule(self) -> Schedule:
         return Schedule(self.start, self.period)

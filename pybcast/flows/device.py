@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from pybcast import codec
 from pybcast.errors import BadValue, Integrity, KeyUnavailable, Replay
-from pybcast.flows.events import Journal, Output
+from pybcast.flows.events import Journal, Output, RowKey, State
 from pybcast.keys import BDK, IEK, PEAK, RIAK, SEAK, SGK, UDK, UGK, Keys, Member
+from pybcast.keys.groups import GroupSize
 from pybcast.messages import (
     AddressMode,
     Bcro,
@@ -30,13 +31,16 @@ from pybcast.messages import (
     RegistrationResponse,
     RegistrationTag,
 )
-from pybcast.secret import Secret
 from pybcast.wire.content_id import BCI
 from pybcast.wire.times import decode_mjd_bcd
 
 ACCESS: Final = 1
 EVERYONE: Final = "F" * 20
 _COUNT, _START, _END, _INTERVAL, _TOKENS = 1, 2, 3, 4, 5
+_Asset = TypeVar("_Asset", SEAK, PEAK)
+
+MAX_RIGHTS: Final = 1024
+"""Assets that a device keeps rights for: years of one service, or a day of very many.  The oldest goes first."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,17 @@ class KeySet:
     """What a device got at registration.  ``riaks``: the device's own first, then the group's (R21) - the order is own."""
 
     issuer: bytes
+    group_address: bytes
+    size: GroupSize
+    position: int
+    riaks: tuple[RIAK, ...]
     ugk: UGK | None = None
     udk: UDK | None = None
     sgks: tuple[SGK, ...] = ()
-    riaks: tuple[RIAK, ...] = ()
-    group_address: bytes | None = None
-    group_size_flag: bool = False
-    position: int | None = None
+
+    def member(self) -> Member:
+        """This device in its group's tree; ``WireError`` when position and keys do not fit the group."""
+        return Member(self.position, self.size, self.sgks)
 
 
 @dataclass(frozen=True)
@@ -65,15 +73,28 @@ class DomainKey:
 class Right:
     """One asset of a BCRO that addressed this device."""
 
-    key: Secret
-    is_service: bool
+    key: SEAK | PEAK
     permissions: tuple[Permission, ...]
     timestamp: int
     refresh_time: int | None
 
 
+@dataclass(frozen=True)
+class Mark:
+    """The newest message accepted of a kind: its time, and its SHA-256, for the equal one must be identical (R14, R21)."""
+
+    timestamp: int
+    digest: bytes
+
+    def refuses(self, timestamp: int, digest: bytes) -> bool:
+        return timestamp < self.timestamp or (timestamp == self.timestamp and digest != self.digest)
+
+
 class Device:
-    """A DRM Profile device.  ``udn``: 20 digits; ``anchors``: DER of the trusted roots of rights issuers."""
+    """A DRM Profile device.  ``udn``: 20 digits; ``anchors``: DER of the trusted roots of rights issuers.
+
+    Every refusal is a typed error and changes nothing.
+    """
 
     def __init__(
         self,
@@ -81,7 +102,7 @@ class Device:
         udn: str,
         key: RSAPrivateKey,
         anchors: Sequence[bytes],
-        state: dict[str, dict[tuple[object, ...], object]] | None = None,
+        state: State | None = None,
     ) -> None:
         self.udn = udn
         self._key = key
@@ -103,46 +124,46 @@ class Device:
             raise KeyUnavailable("registration of another device")
         if not isinstance(message, RegistrationResponse):
             return False  # the rest of the family: header known, body opaque
-        chain = message.certificates or self._journal.tables.get("chain", {}).get((message.rights_issuer_id,))
-        if not isinstance(chain, tuple):
+        chain = message.certificates or self._journal.get("chain", (message.rights_issuer_id,), tuple)
+        if chain is None:
             raise KeyUnavailable("rights issuer certificate")
         issuer_key = codec.verify_chain(chain, self._anchors, int(now))
         if codec.rights_issuer_id(issuer_key) != message.rights_issuer_id:
             raise Integrity
         clear = codec.open(data, Keys(device_key=self._key, rights_issuer_key=issuer_key), "drm-registration")
         assert isinstance(clear, ClearRegistrationResponse)
-        last = self._journal.tables.get("drm-time", {}).get((message.rights_issuer_id,))
-        if isinstance(last, int) and message.drm_time <= last:
+        last = self._journal.get("drm-time", (message.rights_issuer_id,), int)
+        if last is not None and message.drm_time <= last:
             raise Replay("drm_time is not newer than the last accepted")
-        self._journal.put("drm-time", (message.rights_issuer_id,), message.drm_time)
-        self._journal.put("chain", (message.rights_issuer_id,), chain)
-        if clear.status != 0 or clear.keyset_items is None:
-            return False
-        if message.message_tag is RegistrationTag.device_registration_response:
+        # The keys first, what refuses a repeat last: a crash in between must not leave a device that drops its only registration.
+        installed = clear.status == 0 and clear.keyset_items is not None
+        if installed and message.message_tag is RegistrationTag.device_registration_response:
             self._install(clear)
-        else:
+        elif installed:
             self._install_domain(clear)
-        return True
+        self._journal.put("chain", (message.rights_issuer_id,), chain)
+        self._journal.put("drm-time", (message.rights_issuer_id,), message.drm_time)
+        return installed
 
     def _install(self, clear: ClearRegistrationResponse) -> None:
-        ks = KeySet(clear.rights_issuer_id)
-        sgks: dict[int, SGK] = {}
-        for item in clear.keyset_items or ():
-            value = item.value.reveal()
-            match item.tag:
-                case KeysetTag.UGK:
-                    ks = replace(ks, ugk=UGK(value))
-                case KeysetTag.UDK:
-                    ks = replace(ks, udk=UDK(value))
-                case KeysetTag.SGK:
-                    sgks[value[0]] = SGK(value[1:])
-                case KeysetTag.RIAK:
-                    ks = replace(ks, riaks=(*ks.riaks, RIAK(value)))
-                case KeysetTag.UDF:
-                    ks = replace(
-                        ks, group_address=value[:4], group_size_flag=bool(value[4]), position=int.from_bytes(value[5:], "big")
-                    )
-        ks = replace(ks, sgks=tuple(sgks[level] for level in sorted(sgks)))
+        items: dict[int, list[bytes]] = {}
+        for item in clear.keyset_items or ():  # unknown items are skipped (R23)
+            items.setdefault(item.tag, []).append(item.value.reveal())
+        udf, riaks = items.get(KeysetTag.UDF), items.get(KeysetTag.RIAK)
+        if udf is None or riaks is None:
+            raise BadValue(None, "keyset_items", "UDF and RIAK of a device", "one of them missing")
+        ugks, udks = (items.get(tag, []) for tag in (KeysetTag.UGK, KeysetTag.UDK))
+        ks = KeySet(
+            clear.rights_issuer_id,
+            group_address=udf[-1][:4],
+            size=512 if udf[-1][4] else 256,
+            position=int.from_bytes(udf[-1][5:], "big"),
+            riaks=tuple(map(RIAK, riaks)),
+            ugk=UGK(ugks[-1]) if ugks else None,
+            udk=UDK(udks[-1]) if udks else None,
+            sgks=tuple(SGK(value[1:]) for value in sorted(items.get(KeysetTag.SGK, []), key=lambda value: value[0])),
+        )
+        ks.member()
         self._journal.put("keyset", (clear.rights_issuer_id,), ks)
 
     def _install_domain(self, clear: ClearRegistrationResponse) -> None:
@@ -154,30 +175,44 @@ class Device:
 
     # --- LTKM (F2) ----------------------------------------------------------------------------------------------------
 
-    def _keysets(self) -> list[KeySet]:
-        return list(self._journal.tables.get("keyset", {}).values())  # type: ignore[arg-type]  # the table holds nothing else
+    def addressed(self, bcro: Bcro) -> bool:
+        """Whether a BCRO is for this device, as far as its address says; anything may be, before registration."""
+        if bcro.address_mode is AddressMode.DOMAIN:
+            return (bcro.domain_id, bcro.domain_generation) in self._journal.tables.get("domain", {})
+        keysets = self._journal.rows("keyset", KeySet).values()
+        return not keysets or any(self._in(ks, bcro) for ks in keysets)
 
-    def _keys_for(self, bcro: Bcro) -> tuple[IEK, RIAK, tuple[object, ...]]:
+    @staticmethod
+    def _in(ks: KeySet, bcro: Bcro) -> bool:
+        if (ks.group_address, ks.size == 512) != (bcro.group_address, bcro.group_size_flag):
+            return False
+        if bcro.rights_issuer_id not in (None, ks.issuer):
+            return False
+        if bcro.address_mode is AddressMode.UNIQUE_DEVICE:
+            return bcro.position_in_group == ks.position
+        if bcro.address_mode is AddressMode.SUBSET:
+            assert bcro.bit_access_mask is not None
+            return bool(bcro.bit_access_mask[ks.position // 8] & 0x80 >> ks.position % 8)
+        return True
+
+    def _keys_for(self, bcro: Bcro) -> tuple[IEK, RIAK, RowKey]:
         """IEK, RIAK and the address for a BCRO that is for this device; ``KeyUnavailable`` when it is not."""
         if bcro.address_mode is AddressMode.DOMAIN:
-            address = (bcro.domain_id, bcro.domain_generation)
-            domain = self._journal.tables.get("domain", {}).get(address)
-            if isinstance(domain, DomainKey):
-                return IEK(domain.bdk), domain.riak, address
-            raise KeyUnavailable("bdk")
-        for ks in self._keysets():
-            if (ks.group_address, ks.group_size_flag) != (bcro.group_address, bcro.group_size_flag) or not ks.riaks:
-                continue
-            if bcro.rights_issuer_id is not None and bcro.rights_issuer_id != ks.issuer:
+            address: RowKey = (bcro.domain_id, bcro.domain_generation)
+            domain = self._journal.get("domain", address, DomainKey)
+            if domain is None:
+                raise KeyUnavailable("bdk")
+            return IEK(domain.bdk), domain.riak, address
+        for ks in self._journal.rows("keyset", KeySet).values():
+            if not self._in(ks, bcro):
                 continue
             address = (ks.group_address, None)
             if bcro.address_mode is AddressMode.WHOLE_GROUP and ks.ugk is not None:
                 return IEK(ks.ugk), ks.riaks[-1], address
-            if bcro.address_mode is AddressMode.UNIQUE_DEVICE and bcro.position_in_group == ks.position and ks.udk is not None:
+            if bcro.address_mode is AddressMode.UNIQUE_DEVICE and ks.udk is not None:
                 return IEK(ks.udk), ks.riaks[0], (ks.group_address, ks.position)
-            if bcro.address_mode is AddressMode.SUBSET and ks.position is not None and bcro.bit_access_mask is not None:
-                member = Member(ks.position, 512 if ks.group_size_flag else 256, ks.sgks)
-                return member.iek(bcro.bit_access_mask), ks.riaks[-1], address
+            if bcro.bit_access_mask is not None:  # mode 1 has one
+                return ks.member().iek(bcro.bit_access_mask), ks.riaks[-1], address
         raise KeyUnavailable("iek")
 
     def ltkm(self, data: bytes) -> None:
@@ -190,38 +225,48 @@ class Device:
         stamp = clear.bcro_timestamp
         if stamp is None:
             raise BadValue(None, "bcro_timestamp", "a timestamp (R21)", "none")
-        marks = self._journal.tables.get("bcro", {})
-        digest = hashlib.sha256(data).digest()
+        mark = Mark(stamp, hashlib.sha256(data).digest())
+        floor = self._journal.get("bcro-floor", address, int)
         for asset in clear.assets:
-            last = marks.get((address, asset.BCI))
-            if isinstance(last, tuple) and (stamp < last[0] or (stamp == last[0] and digest != last[1])):
+            last = self._journal.get("bcro", (address, asset.BCI), Mark)
+            if (last is None and floor is not None and stamp <= floor) or (last is not None and last.refuses(stamp, mark.digest)):
                 raise Replay("bcro_timestamp is not newer than the last accepted")
         for asset in clear.assets:
-            self._journal.put("bcro", (address, asset.BCI), (stamp, digest))
-            self._journal.put(
-                "right",
-                (asset.BCI, address),
-                Right(asset.key, asset.asset_is_service, clear.permissions, stamp, clear.refresh_time),
-            )
+            key = SEAK(asset.key) if asset.asset_is_service else PEAK(asset.key)
+            self._journal.put("right", (asset.BCI, address), Right(key, clear.permissions, stamp, clear.refresh_time))
+            self._journal.put("bcro", (address, asset.BCI), mark)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Forget the oldest rights beyond ``MAX_RIGHTS``, with their marks; a floor keeps what is as old from coming back."""
+        rights = sorted(self._journal.rows("right", Right).items(), key=lambda item: item[1].timestamp)
+        for key, right in rights[: max(0, len(rights) - MAX_RIGHTS)]:
+            bci, address = key
+            assert isinstance(address, tuple)
+            self._journal.put("bcro-floor", address, right.timestamp)
+            self._journal.drop("right", key)
+            self._journal.drop("bcro", (address, bci))
+            for mark in [m for m in self._journal.tables.get("stkm", {}) if m[-1] == bci]:
+                self._journal.drop("stkm", mark)
 
     # --- STKM ---------------------------------------------------------------------------------------------------------
 
-    def _usable(self, bci: bytes, is_service: bool, now: float) -> Secret | None:
-        """The key of an asset whose rights permit live access now."""
-        for (held, _), right in self._journal.tables.get("right", {}).items():
-            if held == bci and isinstance(right, Right) and right.is_service == is_service and self._permits(right, now):
-                return right.key
-        return None
+    def _usable(self, bci: bytes, kind: type[_Asset], now: float) -> _Asset | None:
+        """The key of an asset that may be seen live now; of several rights (the device's, its group's, a domain's) the newest."""
+        found = [
+            (right.timestamp, right.key)
+            for right in self._journal.select("right", (bci,), Right).values()
+            if isinstance(right.key, kind) and self._permits(right, now)
+        ]
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     @staticmethod
     def _permits(right: Right, now: float) -> bool:
         if right.refresh_time is not None and now > right.refresh_time:
             return False  # R21: not used after it without a newer one
         for permission in right.permissions:
-            if permission.action != ACCESS:
-                continue
             limits = {c.type: c.value for c in permission.constraints}
-            if limits.keys() & {_COUNT, _INTERVAL, _TOKENS}:
+            if permission.action != ACCESS or limits.keys() & {_COUNT, _INTERVAL, _TOKENS}:
                 continue  # stateful constraints on live access need a meter that this device does not have
             if _START in limits and now < decode_mjd_bcd(limits[_START]):
                 continue
@@ -236,23 +281,26 @@ class Device:
         assert isinstance(sealed, DrmStkm)
         if sealed.timestamp is None:
             raise BadValue(None, "timestamp", "a timestamp (R14)", "none")
-        seak = peak = None
+        seak, peak, names = None, None, []
         if sealed.service_CID_extension is not None:
-            seak = self._usable(BCI(socID, serviceBaseCID, sealed.service_CID_extension), True, now)
+            bci = bytes(BCI(socID, serviceBaseCID, sealed.service_CID_extension))
+            seak = self._usable(bci, SEAK, now)
+            names += [bci] if seak is not None else []
         if sealed.programme_CID_extension is not None:
-            peak = self._usable(BCI(socID, serviceBaseCID, sealed.programme_CID_extension), False, now)
+            bci = bytes(BCI(socID, serviceBaseCID, sealed.programme_CID_extension))
+            peak = self._usable(bci, PEAK, now)
+            names.append(bci)
         if seak is None and peak is None:
             raise KeyUnavailable("seak")
-        extensions = (("service", sealed.service_CID_extension), ("programme", sealed.programme_CID_extension))
-        marks = [(*stream, *extension) for extension in extensions if extension[1] is not None]
-        digest = hashlib.sha256(data).digest()
-        for mark in marks:
-            last = self._journal.tables.get("stkm", {}).get(mark)
-            if isinstance(last, tuple) and (sealed.timestamp < last[0] or (sealed.timestamp == last[0] and digest != last[1])):
+        # R14's CID extension, as part of the BCI.  programme_MAC does not cover the service's: without SEAK it moves no mark (R12).
+        marks = [(*stream, name) for name in names]
+        mark = Mark(sealed.timestamp, hashlib.sha256(data).digest())
+        for key in marks:
+            last = self._journal.get("stkm", key, Mark)
+            if last is not None and last.refuses(mark.timestamp, mark.digest):
                 raise Replay("STKM timestamp went backwards, or repeats with other bytes")
-        keys = Keys(seak=None if seak is None else SEAK(seak), peak=None if peak is None else PEAK(peak))
-        clear = codec.open(data, keys, "drm-stkm")
+        clear = codec.open(data, Keys(seak=seak, peak=peak), "drm-stkm")
         assert isinstance(clear, ClearDrmStkm)
-        for mark in marks:
-            self._journal.put("stkm", mark, (sealed.timestamp, digest))
+        for key in marks:
+            self._journal.put("stkm", key, mark)
         return clear

@@ -9,8 +9,9 @@ was persisted.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from pybcast.errors import BcastError
+from pybcast.errors import BcastError, StoreError
 from pybcast.flows.spcp import BackendMessage, Profile
 from pybcast.messages import Kind, Protocol
 from pybcast.secret import Secret
@@ -164,22 +165,55 @@ Output = (
 )  # fmt: skip
 
 
+RowKey = tuple[object, ...]
+State = dict[str, dict[RowKey, object]]
+"""What a machine remembers: {table: {key: row}}."""
+
+_Row = TypeVar("_Row")
+
+
 class Journal:
     """A machine's memory: tables that survive a crash, and the outputs of the input being handled.
 
-    ``state`` is what was persisted before: {table: {key: value}}.
+    ``state`` is what was persisted before.  ``get`` and ``rows`` give rows of one type; another type under that name is
+    ``StoreError``: a store that holds something else is not ours.
     """
 
-    def __init__(self, state: dict[str, dict[tuple[object, ...], object]] | None = None) -> None:
-        self.tables: dict[str, dict[tuple[object, ...], object]] = {t: dict(rows) for t, rows in (state or {}).items()}
+    def __init__(self, state: State | None = None) -> None:
+        self.tables: State = {t: dict(rows) for t, rows in (state or {}).items()}
         self.outputs: list[Output] = []
+        self._indexes: dict[str, dict[int, dict[RowKey, dict[RowKey, object]]]] = {}
 
-    def put(self, table: str, key: tuple[object, ...], value: object) -> None:
+    def get(self, table: str, key: RowKey, kind: type[_Row]) -> _Row | None:
+        row = self.tables.get(table, {}).get(key)
+        return None if row is None else _typed(table, row, kind)
+
+    def rows(self, table: str, kind: type[_Row]) -> dict[RowKey, _Row]:
+        """A copy of a table: it may be changed while this is walked through."""
+        return {key: _typed(table, row, kind) for key, row in self.tables.get(table, {}).items()}
+
+    def select(self, table: str, prefix: RowKey, kind: type[_Row]) -> dict[RowKey, _Row]:
+        """A copy of the rows whose key begins with ``prefix``.  Costs what it returns, however large the table is."""
+        width, indexes = len(prefix), self._indexes.setdefault(table, {})
+        if width not in indexes:
+            indexes[width] = {}
+            for key, row in self.tables.get(table, {}).items():
+                indexes[width].setdefault(key[:width], {})[key] = row
+        return {key: _typed(table, row, kind) for key, row in indexes[width].get(prefix, {}).items()}
+
+    def put(self, table: str, key: RowKey, value: object) -> None:
         self.tables.setdefault(table, {})[key] = value
+        for width, index in self._indexes.get(table, {}).items():
+            index.setdefault(key[:width], {})[key] = value
         self.outputs.append(Persist(table, key, value))
 
-    def drop(self, table: str, key: tuple[object, ...]) -> None:
+    def drop(self, table: str, key: RowKey) -> None:
         if self.tables.get(table, {}).pop(key, None) is not None:
+            for width, index in self._indexes.get(table, {}).items():
+                group = index[key[:width]]
+                del group[key]
+                if not group:
+                    del index[key[:width]]
             self.outputs.append(Persist(table, key, None))
 
     def emit(self, output: Output) -> None:
@@ -188,3 +222,9 @@ class Journal:
     def take(self) -> list[Output]:
         outputs, self.outputs = self.outputs, []
         return outputs
+
+
+def _typed(table: str, row: object, kind: type[_Row]) -> _Row:
+    if not isinstance(row, kind):
+        raise StoreError(f"table {table!r}: expected {kind.__name__}, found {type(row).__name__}")
+    return row

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from pybcast import codec
 from pybcast.errors import KeyUnavailable, LocalFlowError
+from pybcast.flows.agenda import Agenda
 from pybcast.flows.allocator import SmkCounters
 from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES, StreamConfig
 from pybcast.flows.events import Journal
 from pybcast.flows.serial import WITHDRAWAL, counter_of
-from pybcast.flows.spcp import Item, KeyMaterial, Profile
+from pybcast.flows.spcp import KeyMaterial, Profile
 from pybcast.flows.stkm import key_identity
 from pybcast.keys import IEK, RIAK, SMK, UDK, UGK, GroupRoot, GroupTree, Keys, mask_of
 from pybcast.messages import (
@@ -22,7 +23,9 @@ from pybcast.messages import (
     ClearBcro,
     ClearSmartcardLtkm,
     ClearSmartcardParental,
+    Kind,
     Permission,
+    Reporting,
     SmartcardVerification,
 )
 from pybcast.secret import Secret
@@ -30,6 +33,7 @@ from pybcast.secret import Secret
 REISSUE: Final = CAROUSEL_CYCLE * REISSUE_CYCLES
 NO_KEY: Final = Secret(bytes(16))
 """The key field of a withdrawal (R3)."""
+_EXT: Final = b"\x15"  # MIKEY next payload 21: an extension follows the header, so this verification message reports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,15 @@ Addressee = tuple[str, bytes | str]
 
 
 @dataclass(frozen=True)
+class Awaited:
+    """An LTKM that asked for verification (R36)."""
+
+    subscriber: str
+    rand: bytes | None
+    key_id: bytes
+
+
+@dataclass(frozen=True)
 class Letter:
     """One LTKM as it was made: for whom, for which key, with which window."""
 
@@ -89,18 +102,31 @@ class Letter:
     window: tuple[int, int] | None = None
 
 
+PageKey = tuple[str, int, str]
+
+
 @dataclass(frozen=True)
 class Page:
-    """Letters that go out in one delivery and turn on the carousel together; ``replaces``: the page it takes the place of."""
+    """Letters that go out in one delivery and turn on the carousel together.
+
+    ``ids``: (BSD/A, messageID of its delivery); ``replaces``: (BSD/A, messageID of the delivery it takes the place of there).
+    ``struck``: the subscribers whose letters are not issued again.
+    """
 
     service: str
     stream: int
-    message_id: str
+    name: str
     letters: tuple[Letter, ...]
     end: int
     issued_at: float
-    replaces: str | None = None
+    ids: tuple[tuple[str, str], ...]
+    replaces: tuple[tuple[str, str], ...] = ()
     confirmed: frozenset[str] = field(default=frozenset())
+    struck: frozenset[str] = field(default=frozenset())
+
+    @property
+    def key(self) -> PageKey:
+        return (self.service, self.stream, self.name)
 
     @property
     def data(self) -> tuple[bytes, ...]:
@@ -122,22 +148,26 @@ class Issuer:
         self._rights_issuer_id = rights_issuer_id
         self.counters = SmkCounters(journal)
         self._rights: dict[tuple[str, int], dict[str, list[Right]]] = {}
-        for key, right in journal.tables.get("right", {}).items():
-            if isinstance(right, Right):
-                self._index(str(key[0]), right)
+        for key, right in journal.rows("right", Right).items():
+            self._index(str(key[0]), right)
+        self._due: Agenda[PageKey] = Agenda()
+        self._by_id: dict[str, PageKey] = {}
+        for page in journal.rows("page", Page).values():
+            self._watch(page)
 
     # --- subscribers and rights ---------------------------------------------------------------------------------------
 
     def add(self, subscriber: Subscriber) -> None:
         """A new subscriber, or new keys of an old one."""
-        if subscriber.profile == "smartcard":
-            self.counters.restart(subscriber.id)  # a new SMK restarts its COUNTER (smartcard-profile 4.6)
+        held = self._journal.get("subscriber", (subscriber.id,), Subscriber)
+        if subscriber.smk is not None and (held is None or held.smk != subscriber.smk):
+            self.counters.restart(subscriber.id)  # a new SMK restarts its COUNTER, an old one never (smartcard-profile 4.6, R2)
         self._journal.put("subscriber", (subscriber.id,), subscriber)
 
     def subscriber(self, name: str) -> Subscriber:
         """``LocalFlowError`` for one that is not known."""
-        row = self._journal.tables.get("subscriber", {}).get((name,))
-        if not isinstance(row, Subscriber):
+        row = self._journal.get("subscriber", (name,), Subscriber)
+        if row is None:
             raise LocalFlowError(f"no subscriber {name}")
         return row
 
@@ -149,13 +179,17 @@ class Issuer:
         row = self.subscriber(name)
         return ("card", row.id) if row.profile == "smartcard" else ("group", row.group)
 
-    def grant(self, name: str, right: Right) -> None:
+    def grant(self, config: StreamConfig, name: str, right: Right) -> None:
+        """A right; what was issued to him before on this stream, a withdrawal above all, is not issued again."""
         self.subscriber(name)
+        self._strike(config, name)
         self._journal.put("right", (name, right.service, right.stream, right.start, right.end, right.content), right)
         self._index(name, right)
 
     def _index(self, name: str, right: Right) -> None:
-        self._rights.setdefault((right.service, right.stream), {}).setdefault(name, []).append(right)
+        rights = self._rights.setdefault((right.service, right.stream), {}).setdefault(name, [])
+        if right not in rights:
+            rights.append(right)
 
     def rights(self, name: str, config: StreamConfig) -> list[Right]:
         return self._rights.get(config.key, {}).get(name, [])
@@ -163,12 +197,15 @@ class Issuer:
     def forget(self, config: StreamConfig, name: str) -> None:
         """Drop every right of a subscriber to a stream, and his letters from what is issued again."""
         self._rights.get(config.key, {}).pop(name, None)
-        for key in [k for k in self._journal.tables.get("right", {}) if k[:3] == (name, *config.key)]:
+        for key in self._journal.select("right", (name, *config.key), Right):
             self._journal.drop("right", key)
-        for page in self.pages():
-            kept = tuple(letter for letter in page.letters if letter.addressee != ("card", name))
-            if (page.service, page.stream) == config.key and len(kept) < len(page.letters):
-                self._journal.put("page", (page.message_id,), replace(page, letters=kept))
+        self._strike(config, name)
+
+    def _strike(self, config: StreamConfig, name: str) -> None:
+        """Take a card's letters off the pages that are issued again (R7)."""
+        for page in self.pages(config):
+            if any(letter.addressee == ("card", name) for letter in page.letters):
+                self._journal.put("page", page.key, replace(page, struck=page.struck | {name}))
 
     # --- making LTKMs -------------------------------------------------------------------------------------------------
 
@@ -205,14 +242,13 @@ class Issuer:
             return []
         assert key.ts_low is not None
         windows = sorted({w for right in self.rights(name, config) if (w := _window(right, key)) is not None})
-        told = ("told", (name, key.key_id))
-        if windows and told[1] not in self._journal.tables.get(told[0], {}):
+        if windows and self._journal.get("told", (key.key_id, name), bool) is None:
             # The first LTKM of a SEK fixes the card's COUNTER just below its window, for good (R3).  Where that window is a
             # programme's, an earlier programme bought later would not open: so a window that holds no STKM comes first, at the
             # SEK's lower end.
             if windows[0][0] != key.valid_from:
                 windows.insert(0, (key.valid_from, key.valid_from))
-            self._journal.put(*told, True)
+            self._journal.put("told", (key.key_id, name), True)
         out = []
         for start, end in windows:
             low = key.ts_low if start == key.valid_from else counter_of(start)
@@ -240,15 +276,13 @@ class Issuer:
             ts_high=window[1],
         )
         if verify:
-            self._journal.put(
-                "verify", (clear.counter, subscriber.id), (key.csb_id, key.rand, subscriber.idr, key.valid_to, key.key_id)
-            )
+            self._journal.put("verify", (key.csb_id, clear.counter, clear.idr), Awaited(subscriber.id, key.rand, key.key_id))
         return Letter(codec.seal(clear, Keys(smk=subscriber.smk)), ("card", subscriber.id), key.key_id, window)
 
     def _bcro(self, config: StreamConfig, key: KeyMaterial, address: bytes, now: float, programme: str | None) -> Letter | None:
         """One BCRO for all entitled members of a group: mode 0, 1 or 2 as their number asks (R21)."""
-        group = self._journal.tables.get("group", {}).get((address,))
-        if not isinstance(group, Group):
+        group = self._journal.get("group", (address,), Group)
+        if group is None:
             raise LocalFlowError("subscriber of a group that is not known")
         members = sorted(
             (
@@ -272,9 +306,7 @@ class Issuer:
             mask = mask_of([p for p, _ in members], group.size)
             mode, iek, riak = AddressMode.SUBSET, GroupTree(group.root, group.size).iek(mask), group.riak
         mark = (address, position, identity)
-        last = self._journal.tables.get("bcro-time", {}).get(mark, 0)
-        assert isinstance(last, int)
-        stamp = max(int(now), last + 1)  # rising by at least 1 s (R21)
+        stamp = max(int(now), (self._journal.get("bcro-time", mark, int) or 0) + 1)  # rising by at least 1 s (R21)
         clear = ClearBcro(
             address_mode=mode,
             group_size_flag=group.size == 512,
@@ -309,81 +341,106 @@ class Issuer:
 
     def verify(self, data: bytes) -> str:
         """Whose verification or reporting message this is (R36).  ``KeyUnavailable`` when none is awaited, ``Integrity`` when
-        false.
+        false.  What it reports is kept (``report``).
         """
-        message = codec.decode(data, "smartcard-verification")
+        kind: Kind = "smartcard-reporting" if data[2:3] == _EXT else "smartcard-verification"
+        message = codec.decode(data, kind)
         assert isinstance(message, SmartcardVerification)
-        for key, row in self._journal.tables.get("verify", {}).items():
-            assert isinstance(row, tuple)
-            csb_id, rand, idr, _, _ = row
-            if (key[0], csb_id, idr.encode()) == (message.counter, message.csb_id, message.idr):
-                name = str(key[1])
-                codec.open(data, Keys(smk=self.subscriber(name).smk, rand=rand, idi=self._idi), "smartcard-verification")
-                self._journal.drop("verify", key)
-                return name
-        raise KeyUnavailable("verification that nobody awaits")
+        key = (message.csb_id, message.counter, message.idr)
+        row = self._journal.get("verify", key, Awaited)
+        if row is None:
+            raise KeyUnavailable("verification that nobody awaits")
+        codec.open(data, Keys(smk=self.subscriber(row.subscriber).smk, rand=row.rand, idi=self._idi), kind)
+        self._journal.drop("verify", key)
+        if message.reporting is not None:
+            self._journal.put("report", (row.subscriber,), message.reporting)
+        return row.subscriber
+
+    def report(self, name: str) -> Reporting | None:
+        """What a card reported last."""
+        return self._journal.get("report", (name,), Reporting)
 
     def key_ended(self, key: KeyMaterial) -> None:
         """A key is off air: nothing about it is awaited any more."""
-        for name, row in list(self._journal.tables.get("verify", {}).items()):
-            if isinstance(row, tuple) and row[4] == key.key_id:
+        for name, row in self._journal.select("verify", (key.csb_id,), Awaited).items():
+            if row.key_id == key.key_id:
                 self._journal.drop("verify", name)
-        for told in [k for k in self._journal.tables.get("told", {}) if k[1] == key.key_id]:
+        for told in self._journal.select("told", (key.key_id,), bool):
             self._journal.drop("told", told)
 
     # --- pages of the carousel (R7, R30) --------------------------------------------------------------------------------
 
-    def pages(self) -> list[Page]:
-        return [row for row in self._journal.tables.get("page", {}).values() if isinstance(row, Page)]
+    def pages(self, config: StreamConfig) -> list[Page]:
+        return list(self._journal.select("page", config.key, Page).values())
+
+    def all_pages(self) -> list[Page]:
+        return list(self._journal.rows("page", Page).values())
 
     def page(
         self, config: StreamConfig, letters: tuple[Letter, ...], end: int, now: float, new_id: Callable[[], str], old: Page | None
-    ) -> Page:
-        """Letters become a page; BCROs take the place of older ones for the same group and key."""
+    ) -> tuple[Page, Page | None]:
+        """Letters become a page; BCROs take the place of older ones for the same group and key.  Gives the page that is gone."""
         if old is None:
             subjects = {(x.addressee, x.key_id) for x in letters if x.addressee[0] == "group"}
-            for page in self.pages():
-                if (page.service, page.stream) == config.key and any((x.addressee, x.key_id) in subjects for x in page.letters):
+            for page in self.pages(config):
+                if any((x.addressee, x.key_id) in subjects for x in page.letters):
                     letters = (*(x for x in page.letters if (x.addressee, x.key_id) not in subjects), *letters)
                     old, end = page, max(end, page.end)
                     break
-        page = Page(*config.key, new_id(), letters, end, now, None if old is None else old.message_id)
-        self._journal.put("page", (page.message_id,), page)
-        if old is not None:
-            self._journal.drop("page", (old.message_id,))
-        return page
+        ids = tuple((bsda, new_id()) for bsda in config.bsdas)
+        replaces: tuple[tuple[str, str], ...] = ()
+        if old is not None:  # where the old page never arrived, what it was to replace is still there
+            there = {**dict(old.replaces), **{bsda: name for bsda, name in old.ids if bsda in old.confirmed}}
+            replaces = tuple(there.items())
+            self._remove(old)
+        page = Page(*config.key, ids[0][1], letters, end, now, ids, replaces)
+        self._journal.put("page", page.key, page)
+        self._watch(page)
+        return page, old
 
-    def due(self, streams: Mapping[tuple[str, int], StreamConfig], now: float) -> Iterator[tuple[StreamConfig, Page]]:
+    def _watch(self, page: Page) -> None:
+        self._due.set(page.key, min(page.end, page.issued_at + REISSUE) if page.healing else page.end)
+        for _, name in page.ids:
+            self._by_id[name] = page.key
+
+    def _remove(self, page: Page) -> None:
+        self._journal.drop("page", page.key)
+        self._due.set(page.key, None)
+        for _, name in page.ids:
+            self._by_id.pop(name, None)
+
+    def due(self, now: float) -> Iterator[Page]:
         """Pages to be issued again (R7); ended ones are dropped."""
-        for page in self.pages():
-            config = streams.get((page.service, page.stream))
-            if page.end <= now or config is None:
-                self._journal.drop("page", (page.message_id,))
-            elif page.healing and now >= page.issued_at + REISSUE:
-                yield config, page
+        for key in self._due.due(now):
+            page = self._journal.get("page", key, Page)
+            if page is None:
+                continue
+            if page.end <= now or not page.healing:
+                self._remove(page)
+            else:
+                yield page
 
     def again(self, page: Page, keys: Iterable[KeyMaterial]) -> tuple[Letter, ...]:
-        """The live letters of a page with new COUNTERs."""
+        """The live letters of a page with new COUNTERs; with none the page is dropped."""
         live = {key.key_id: key for key in keys if key.csb_id is not None}
         out = []
         for letter in page.letters:
-            if letter.window is not None and letter.key_id in live:
-                out.append(
-                    self._letter(live[letter.key_id], self.subscriber(str(letter.addressee[1])), letter.window, verify=False)
-                )
+            name = letter.addressee[1]
+            if letter.window is not None and letter.key_id in live and name not in page.struck:
+                out.append(self._letter(live[letter.key_id], self.subscriber(str(name)), letter.window, verify=False))
         if not out:
-            self._journal.drop("page", (page.message_id,))
+            self._remove(page)
         return tuple(out)
 
-    def confirmed(self, items: tuple[Item, ...], bsda: str) -> None:
+    def confirmed(self, message_id: str, bsda: str) -> None:
         """A BSD/A has a page."""
-        for page in self.pages():
-            if page.data == items:
-                self._journal.put("page", (page.message_id,), replace(page, confirmed=page.confirmed | {bsda}))
+        page = self._journal.get("page", self._by_id.get(message_id, ()), Page)
+        if page is not None:
+            self._journal.put("page", page.key, replace(page, confirmed=page.confirmed | {bsda}))
 
     def next_wakeup(self) -> float | None:
         """When a page is due."""
-        return min((p.issued_at + REISSUE if p.healing else p.end for p in self.pages()), default=None)
+        return self._due.next()
 
 
 def _window(right: Right, key: KeyMaterial) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pybcast.errors import PeerFlowError
+from pybcast.flows.agenda import Agenda
 from pybcast.flows.events import Journal, Send
 from pybcast.flows.spcp import BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem, check
 from pybcast.flows.tables import EXCHANGE, Exchange, ExchangeEvent, Side, Status, Tag, step
@@ -19,7 +20,8 @@ from pybcast.flows.tables import EXCHANGE, Exchange, ExchangeEvent, Side, Status
 RETRY: Final = 2.0  # seconds until a request is repeated; the transport below has its own, shorter, time-outs
 KEEP_ANSWER: Final = 600.0  # seconds an answer without an end of validity is kept for repeats
 KEEP_AT_MOST: Final = 86400.0
-PRUNE: Final = 10.0  # seconds between two sweeps over what has ended: a sweep reads the whole table
+_ABOUT = tuple[Tag, str, Profile | None, int | None]
+"""What requests are alike in: tag, service, profile, stream."""
 _REBUILT: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest})
 """Their answers hold clear keys, so they are rebuilt and not kept (R27, R41)."""
 
@@ -34,6 +36,11 @@ class Asked:
     until: float
     about: frozenset[int] = frozenset()
 
+    @property
+    def kind(self) -> _ABOUT:
+        m = self.message
+        return (m.tag, m.service, m.profile, m.stream)
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -45,8 +52,10 @@ class Answered:
 
 
 class Peering:
-    """One server's side of the back-end interface.  ``handle`` answers a request, ``answered`` takes an answer, ``overdue`` a
-    broken promise.
+    """One server's side of the back-end interface.
+
+    ``handle`` answers a request, ``answered`` takes an answer, ``expired`` a request that nobody needs answered any more,
+    ``overdue`` a promise (status 19) that is not kept.
     """
 
     def __init__(
@@ -57,12 +66,17 @@ class Peering:
         randomness: Callable[[int], bytes],
         handle: Callable[[BackendMessage, float], BackendMessage],
         answered: Callable[[Asked, BackendMessage, float], None],
+        expired: Callable[[Asked], None],
         overdue: Callable[[Asked, float], None] | None = None,
     ) -> None:
         self._me, self._side, self._journal, self._randomness = me, side, journal, randomness
-        self._handle, self._answered, self._overdue = handle, answered, overdue
+        self._handle, self._answered, self._expired, self._overdue = handle, answered, expired, overdue
         self._asked: dict[str, Asked] = {}
-        self._next_prune = 0.0
+        self._alike: dict[_ABOUT, dict[str, None]] = {}
+        self._due: Agenda[str] = Agenda()
+        self._ends: Agenda[tuple[object, ...]] = Agenda()
+        for key, row in journal.rows("answer", Answered).items():
+            self._ends.set(key, row.until)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -93,7 +107,7 @@ class Peering:
             time=int(now), stream=stream, items=items,
         )  # fmt: skip
         state = step(EXCHANGE, Exchange.NEW, ExchangeEvent.SEND)
-        self._asked[message.message_id] = Asked(message, state, now + RETRY, until, about)
+        self._keep(Asked(message, state, now + RETRY, until, about))
         self._journal.emit(Send(message))
         return message.message_id
 
@@ -101,57 +115,74 @@ class Peering:
         """A messageID."""
         return self._randomness(16).hex()
 
+    def _keep(self, asked: Asked) -> None:
+        name = asked.message.message_id
+        self._asked[name] = asked
+        self._alike.setdefault(asked.kind, {})[name] = None
+        idle = asked.state is Exchange.PROMISED and self._overdue is None
+        self._due.set(name, asked.until if idle else min(asked.next_try, asked.until))
+
+    def _those(self, kind: _ABOUT) -> list[Asked]:
+        return [self._asked[name] for name in self._alike.get(kind, ())]
+
     def outstanding(self, tag: Tag, service: str, profile: Profile | None, stream: int | None) -> frozenset[int]:
         """The period starts that requests of this kind are still about."""
-        return frozenset(
-            start
-            for asked in self._asked.values()
-            if (asked.message.tag, asked.message.service, asked.message.profile, asked.message.stream)
-            == (tag, service, profile, stream)
-            for start in asked.about
-        )
+        return frozenset(start for asked in self._those((tag, service, profile, stream)) for start in asked.about)
 
-    def delivered(self, service: str, profile: Profile | None, stream: int | None, starts: set[int]) -> None:
-        """What was promised for these periods has come by another message."""
-        for name, asked in list(self._asked.items()):
-            m = asked.message
-            if asked.about & starts and (m.service, m.profile, m.stream) == (service, profile, stream):
+    def delivered(self, tag: Tag, service: str, profile: Profile | None, stream: int | None, starts: set[int]) -> None:
+        """What was promised for these periods has come by another message, or will not come."""
+        for asked in self._those((tag, service, profile, stream)):
+            if asked.about & starts:
                 rest = asked.about - starts
                 if rest:
-                    self._asked[name] = replace(asked, about=rest)
+                    self._keep(replace(asked, about=rest))
                 else:
-                    self._finish(name, ExchangeEvent.DELIVERED)
+                    self._finish(asked, ExchangeEvent.DELIVERED)
 
-    def _finish(self, name: str, event: ExchangeEvent) -> Asked:
-        asked = self._asked[name]
+    def _finish(self, asked: Asked, event: ExchangeEvent) -> Asked:
+        name = asked.message.message_id
         asked = replace(asked, state=step(EXCHANGE, asked.state, event))
         if EXCHANGE[asked.state]:
-            self._asked[name] = asked
+            self._keep(asked)
         else:
             del self._asked[name]
+            alike = self._alike[asked.kind]
+            del alike[name]
+            if not alike:
+                del self._alike[asked.kind]
+            self._due.set(name, None)
         return asked
+
+    def asking(self, message_id: str) -> bool:
+        """Whether that request still waits for its answer, or for what its answer promised."""
+        return message_id in self._asked
+
+    def cancel(self, message_id: str) -> None:
+        """Something newer takes the place of that request."""
+        asked = self._asked.get(message_id)
+        if asked is not None:
+            self._finish(asked, ExchangeEvent.EXPIRE)
 
     def tick(self, now: float) -> None:
         """Repeat what is unanswered; drop what nobody needs any more."""
-        for name, asked in list(self._asked.items()):
+        for name in list(self._due.due(now)):
+            asked = self._asked.get(name)
+            if asked is None:
+                continue  # another one's broken promise has settled it
             if now >= asked.until:
-                self._finish(name, ExchangeEvent.EXPIRE)
-            elif now >= asked.next_try:
-                asked = self._finish(name, ExchangeEvent.RETRY)
-                self._asked[name] = replace(asked, next_try=now + RETRY)
-                if asked.state is Exchange.WAITING:
-                    self._journal.emit(Send(asked.message))
-                elif self._overdue is not None:
-                    self._overdue(asked, now)
-        if now >= self._next_prune:
-            self._next_prune = now + PRUNE
-            for key, row in list(self._journal.tables.get("answer", {}).items()):
-                if isinstance(row, Answered) and row.until < now:
-                    self._journal.drop("answer", key)
+                self._expired(self._finish(asked, ExchangeEvent.EXPIRE))
+                continue
+            asked = self._finish(replace(asked, next_try=now + RETRY), ExchangeEvent.RETRY)
+            if asked.state is Exchange.WAITING:
+                self._journal.emit(Send(asked.message))
+            elif self._overdue is not None:
+                self._overdue(asked, now)
+        for key in self._ends.due(now):
+            self._journal.drop("answer", key)
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
-        return min((min(a.next_try, a.until) for a in self._asked.values()), default=None)
+        return min((t for t in (self._due.next(), self._ends.next()) if t is not None), default=None)
 
     # --- being asked --------------------------------------------------------------------------------------------------
 
@@ -171,8 +202,8 @@ class Peering:
             self._journal.emit(Send(message.answer(error.status, now=now)))
             return
         digest = message.digest()
-        known = self._journal.tables.get("answer", {}).get(key)
-        if isinstance(known, Answered):
+        known = self._journal.get("answer", key, Answered)
+        if known is not None:
             if known.digest != digest:
                 self._journal.emit(Send(message.answer(Status.ALREADY_PROCESSED, now=now)))
                 return
@@ -183,12 +214,12 @@ class Peering:
             answer = self._handle(message, now)
         except PeerFlowError as error:
             answer = message.answer(error.status, now=now)
-        if answer.status not in (
-            Status.DELAYED,
-            Status.NOT_PERMITTED,
-        ):  # a later repeat may fare better; a stranger fills no memory
+        # A repeat of what is delayed may fare better later; a stranger fills no memory.
+        if answer.status not in (Status.DELAYED, Status.NOT_PERMITTED):
             kept = None if message.tag in _REBUILT else answer
-            self._journal.put("answer", key, Answered(digest, kept, _keep_until(message, now)))
+            until = _keep_until(message, now)
+            self._journal.put("answer", key, Answered(digest, kept, until))
+            self._ends.set(key, until)
         self._journal.emit(Send(answer))
 
     def _receive_answer(self, message: BackendMessage, now: float, peer: str) -> None:
@@ -205,10 +236,10 @@ class Peering:
         if message.status == Status.DELAYED or (message.status == Status.SUCCESS and later):
             event = ExchangeEvent.LATER
             if later:
-                self._asked[message.message_id] = replace(asked, about=frozenset(later))
+                asked = replace(asked, about=frozenset(later))
         else:
             event = ExchangeEvent.OK if message.status == Status.SUCCESS else ExchangeEvent.REFUSAL
-        self._answered(self._finish(message.message_id, event), message, now)
+        self._answered(self._finish(asked, event), message, now)
 
 
 def _keep_until(message: BackendMessage, now: float) -> float:

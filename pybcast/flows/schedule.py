@@ -88,7 +88,8 @@ class Schedule:
     def walk(self, start: float) -> Iterator[Period]:
         """Periods without end, from the one that contains ``start`` (or the first of all)."""
         period = self.at(max(start, self._segments[0].start))
-        while period is not None:
+        assert period is not None
+        while True:
             yield period
             period = self.after(period)
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pybcast.wire.times import ntp64
+
 MOD = 1 << 32
 WITHDRAWAL = (0xFFFFFFFF, 0x00000000)
 """(TS low, TS high) of a withdrawal, exactly this pair, tested before any window arithmetic (R4)."""
@@ -23,8 +25,11 @@ def in_window(c: int, low: int, high: int) -> bool:
     return (low, high) != WITHDRAWAL and (c - low) % MOD <= (high - low) % MOD
 
 
+def distance(a: int, b: int) -> int:
+    """How far COUNTER ``a`` lies after ``b``: -2^31..2^31-1, negative before it (RFC 1982)."""
+    return (a - b + (1 << 31)) % MOD - (1 << 31)
+
+
 def near(counter: int, now: float) -> int:
     """The 64-bit time nearest to ``now`` whose low 32 bits are ``counter`` (R15)."""
-    base = int(now)
-    delta = (counter - base) % MOD
-    return base + (delta - MOD if delta >= 1 << 31 else delta)
+    return ntp64(counter, now)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Final, Literal
 
 from pybcast.errors import PeerFlowError
+from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, in_window, newer
 from pybcast.flows.tables import TAGS, Side, Status, Tag
 from pybcast.secret import Secret
 
@@ -22,6 +23,7 @@ KEY_SIZES: Final[dict[str, int]] = {"SEAK": 32, "PEAK": 32, "SEK": 16, "PEK": 16
 
 ALL_SERVICES: Final = "urn:x-bcast:all"  # R29: scope of registration material - confidence: own
 MAX_DATA: Final = 1000  # R30: Data per delivery - confidence: own
+MAX_STREAM: Final = 65535  # R32, RFC 5159
 VERSION: Final = 1  # BCAST 1.0 - confidence: own
 
 
@@ -139,20 +141,24 @@ class BackendMessage:
 
 
 def _digest(value: object) -> bytes:
+    """One to one: every leaf is hashed with its kind and length, every branch with its type and size, in a fixed order."""
     h = hashlib.sha256()
     stack = [value]
     while stack:
         item = stack.pop()
-        if is_dataclass(item) and not isinstance(item, type):
-            stack.extend(getattr(item, f.name) for f in fields(item))
-            item = type(item).__name__
-        elif isinstance(item, tuple):
+        if isinstance(item, tuple):
             stack.extend(item)
-            item = f"tuple{len(item)}"
-        elif isinstance(item, Secret):
-            item = item.reveal()
-        text = item if isinstance(item, bytes) else repr(item).encode()
-        h.update(len(text).to_bytes(8, "big") + text)
+            kind, text = b"t", str(len(item)).encode()
+        elif isinstance(item, bytes | Secret):
+            kind, text = b"b", item.reveal() if isinstance(item, Secret) else item
+        elif isinstance(item, int) and not isinstance(item, bool):  # an enum is its number
+            kind, text = b"i", str(int(item)).encode()
+        elif is_dataclass(item) and not isinstance(item, type):
+            stack.extend(getattr(item, f.name) for f in fields(item))
+            kind, text = b"d", type(item).__name__.encode()
+        else:
+            kind, text = b"s", repr(item).encode()
+        h.update(kind + len(text).to_bytes(8, "big") + text)
     return h.digest()
 
 
@@ -190,11 +196,16 @@ def check(message: BackendMessage, receiver: Side) -> None:
         raise PeerFlowError(Status.INFORMATION_INVALID, f"tag {int(tag)} without content")
     if len(message.items) > MAX_DATA and not message.is_answer:
         raise PeerFlowError(Status.INFORMATION_INVALID, f"more than {MAX_DATA} elements (R30)")
+    streams = [message.stream] + [item.stream for item in message.items if not isinstance(item, bytes)]
+    if any(number is not None and not 1 <= number <= MAX_STREAM for number in streams):
+        raise PeerFlowError(Status.INFORMATION_INVALID, f"stream is not in 1..{MAX_STREAM} (R32)")
     for item in message.items:
         if isinstance(item, KeyMaterial):
             check_key_material(item, message.profile)
         elif isinstance(item, PartialItem | StkmItem) and not item.period_start < item.period_end:
             raise PeerFlowError(Status.INFORMATION_INVALID, "periodEnd is not after periodStart")
+        if isinstance(item, StkmItem) and bool(item.content) != (item.status == Status.SUCCESS):
+            raise PeerFlowError(Status.INFORMATION_INVALID, "a STKM has content when its status is 0, and only then (R32)")
 
 
 def check_key_material(key: KeyMaterial, profile: Profile | None) -> None:
@@ -207,7 +218,25 @@ def check_key_material(key: KeyMaterial, profile: Profile | None) -> None:
     own = (key.csb_id, key.rand, key.ts_low, key.ts_high, key.first_counter, key.granularity)
     if smartcard != all(v is not None for v in own) or smartcard != any(v is not None for v in own):
         raise PeerFlowError(Status.INFORMATION_INVALID, f"{key.key_type}: Smartcard attributes missing or out of place")
-    if smartcard and (len(key.csb_id or b"") != 4 or len(key.rand or b"") != 16 or not key.granularity):
-        raise PeerFlowError(Status.INFORMATION_INVALID, f"{key.key_type}: csbId, rand or granularity of wrong size")
     if not key.valid_from < key.valid_to:
         raise PeerFlowError(Status.INFORMATION_INVALID, f"{key.key_type}: validTo is not after validFrom")
+    if smartcard:
+        _check_smartcard_attributes(key)
+
+
+def _check_smartcard_attributes(key: KeyMaterial) -> None:
+    def refuse(what: str) -> None:
+        raise PeerFlowError(Status.INFORMATION_INVALID, f"{key.key_type}: {what}")
+
+    if len(key.csb_id or b"") != 4 or len(key.rand or b"") != 16 or not key.granularity or key.granularity < 1:
+        refuse("csbId, rand or granularity of wrong size")
+    counters = [c for c in (key.ts_low, key.ts_high, key.first_counter, key.next_counter) if c is not None]
+    if any(not 0 <= c < MOD for c in counters):
+        refuse("a COUNTER beyond 32 bits")
+    # R33: a card accepts COUNTERs above TS low - 1 and in the window, so both must hold what is going to be sealed.
+    first, last = counter_of(key.valid_from), counter_of(key.valid_to - 1)
+    low, high = counters[:2]
+    if (low, high) == WITHDRAWAL or not newer(first, low):
+        refuse("TS low is not before validFrom (R33)")
+    if not (in_window(first, low, high) and in_window(last, low, high) and key.valid_to - key.valid_from < MOD // 2):
+        refuse("the window does not hold the validity")

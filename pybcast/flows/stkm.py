@@ -51,6 +51,8 @@ from pybcast.wire.content_id import BCI
 LAST_MJD_TIME: Final = (65535 - 15020 + 1) * 86400 - 1
 """2038-04-22T23:59:59Z in NTP seconds: the last time that 16 bits of MJD can say (R15)."""
 
+LOWEST_SPI: Final = 256  # RFC 4303 2.1
+
 
 @dataclass(frozen=True)
 class TrafficKey:
@@ -117,10 +119,13 @@ def traffic_id(config: StreamConfig, period: Period, sek: KeyMaterial | None) ->
     """What names the key in protected packets: MKI, SPI or key indicator.
 
     From the SEK where there is a Smartcard Profile (R38, R43); else the low 32 bits of the period's start, never reused -
-    confidence: own.
+    confidence: own.  An SPI of 0..255 is reserved (RFC 4303): for 256 s after a wrap one of 68 years ago takes its place.
     """
     if sek is None:
-        return counter_of(period.start).to_bytes(4, "big")
+        number = counter_of(period.start)
+        if config.protocol is Protocol.IPSEC and number < LOWEST_SPI:
+            number += 1 << 31
+        return number.to_bytes(4, "big")
     sek_id, mtk = sek.key_id[3:], tek_id(sek, period)
     if config.protocol is Protocol.IPSEC:
         return ipsec_spi(sek_id, mtk)
@@ -201,17 +206,17 @@ class Policy:
     @classmethod
     def of(cls, *keys: KeyMaterial | None) -> Policy:
         """The policy that came with the keys; a programme's wins over the service's, so give it last (R33)."""
-        out: dict[str, object] = {}
+        out = cls()
         for key in keys:
-            if key is not None:
-                criteria = key.access_criteria
-                own = {
-                    "protection_after_reception": key.protection_after_reception,
-                    "permissions_category": key.permissions_category,
-                    "access_criteria": None if criteria is None else tuple(AccessCriterion(t, v) for t, v in criteria),
-                }
-                out |= {name: value for name, value in own.items() if value is not None}
-        return cls(**out)  # type: ignore[arg-type]  # the names are this class's own
+            if key is None:
+                continue
+            if key.protection_after_reception is not None:
+                out = replace(out, protection_after_reception=key.protection_after_reception)
+            if key.permissions_category is not None:
+                out = replace(out, permissions_category=key.permissions_category)
+            if key.access_criteria is not None:
+                out = replace(out, access_criteria=tuple(AccessCriterion(tag, value) for tag, value in key.access_criteria))
+        return out
 
 
 def smartcard_fields(content: ClearSmartcardStkm, period: Period, sek: KeyMaterial, policy: Policy) -> dict[str, object]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pybcast.errors import LocalFlowError
 
@@ -161,12 +161,17 @@ class ReceptionEvent(enum.StrEnum):
     STKM = "STKM heard"
     OPENED = "TEK obtained"
     NOTHING = "1 s collected, none opens"
+    RETURN = "tuned in, a TEK still lives (R42)"
     EXPIRED = "last TEK expired (R42)"
     TUNE_OUT = "tuned out"
 
 
 RECEPTION: Final[Mapping[Reception, Mapping[ReceptionEvent, Reception]]] = {
-    Reception.DARK: {ReceptionEvent.STKM: Reception.COLLECTING, ReceptionEvent.TUNE_OUT: Reception.DARK},
+    Reception.DARK: {
+        ReceptionEvent.STKM: Reception.COLLECTING,
+        ReceptionEvent.RETURN: Reception.PLAYING,
+        ReceptionEvent.TUNE_OUT: Reception.DARK,
+    },
     Reception.COLLECTING: {
         ReceptionEvent.STKM: Reception.COLLECTING,
         ReceptionEvent.OPENED: Reception.PLAYING,
@@ -210,12 +215,12 @@ SEK: Final[Mapping[SekState, Mapping[SekEvent, SekState]]] = {
     },
 }
 
-MACHINES: Final[Mapping[str, Mapping[enum.StrEnum, Mapping[enum.StrEnum, enum.StrEnum]]]] = {
-    "Exchange": EXCHANGE,  # type: ignore[dict-item]
-    "Crypto period": PERIOD,  # type: ignore[dict-item]
-    "Long-term key": KEY,  # type: ignore[dict-item]
-    "Reception": RECEPTION,  # type: ignore[dict-item]
-    "SEK on a card": SEK,  # type: ignore[dict-item]
+MACHINES: Final[Mapping[str, Mapping[Any, Mapping[Any, Any]]]] = {
+    "Exchange": EXCHANGE,
+    "Crypto period": PERIOD,
+    "Long-term key": KEY,
+    "Reception": RECEPTION,
+    "SEK on a card": SEK,
 }
 """All tables by the name the README gives them."""
 
@@ -329,9 +334,10 @@ def mermaid(name: str) -> str:
     table = MACHINES[name]
     ids = {state: state.name.replace("_", "") for state in table}
     lines = ["stateDiagram-v2"]
-    lines += [f'    state "{state.value}" as {ids[state]}' for state in table if state.value != ids[state]]
+    lines += [f'    state "{state.value}" as {ids[state]}' for state in table]
     lines.append(f"    [*] --> {ids[next(iter(table))]}")
     lines += [f"    {ids[state]} --> {ids[after]}: {event.value}" for state, row in table.items() for event, after in row.items()]
+    lines += [f"    {ids[state]} --> [*]" for state, row in table.items() if not row]
     return "\n".join(lines)
 
 

@@ -4,6 +4,12 @@
 Holds the rules of reception: collect before opening (R6, R7), order by COUNTER or timestamp, nothing from the future while
 dark, TEKs kept until their lifetime ends (R42).  What a key may open is decided by the card (Smartcard Profile) or the DRM
 agent.
+
+A clock that is fast does no harm.  With one that is slow by d seconds a terminal that plays goes on playing, but one that tunes in
+stays dark for d seconds, because everything it hears lies in its future (R6); then it plays.  The clock also decides dates of
+certificates, ends of rights and of SMKs: it is to be set from the network before anything is believed.
+
+What anyone can send costs a bounded amount of work per datagram and of memory for good: see the limits below.
 """
 
 from __future__ import annotations
@@ -14,22 +20,39 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pybcast import codec
-from pybcast.errors import BadValue, BcastError, KeyUnavailable, WireError
-from pybcast.flows.card import Card
+from pybcast.errors import BadValue, BcastError, KeyUnavailable, Replay, Unsupported, WireError
+from pybcast.flows.card import Card, check_parental
 from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.device import Device
-from pybcast.flows.events import Answer, Journal, Output, Refused, TekExpired, TekReady
-from pybcast.flows.serial import near
+from pybcast.flows.events import Answer, Journal, Output, Refused, State, TekExpired, TekReady
+from pybcast.flows.serial import distance, near
 from pybcast.flows.spcp import Profile
 from pybcast.flows.tables import RECEPTION, Reception, ReceptionEvent, step
 from pybcast.keys import TAS, TEK, ipsec_auth_key_drm, ipsec_auth_key_smartcard, ipsec_spi, key_indicator, mki
-from pybcast.messages import FIRST_BYTE, ClearDrmStkm, ClearSmartcardStkm, DrmStkm, Kind, Protocol, SmartcardStkm
+from pybcast.messages import (
+    FIRST_BYTE,
+    Bcro,
+    DrmStkm,
+    Identity,
+    Kind,
+    MikeyMessage,
+    Protocol,
+    SmartcardStkm,
+    Timestamp,
+)
 from pybcast.secret import Secret
+from pybcast.wire.smartcard import TEK_SALT_DATA
 
-PARENTAL_RATING: Final = 0x01  # access criteria tag - confidence: likely
 MAX_COLLECTED: Final = 64
-"""Different STKMs held while collecting, and LTKMs per carousel cycle and sender: more is an attack or a misconfigured stream."""
+"""Different STKMs held while collecting: a stream has two on air, more is an attack.  Then the collection ends at once."""
 MAX_OBJECTS: Final = 4096
+"""LTKMs for this terminal in one carousel cycle, and objects remembered: more is an attack.  Then the cycle ends at once."""
+MAX_DONE: Final = 1024
+"""STKMs of a stream that need no second look; beyond, the oldest gets one."""
+RETRY_CYCLES: Final = 10
+"""Carousel cycles until a refused object is looked at again: a clock may have been set since, a certificate come."""
+_COUNTER: Final = 2
+_FOR_EVER: Final = float("inf")
 
 
 @dataclass(frozen=True)
@@ -51,12 +74,23 @@ class Tuning:
 
 @dataclass(frozen=True)
 class HeldTek:
-    """A traffic key that was opened, and until when it may be used (R42)."""
+    """A traffic key that was opened, until when it may be used (R42), and which STKM it came from: start and SHA-256."""
 
     tek: Secret
     salt: bytes | None
     auth_key: Secret | None
     until: float
+    start: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A STKM that waits to be opened; ``start`` of its period, 64-bit NTP seconds."""
+
+    start: int
+    data: bytes
+    message: SmartcardStkm | DrmStkm
 
 
 @dataclass
@@ -64,16 +98,26 @@ class _Stream:
     tuning: Tuning
     state: Reception = Reception.DARK
     deadline: float | None = None
-    heard: dict[bytes, bytes] = field(default_factory=dict)
+    heard: dict[bytes, _Heard] = field(default_factory=dict)
     done: dict[bytes, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Object:
+    """An LTKM that waits for the end of the cycle.  ``counter`` orders those of one ``sender`` (its identities; () for BCROs)."""
+
+    sender: tuple[bytes, ...]
+    counter: int
+    data: bytes
+    digest: bytes
 
 
 class Terminal:
     """One terminal of one profile.
 
     Exactly one of ``card`` (Smartcard Profile) and ``device`` (DRM Profile).  ``parental``: rating type -> highest rating it
-    may show. ``cycle``: seconds an LTKM carousel takes (R7).  ``state``: what was persisted, without the card's or device's own
-    memory.
+    may show. ``cycle``: seconds an LTKM carousel takes (R7).  ``state``: what was persisted (what belongs to the card or device in
+    it is left alone).
     """
 
     def __init__(
@@ -83,18 +127,19 @@ class Terminal:
         device: Device | None = None,
         parental: Mapping[int, int] | None = None,
         cycle: float = CAROUSEL_CYCLE,
-        state: dict[str, dict[tuple[object, ...], object]] | None = None,
+        state: State | None = None,
     ) -> None:
-        if (card is None) == (device is None):
+        agent = device if card is None else card
+        if agent is None or (card is not None and device is not None):
             raise ValueError("a terminal has a card or a device, not both")
-        self._card, self._device = card, device
+        self._card, self._device, self._agent = card, device, agent
         self._parental = dict(parental or {})
         self._cycle = cycle
         self._journal = Journal(state)
         self._streams: dict[tuple[str, int], _Stream] = {}
-        self._objects: list[bytes] = []
-        self._objects_seen: dict[bytes, float] = {}
+        self._objects: list[_Object] = []
         self._objects_due: float | None = None
+        self._seen: dict[bytes, float] = {}
 
     @property
     def profile(self) -> Profile:
@@ -106,18 +151,15 @@ class Terminal:
         """Begin to listen to a STKM stream.  A TEK of it that still lives is used at once (R42)."""
         stream = self._streams.setdefault((tuning.service, tuning.stream), _Stream(tuning))
         stream.tuning = tuning
-        if self._live(tuning.service, tuning.stream, now) and stream.state is Reception.DARK:
-            stream.state = step(RECEPTION, step(RECEPTION, stream.state, ReceptionEvent.STKM), ReceptionEvent.OPENED)
+        if stream.state is Reception.DARK and self._live(stream, now):
+            stream.state = step(RECEPTION, stream.state, ReceptionEvent.RETURN)
         return self._take()
 
     def tune_out(self, service: str, stream: int) -> list[Output]:
         """Stop listening; TEKs are kept for a return (R42)."""
-        held = self._streams.get((service, stream))
+        held = self._streams.pop((service, stream), None)
         if held is not None:
-            held.state = step(RECEPTION, held.state, ReceptionEvent.TUNE_OUT)
-            held.heard.clear()
-            held.deadline = None
-            del self._streams[service, stream]
+            step(RECEPTION, held.state, ReceptionEvent.TUNE_OUT)
         return self._take()
 
     def receive_stkm(self, service: str, stream: int, data: bytes, now: float) -> list[Output]:
@@ -126,218 +168,267 @@ class Terminal:
         if held is None:
             return []
         digest = hashlib.sha256(data).digest()
-        if digest in held.heard or held.done.get(digest, now) > now:
-            return self._take()  # a repetition
+        if digest in held.heard or held.done.get(digest, 0.0) > now:
+            return []  # a repetition
+        for row in self._teks(held).values():
+            if row.digest == digest:  # opened before a restart or a change of channel
+                self._finish(held, digest, row.until)
+                return []
+        try:
+            heard = self._read(data, now)
+        except WireError as error:
+            self._finish(held, digest, now + 2 * TUNE_IN)
+            self._journal.emit(Refused(self._stkm_kind, error))
+            return self._take()
         held.state = step(RECEPTION, held.state, ReceptionEvent.STKM)
-        if len(held.heard) < MAX_COLLECTED:
-            held.heard[digest] = data
-        if held.state is Reception.COLLECTING:
-            if held.deadline is None:
-                held.deadline = now + TUNE_IN
+        held.heard[digest] = heard
+        if len(held.heard) > MAX_COLLECTED:
+            self._collected(held, now)
+            if len(held.heard) > MAX_COLLECTED:  # all lie in the future: the furthest is the least likely to be of use
+                del held.heard[max(held.heard, key=lambda digest: held.heard[digest].start)]
+        elif held.state is Reception.COLLECTING:
+            held.deadline = held.deadline or now + TUNE_IN
         else:
-            self._open_heard(held, now)
+            self._open_heard(held, now, collected=False)
         return self._take()
 
     def receive_object(self, data: bytes, now: float) -> list[Output]:
         """One LTKM or registration object from the carousel or the interaction channel (R7, R22)."""
         digest = hashlib.sha256(data).digest()
-        if digest in self._objects_seen:
-            return []
-        if len(self._objects_seen) >= MAX_OBJECTS:
-            self._objects_seen.pop(next(iter(self._objects_seen)))
-        self._objects_seen[digest] = now
-        kind = FIRST_BYTE.get(data[0] if data else -1)
-        if kind in ("drm-registration", "smartcard-registration"):
-            self._register(kind, data, now)
-        elif len(self._objects) < MAX_OBJECTS:
-            self._objects.append(data)
-            if self._objects_due is None:
-                self._objects_due = now + self._cycle
+        if digest in self._seen:
+            until = self._seen[digest]
+            self._remember(digest, until)
+            if until > now:
+                return []
+        ltkm: Kind = "mikey" if self._card is not None else "drm-ltkm"
+        registration: Kind = "smartcard-registration" if self._card is not None else "drm-registration"
+        kind = "mikey" if data[:1] == b"\x01" else FIRST_BYTE.get(data[0] if data else -1)
+        try:
+            if kind is None:
+                raise Unsupported(0, "message_tag", "an LTKM or registration object (R22)", data[:1].hex() or "nothing")
+            if kind == registration:
+                self._register(data, digest, now)
+            elif kind == ltkm and (found := self._sort(data, digest)) is not None:
+                self._remember(digest, _FOR_EVER)
+                self._objects.append(found)
+                self._objects_due = self._objects_due or now + self._cycle
+                if len(self._objects) >= MAX_OBJECTS:
+                    self._feed(now)
+        except BcastError as error:
+            self._remember(digest, now + RETRY_CYCLES * self._cycle)
+            self._journal.emit(Refused(registration if kind == registration else self._ltkm_kind, error))
         return self._take()
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass: collections end, TEKs expire."""
         if self._objects_due is not None and now >= self._objects_due:
-            self._objects_due = None
             self._feed(now)
         for held in self._streams.values():
             if held.deadline is not None and now >= held.deadline:
-                held.deadline = None
-                self._open_heard(held, now, collected=True)
-                if held.state is Reception.COLLECTING:
-                    held.state = step(RECEPTION, held.state, ReceptionEvent.NOTHING)
-                    if held.heard:  # what lies in the future is looked at again
-                        held.state = step(RECEPTION, held.state, ReceptionEvent.STKM)
-                        held.deadline = now + TUNE_IN
-        for key, row in list(self._journal.tables.get("tek", {}).items()):
-            assert isinstance(row, HeldTek)
+                self._collected(held, now)
+            for digest in [digest for digest, until in held.done.items() if now >= until]:
+                del held.done[digest]
+        for key, row in self._journal.rows("tek", HeldTek).items():
             if now >= row.until:
                 service, number, name = key
                 assert isinstance(service, str) and isinstance(number, int) and isinstance(name, bytes)
+                # R42: the lifetime runs from the first opening, so neither this STKM nor an older one is opened again.
+                spent = self._journal.get("spent", (service, number), int)
+                self._journal.put("spent", (service, number), max(row.start, row.start if spent is None else spent))
                 self._journal.drop("tek", key)
                 self._journal.emit(TekExpired(service, number, name))
-                stream = self._streams.get((service, number))
-                if stream is not None and stream.state is Reception.PLAYING and not self._live(service, number, now):
-                    stream.state = step(RECEPTION, stream.state, ReceptionEvent.EXPIRED)
         for held in self._streams.values():
-            for digest, until in list(held.done.items()):
-                if now >= until:
-                    del held.done[digest]
+            if held.state is Reception.PLAYING and not self._live(held, now):
+                held.state = step(RECEPTION, held.state, ReceptionEvent.EXPIRED)
+                if held.heard:
+                    held.state = step(RECEPTION, held.state, ReceptionEvent.STKM)
+                    held.deadline = now + TUNE_IN
         return self._take()
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
-        times = [held.deadline for held in self._streams.values() if held.deadline is not None]
-        times += [row.until for row in self._journal.tables.get("tek", {}).values() if isinstance(row, HeldTek)]
-        if self._objects_due is not None:
-            times.append(self._objects_due)
-        return min(times, default=None)
+        times = [held.deadline for held in self._streams.values()] + [self._objects_due]
+        times += [row.until for row in self._journal.rows("tek", HeldTek).values()]
+        return min((t for t in times if t is not None), default=None)
 
     # --- registration and LTKMs ---------------------------------------------------------------------------------------
 
-    def _register(self, kind: Kind, data: bytes, now: float) -> None:
-        try:
-            if kind == "drm-registration" and self._device is not None:
-                self._device.register(data, now)
-            elif kind == "smartcard-registration" and self._card is not None:
-                self._card.register(data, now)
-        except BcastError as error:
-            self._journal.emit(Refused(kind, error))
+    def _remember(self, digest: bytes, until: float) -> None:
+        """Not to be looked at again before ``until``; what was heard last is kept longest."""
+        self._seen.pop(digest, None)
+        if len(self._seen) >= MAX_OBJECTS:
+            del self._seen[next(iter(self._seen))]
+        self._seen[digest] = until
+
+    def _register(self, data: bytes, digest: bytes, now: float) -> None:
+        installed = self._agent.register(data, now)
+        if installed:
+            self._seen.clear()  # what was refused for want of these keys may open now
+        self._remember(digest, _FOR_EVER)
+
+    def _sort(self, data: bytes, digest: bytes) -> _Object | None:
+        """An LTKM with its place in the cycle; ``None`` when it is addressed to others."""
+        if self._device is not None:
+            bcro = codec.decode(data, "drm-ltkm")
+            assert isinstance(bcro, Bcro)
+            return _Object((), bcro.bcro_timestamp or 0, data, digest) if self._device.addressed(bcro) else None
+        assert self._card is not None
+        known = self._card.identities()
+        if known and not any(name in data for name in known):
+            return None  # cheap, for most of a carousel is for others
+        mikey = codec.decode(data, "mikey")
+        assert isinstance(mikey, MikeyMessage)
+        sender = tuple(p.id for p in mikey.payloads if isinstance(p, Identity))
+        for payload in mikey.payloads:
+            if isinstance(payload, Timestamp) and payload.ts_type == _COUNTER:
+                return _Object(sender, int.from_bytes(payload.ts_value, "big"), data, digest)
+        raise BadValue(None, "T", "a COUNTER", "none")
 
     def _feed(self, now: float) -> None:
-        """One cycle has been collected: LTKMs go to the card in rising COUNTER (R7), BCROs to the agent in rising timestamp."""
-        objects, self._objects = self._objects, []
-        kind: Kind = "smartcard-ltkm" if self._card is not None else "drm-ltkm"
-        ordered: list[tuple[int, bytes]] = []
-        for data in objects:
-            if (FIRST_BYTE.get(data[0] if data else -1) == "drm-ltkm") != (self._device is not None):
-                continue  # the other profile's
-            try:
-                ordered.append((self._rank(data), data))
-            except WireError as error:
-                self._journal.emit(Refused(kind, error))
-        for _, data in sorted(ordered):
-            try:
-                if self._card is not None:
-                    answer = self._card.ltkm(data)
-                    if answer is not None:
-                        self._journal.emit(Answer(answer))
-                elif self._device is not None:
-                    self._device.ltkm(data)
-            except BcastError as error:
-                self._journal.emit(Refused(kind, error))
-        for digest, heard in list(self._objects_seen.items()):
-            if now - heard > self._cycle * 10:
-                del self._objects_seen[digest]
+        """One cycle has been collected: LTKMs go to the card in rising COUNTER (R7), BCROs to the agent in rising timestamp.
 
-    def _rank(self, data: bytes) -> int:
-        if self._device is not None:
-            return getattr(codec.decode(data, "drm-ltkm"), "bcro_timestamp", None) or 0
-        for payload in getattr(codec.decode(data, "mikey"), "payloads", ()):
-            if getattr(payload, "ts_type", None) == 2:
-                return int.from_bytes(payload.ts_value, "big")
-        raise BadValue(None, "payloads", "a COUNTER", "none")
+        COUNTERs of one sender are ordered as RFC 1982 orders them: the wrap does not turn a cycle round.
+        """
+        objects, self._objects, self._objects_due = self._objects, [], None
+        origin: dict[tuple[bytes, ...], int] = {}
+
+        def place(item: _Object) -> tuple[tuple[bytes, ...], int]:
+            if not item.sender:
+                return item.sender, item.counter  # a BCRO's timestamp: 64 bits, no wrap
+            return item.sender, distance(item.counter, origin.setdefault(item.sender, item.counter))
+
+        for item in sorted(objects, key=place):
+            try:
+                if self._device is not None:
+                    self._device.ltkm(item.data)
+                    continue
+                assert self._card is not None
+                answer = self._card.ltkm(item.data, now)
+                if answer is not None:
+                    self._journal.emit(Answer(answer))
+            except KeyUnavailable as error:  # its registration may have been lost: look again in the next cycle
+                self._seen.pop(item.digest, None)
+                self._journal.emit(Refused(self._ltkm_kind, error))
+            except BcastError as error:
+                self._remember(item.digest, now + RETRY_CYCLES * self._cycle)
+                self._journal.emit(Refused(self._ltkm_kind, error))
+
+    @property
+    def _ltkm_kind(self) -> Kind:
+        return "smartcard-ltkm" if self._card is not None else "drm-ltkm"
 
     # --- STKMs --------------------------------------------------------------------------------------------------------
-
-    def _live(self, service: str, stream: int, now: float) -> bool:
-        return any(
-            key[:2] == (service, stream) and isinstance(row, HeldTek) and now < row.until
-            for key, row in self._journal.tables.get("tek", {}).items()
-        )
-
-    def _open_heard(self, held: _Stream, now: float, collected: bool = False) -> None:
-        """Open what was heard, oldest first.
-
-        What lies in the future stays while nothing plays (R6); while something plays it waits half of its time to go, at most a
-        tune-in, because an older one that was lost until now could no longer be opened after it.
-        """
-        ordered: list[tuple[int, bytes, bytes]] = []
-        for digest, data in list(held.heard.items()):
-            try:
-                ordered.append((self._when(data, now), digest, data))
-            except WireError as error:
-                del held.heard[digest]
-                held.done[digest] = now + 2 * TUNE_IN
-                self._journal.emit(Refused(self._stkm_kind, error))
-        for when, digest, data in sorted(ordered):
-            if when > now:  # R6: the STKM of the running period goes first
-                if not self._live(held.tuning.service, held.tuning.stream, now):
-                    continue
-                if not collected:
-                    held.deadline = held.deadline or now + min(TUNE_IN, (when - now) / 2)
-                    continue
-            del held.heard[digest]
-            try:
-                until = self._open(held, data, now)
-            except KeyUnavailable as error:  # its LTKM may be on its way: look again when it is heard again
-                held.done[digest] = now + TUNE_IN
-                self._journal.emit(Refused(self._stkm_kind, error))
-            except BcastError as error:
-                held.done[digest] = now + 2 * self._cycle
-                self._journal.emit(Refused(self._stkm_kind, error))
-            else:
-                held.done[digest] = until
-                held.state = step(RECEPTION, held.state, ReceptionEvent.OPENED)
 
     @property
     def _stkm_kind(self) -> Kind:
         return "smartcard-stkm" if self._card is not None else "drm-stkm"
 
-    def _when(self, data: bytes, now: float) -> int:
+    def _teks(self, held: _Stream) -> dict[tuple[object, ...], HeldTek]:
+        return self._journal.select("tek", (held.tuning.service, held.tuning.stream), HeldTek)
+
+    def _live(self, held: _Stream, now: float) -> bool:
+        return any(now < row.until for row in self._teks(held).values())
+
+    @staticmethod
+    def _finish(held: _Stream, digest: bytes, until: float) -> None:
+        """That STKM needs no second look before ``until``."""
+        held.done.pop(digest, None)
+        if len(held.done) >= MAX_DONE:
+            del held.done[next(iter(held.done))]
+        held.done[digest] = until
+
+    def _read(self, data: bytes, now: float) -> _Heard:
         message = codec.decode(data, self._stkm_kind)
         if isinstance(message, SmartcardStkm):
-            return near(message.counter, now)
+            return _Heard(near(message.counter, now), data, message)
         if isinstance(message, DrmStkm) and message.timestamp is not None:
-            return message.timestamp
+            return _Heard(message.timestamp, data, message)
         raise BadValue(None, "timestamp", "a complete STKM with a timestamp (R13, R14)", "another")
 
-    def _open(self, held: _Stream, data: bytes, now: float) -> float:
-        tuning = held.tuning
-        if self._card is not None:
-            clear = self._card.stkm(data)
-            protocol = clear.management.traffic_protection_protocol if clear.management else tuning.protocol
-            lifetime = clear.management.traffic_key_lifetime if clear.management else tuning.lifetime
-            self._check_criteria(clear)
-            name = self._smartcard_id(clear, protocol)
-            auth = None
-            if protocol is Protocol.IPSEC and clear.management and clear.management.traffic_authentication_flag:
-                csb_id = self._card.csb_id(clear.key_domain_id, clear.sek_id)
-                assert csb_id is not None  # it has just opened
-                auth = ipsec_auth_key_smartcard(TEK(clear.tek), csb_id)
-            row = HeldTek(clear.tek, clear.salt, auth, now + (1 << lifetime))
+    def _collected(self, held: _Stream, now: float) -> None:
+        """The end of a collection."""
+        held.deadline = None
+        self._open_heard(held, now, collected=True)
+        if held.state is Reception.COLLECTING:
+            held.state = step(RECEPTION, held.state, ReceptionEvent.NOTHING)
+            if held.heard:  # what lies in the future is looked at again
+                held.state = step(RECEPTION, held.state, ReceptionEvent.STKM)
+                held.deadline = now + TUNE_IN
+
+    def _open_heard(self, held: _Stream, now: float, *, collected: bool) -> None:
+        """Open what was heard, oldest first.
+
+        What lies in the future stays while nothing plays (R6); while something plays it waits half of its time to go, at most a
+        tune-in, because an older one that was lost until now could no longer be opened after it.
+        """
+        live = self._live(held, now)
+        for digest in sorted(held.heard, key=lambda digest: held.heard[digest].start):
+            heard = held.heard[digest]
+            if heard.start > now and not (live and collected):  # R6: the STKM of the running period goes first
+                if live:
+                    held.deadline = held.deadline or now + min(TUNE_IN, (heard.start - now) / 2)
+                break
+            del held.heard[digest]
+            try:
+                until = self._open(held.tuning, heard, digest, now)
+            except KeyUnavailable as error:  # its LTKM may be on its way: look again when it is heard again
+                self._finish(held, digest, now + TUNE_IN)
+                self._journal.emit(Refused(self._stkm_kind, error))
+            except BcastError as error:
+                self._finish(held, digest, now + 2 * self._cycle)
+                self._journal.emit(Refused(self._stkm_kind, error))
+            else:
+                self._finish(held, digest, until)
+                held.state = step(RECEPTION, held.state, ReceptionEvent.OPENED)
+                live = True
+
+    def _open(self, tuning: Tuning, heard: _Heard, digest: bytes, now: float) -> float:
+        """Get the TEK.  Whatever can refuse comes before the card or the agent, which remember what they opened (R12)."""
+        spent = self._journal.get("spent", (tuning.service, tuning.stream), int)
+        if spent is not None and heard.start <= spent:
+            raise Replay("the lifetime of its key has ended (R42)")
+        if isinstance(heard.message, SmartcardStkm):
+            name, tek, salt, auth, lifetime = self._open_smartcard(tuning, heard.message, heard.data)
         else:
-            assert self._device is not None
-            where = (*tuning.where, tuning.stream, tuning.service)
-            opened = self._device.stkm(data, stream=where, socID=tuning.socID, serviceBaseCID=tuning.serviceBaseCID, now=now)
-            self._check_criteria(opened)
-            name, material = opened.id, opened.traffic_key_material.reveal()
-            auth = ipsec_auth_key_drm(TAS(material[16:])) if len(material) == 32 else None
-            row = HeldTek(TEK(material[:16]), opened.salt, auth, now + (1 << opened.traffic_key_lifetime))
+            name, tek, salt, auth, lifetime = self._open_drm(tuning, heard.message, heard.data, now)
+        row = HeldTek(tek, salt, auth, now + (1 << lifetime), heard.start, digest)
         self._journal.put("tek", (tuning.service, tuning.stream, name), row)
         self._journal.emit(TekReady(tuning.service, tuning.stream, name, row.tek, row.salt, row.auth_key, row.until))
         return row.until
 
-    @staticmethod
-    def _smartcard_id(clear: ClearSmartcardStkm, protocol: Protocol) -> bytes:
+    def _open_smartcard(
+        self, tuning: Tuning, message: SmartcardStkm, data: bytes
+    ) -> tuple[bytes, TEK, bytes | None, Secret | None, int]:
+        assert self._card is not None
+        m = message.management
+        if m is not None and m.terminal_binding is not None:
+            raise KeyUnavailable("tbk")  # R18: the TEK inside is wrapped for one make of terminal
+        check_parental(None if m is None else m.access_criteria, self._parental)
+        protocol = tuning.protocol if m is None else m.traffic_protection_protocol
         if protocol is Protocol.IPSEC:
-            return ipsec_spi(clear.sek_id, clear.tek_id)
-        return mki(clear.sek_id, clear.tek_id) if protocol is Protocol.SRTP else key_indicator(clear.sek_id, clear.tek_id)
+            name = ipsec_spi(message.sek_id, message.tek_id)
+        else:
+            name = (mki if protocol is Protocol.SRTP else key_indicator)(message.sek_id, message.tek_id)
+        if (protocol is Protocol.SRTP) != (len(message.encr_data) == TEK_SALT_DATA):
+            raise BadValue(
+                None, "KEMAC.encr_data", "a salt exactly when the protocol is SRTP (R18)", f"{len(message.encr_data)} bytes"
+            )
+        clear = self._card.stkm(data)
+        tek = TEK(clear.tek)
+        with_auth = protocol is Protocol.IPSEC and m is not None and m.traffic_authentication_flag
+        auth = ipsec_auth_key_smartcard(tek, message.csb_id) if with_auth else None  # the card has checked the CSB ID
+        return name, tek, clear.salt, auth, tuning.lifetime if m is None else m.traffic_key_lifetime
 
-    def _check_criteria(self, clear: ClearDrmStkm | ClearSmartcardStkm) -> None:
-        criteria = (
-            clear.access_criteria if isinstance(clear, ClearDrmStkm) else clear.management and clear.management.access_criteria
-        )
-        for criterion in criteria or ():
-            if criterion.tag == PARENTAL_RATING and len(criterion.value) == 2:
-                rating_type, rating = criterion.value
-                if rating > self._parental.get(rating_type, 255):
-                    raise KeyUnavailable("parental rating")
+    def _open_drm(
+        self, tuning: Tuning, message: DrmStkm, data: bytes, now: float
+    ) -> tuple[bytes, TEK, bytes | None, Secret | None, int]:
+        assert self._device is not None
+        check_parental(message.access_criteria, self._parental)
+        where = (*tuning.where, tuning.stream, tuning.service)
+        opened = self._device.stkm(data, stream=where, socID=tuning.socID, serviceBaseCID=tuning.serviceBaseCID, now=now)
+        material = opened.traffic_key_material.reveal()
+        auth = ipsec_auth_key_drm(TAS(material[16:])) if len(material) == 32 else None
+        return opened.id, TEK(material[:16]), opened.salt, auth, opened.traffic_key_lifetime
 
     def _take(self) -> list[Output]:
-        agent: list[Output] = []
-        for source in (self._card, self._device):
-            take = getattr(source, "take", None)
-            if take is not None:
-                agent += take()
-        return [*agent, *self._journal.take()]
+        return [*self._agent.take(), *self._journal.take()]

@@ -12,9 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pybcast.flows.events import Output, Persist
-
-State = dict[str, dict[tuple[object, ...], object]]
+from pybcast.flows.events import Output, Persist, State
 
 
 @dataclass
@@ -40,7 +38,7 @@ class Clock:
 
 @dataclass
 class Link:
-    """A link with faults: probabilities of loss and doubling, and a delay drawn from [``delay_min``, ``delay_max``] seconds (reordering)."""
+    """A link with faults: probabilities of loss and doubling; delays from [``delay_min``, ``delay_max``] seconds reorder."""
 
     clock: Clock
     rng: random.Random
@@ -76,8 +74,9 @@ class Store:
 
 
 def carry_out(outputs: list[Output], store: Store, rng: random.Random, crash: float = 0.0) -> tuple[list[Output], bool]:
-    """Carry out outputs in order: persist, and hand back what is to be done.  With probability ``crash`` the process dies at some point
-    between two outputs; the second value says so, and what came later never happened."""
+    """Carry out outputs in order: persist, and hand back all that was done.  With probability ``crash`` the process dies at some
+    point between two outputs; the second value says so, and what came later never happened.
+    """
     stop = rng.randrange(len(outputs) + 1) if outputs and rng.random() < crash else None
     done: list[Output] = []
     for i, output in enumerate(outputs):
@@ -85,6 +84,5 @@ def carry_out(outputs: list[Output], store: Store, rng: random.Random, crash: fl
             return done, True
         if isinstance(output, Persist):
             store.write(output)
-        else:
-            done.append(output)
+        done.append(output)
     return done, stop is not None

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A seeded discrete-event simulation of a whole system: one BSM, one or two BSD/As, terminals of both profiles, faults.
 
-``World`` wires the flows of ``pybcast.flows`` to simulated links, stores and clocks, and watches the invariants of rules.md at every
-step; a broken one is an entry in ``violations``.
+``World`` wires the flows of ``pybcast.flows`` to simulated links, stores and clocks, and shows every step to the watchers of
+``pybcast.testing.watch``; a broken invariant is an entry in ``violations``.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal, Self
 
-from pybcast import codec
+from pybcast.errors import LocalFlowError
 from pybcast.flows import (
     BSDA,
     BSM,
@@ -22,6 +22,7 @@ from pybcast.flows import (
     CarouselDrop,
     CarouselPut,
     FlowDone,
+    LongTermKey,
     OffAir,
     Output,
     Persist,
@@ -29,8 +30,10 @@ from pybcast.flows import (
     Refused,
     Right,
     Send,
+    SimulatedCard,
     StopTraffic,
     StreamConfig,
+    Subscriber,
     TekExpired,
     TekReady,
     Terminal,
@@ -40,30 +43,59 @@ from pybcast.flows import (
     random_teks,
 )
 from pybcast.flows.allocator import Sealed
+from pybcast.flows.card import SekFile
+from pybcast.flows.events import State
+from pybcast.flows.schedule import REPETITIONS_AHEAD
 from pybcast.flows.serial import near
-from pybcast.flows.spcp import BackendMessage, StkmItem
-from pybcast.messages import DrmStkm, SmartcardLtkm, SmartcardStkm
+from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.tables import SekState
 from pybcast.secret import Secret
-from pybcast.testing.link import Clock, Link, State, Store, carry_out
+from pybcast.testing.link import Clock, Link, Store, carry_out
 from pybcast.testing.parties import FQDN, make_card, make_device, make_group, rights_issuer
+from pybcast.testing.watch import Granted, StreamKey, Watch, Who
 
 BSM_ID: Final = "urn:example:bsm"
 MAIN: Final = "urn:example:bsda:main"
 BACKUP: Final = "urn:example:bsda:backup"
+CYCLE: Final = 10.0  # seconds a turn of the carousel takes
+
+
+class StubbornCard(SimulatedCard):
+    """A card that ignores its withdrawals (R10)."""
+
+    @classmethod
+    def of(cls, card: SimulatedCard) -> Self:
+        """The same card, turned."""
+        stubborn = cls.__new__(cls)
+        stubborn.__dict__.update(card.__dict__)
+        return stubborn
+
+    def ltkm(self, data: bytes, now: float) -> bytes | None:
+        before = self._journal.rows("sek", SekFile)
+        answer = super().ltkm(data, now)
+        for key, row in self._journal.rows("sek", SekFile).items():
+            if row.state is SekState.WITHDRAWN and key in before:
+                self._journal.put("sek", key, before[key])
+        return answer
 
 
 @dataclass
 class Viewer:
-    """A terminal with what the simulation knows of it."""
+    """A terminal, its link, and what the simulation knows of it."""
 
     name: str
     terminal: Terminal
     link: Link
-    rights: list[Right] = field(default_factory=list)
-    withdrawn_at: float | None = None
-    tuned: dict[tuple[str, int], float] = field(default_factory=dict)
+    who: Who
     teks: dict[tuple[str, int, bytes], Secret] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
+    tuned: set[StreamKey] = field(default_factory=set)
+    fetches: set[StreamKey] = field(default_factory=set)
+
+    @property
+    def rights(self) -> list[Right]:
+        """What the viewer is entitled to."""
+        return [grant.right for grant in self.who.grants if grant.withdrawn == float("inf")]
 
 
 @dataclass
@@ -74,14 +106,19 @@ class Headend:
     store: Store = field(default_factory=Store)
     machine: BSDA | None = None
     on_air: dict[tuple[str, int, int], Announce] = field(default_factory=dict)
-    sent: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     carousel: dict[str, CarouselPut] = field(default_factory=dict)
-    key: dict[tuple[str, int], UseKey] = field(default_factory=dict)
+    key: dict[StreamKey, UseKey] = field(default_factory=dict)
     life: int = 0
+    lost: bool = False
 
 
 class World:
-    """Everything, deterministic in ``seed``."""
+    """Everything, deterministic in ``seed``.
+
+    ``bsm``, ``headends``, ``viewers``: what lives (``None`` = dead).  ``crash``: probability with which a server dies while it
+    carries out the outputs of one input; it comes back within seconds.  ``fresh``: probability that a BSD/A then comes back without
+    its store.
+    """
 
     def __init__(
         self,
@@ -96,29 +133,35 @@ class World:
         self.rng = random.Random(seed)
         self.clock = Clock(start)
         self.streams = {config.key: config for config in streams}
+        self.watch = Watch(self.streams)
         self.air_loss = air_loss
         self.backend = Link(self.clock, self.rng, loss=backend_loss, double=backend_loss)
         self.pair_secret = Secret(self.rng.randbytes(32))
-        self.bsm_store, self.bsm, self._bsm_life = Store(), None, 0
+        self.bsm_store = Store()
         self.bsm: BSM | None = None
         self.headends = {name: Headend(name) for name in headends}
         self.viewers: dict[str, Viewer] = {}
         self.group = make_group(self.rng)
         self.alarms: list[tuple[float, Alarm]] = []
         self.flows: Counter[str] = Counter()
-        self.violations: list[str] = []
-        self.crash = 0.0
-        self.dark_samples = self.samples = 0
-        self.key_changes = 0
-        self._stkm_seen: dict[tuple[object, ...], bytes] = {}
-        self._ltkm_seen: dict[tuple[object, ...], bytes] = {}
-        self._air_seen: dict[tuple[object, ...], bytes] = {}
-        self._ids: dict[tuple[object, ...], bytes] = {}
+        self.log: list[tuple[float, BackendMessage]] | None = None
+        self.crash = self.fresh = 0.0
+        self.crashes = self.key_changes = 0
+        self._subscriptions: dict[str, tuple[Subscriber, bytes]] = {}
+        self._commands: deque[Callable[[BSM], list[Output]]] = deque()
         self._wakes: dict[str, float] = {}
+        self._sender = next(iter(self.headends))
+        self._traffic: dict[StreamKey, tuple[str, UseKey]] = {}
+        self._boundaries: dict[StreamKey, set[int]] = {}
         self.start_bsm()
         for name in self.headends:
             self.start_bsda(name)
         self._carousel()
+
+    @property
+    def violations(self) -> list[str]:
+        """The invariants that were broken, in order."""
+        return self.watch.violations
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
@@ -131,87 +174,171 @@ class World:
             me=BSM_ID, fqdn=FQDN, streams=self.streams.values(), randomness=self.rng.randbytes, rights_issuer_id=issuer.id,
             state=self.bsm_store.copy(), restored=restored,
         )  # fmt: skip
-        self._bsm_life += 1
-        self.call_bsm(lambda bsm: bsm.tick(self.clock.now))
+        if self.call_bsm(lambda bsm: bsm.tick(self.clock.now)):
+            self._run_commands()
 
     def stop_bsm(self) -> None:
         """kill -9."""
         self.bsm = None
-        self._bsm_life += 1
+
+    def restore_bsm(self, state: State) -> None:
+        """Start the BSM from an older copy; the operator then tells it again who is subscribed to what.
+
+        What that copy has forgotten of withdrawals holds again from now on.
+        """
+        self.stop_bsm()
+        self.start_bsm({table: dict(rows) for table, rows in state.items()}, restored=True)
+        for viewer in self.viewers.values():
+            subscriber, registration = self._subscriptions[viewer.name]
+            self.command(lambda b, s=subscriber, r=registration: b.add_subscriber(s, self.clock.now, r))  # type: ignore[misc]
+            rights = viewer.rights
+            for config in self.streams.values():
+                self.withdraw(viewer, config, at_once=True)
+            for right in rights:
+                self._grant(viewer, right)
 
     def start_bsda(self, name: str, state: State | None = None, *, fresh: bool = False) -> None:
         """Start (again) from the durable state, from an older copy, or (``state={}``) from none."""
         headend = self.headends[name]
         if state is not None:
             headend.store.state = state
+        headend.lost = headend.lost or fresh
         pair = len(self.headends) > 1
         headend.machine = BSDA(
-            me=name, streams=self.streams.values(), randomness=self.rng.randbytes, state=headend.store.copy(), fresh=fresh,
+            me=name, streams=self.streams.values(), randomness=self.rng.randbytes, state=headend.store.copy(), fresh=headend.lost,
             teks=derived_teks(self.pair_secret) if pair else random_teks(self.rng.randbytes),
         )  # fmt: skip
         headend.life += 1
+        self._elect()
         self.call_bsda(name, lambda bsda: bsda.tick(self.clock.now))
+        for (service, stream), times in self._boundaries.items() if fresh else ():
+            for at in sorted(t for t in times if t > self.clock.now):
+                self.call_bsda(name, lambda b, k=(service, stream), at=at: b.add_boundary(*k, at, self.clock.now)[1])  # type: ignore[misc]
 
     def stop_bsda(self, name: str) -> None:
-        """kill -9 of BSD/A and sender; the encoder goes on with the key it has."""
+        """kill -9 of BSD/A and sender; the encoder goes on with the key it has, to the end of its authority."""
         headend = self.headends[name]
         headend.machine = None
         headend.life += 1
         headend.on_air.clear()
         headend.carousel.clear()
+        self._elect()
 
-    def call_bsm(self, action: Callable[[BSM], list[Output]]) -> None:
-        """One input of the BSM, and everything that follows."""
-        if self.bsm is not None:
-            done, crashed = carry_out(action(self.bsm), self.bsm_store, self.rng, self.crash)
-            self._do(done, BSM_ID)
-            if crashed:
-                self.stop_bsm()
-                self.clock.at(self.clock.now + self.rng.uniform(0.1, 5), self.start_bsm)
-            else:
-                self._schedule(BSM_ID)
+    @property
+    def active(self) -> Headend:
+        """The headend whose STKMs and carousel are on air.  It stays so until it dies: going back is no gain."""
+        return self.headends[self._sender]
+
+    def _elect(self) -> None:
+        """Another headend takes over: its STKMs at once, its traffic when they have been on air often enough (R40)."""
+        living = next((h for h in self.headends.values() if h.machine is not None), None)
+        if self.active.machine is None and living is not None:
+            self._sender = living.name
+            self.watch.now = self.clock.now
+            for put in living.carousel.values():
+                for data in put.data:
+                    self.watch.carousel(data)
+            for use in list(living.key.values()):
+                self._switch(living, use)
+
+    def _switch(self, headend: Headend, use: UseKey) -> None:
+        """Traffic on air is protected with this key from now on, if it is its turn."""
+        key = (use.service, use.stream)
+        name, current = self._traffic.get(key, (headend.name, None))
+        if headend is not self.active:
+            return
+        same = current is not None and current.mki == use.mki
+        if name != headend.name and not same and self.watch.heard(use) < REPETITIONS_AHEAD:
+            return  # the encoder that was on air goes on until then
+        self._traffic[key] = (headend.name, use)
+        self.key_changes += not same
+        self.watch.used(use)
+
+    def call_bsm(self, action: Callable[[BSM], list[Output]]) -> bool:
+        """One input of the BSM, and everything that follows; whether it was carried out to the end."""
+        if self.bsm is None:
+            return False
+        done, crashed = carry_out(action(self.bsm), self.bsm_store, self.rng, self.crash)
+        self._do(done, BSM_ID)
+        if crashed:
+            self.crashes += 1
+            self.stop_bsm()
+            self.clock.at(self.clock.now + self.rng.uniform(0.1, 5), self._restart_bsm)
+        else:
+            self._schedule(BSM_ID)
+        return not crashed
+
+    def command(self, action: Callable[[BSM], list[Output]]) -> None:
+        """What an operator asks of the BSM: he asks again, in order, when it died before it was done."""
+        self._commands.append(action)
+        if len(self._commands) == 1:
+            self._run_commands()
+
+    def _run_commands(self) -> None:
+        while self._commands:
+            try:
+                done = self.call_bsm(self._commands[0])
+            except LocalFlowError:  # refused: asking again is no use
+                self._commands.popleft()
+                raise
+            if not done:
+                return
+            self._commands.popleft()
 
     def call_bsda(self, name: str, action: Callable[[BSDA], list[Output]]) -> None:
         """One input of a BSD/A, and everything that follows."""
         headend = self.headends[name]
-        if headend.machine is not None:
-            done, crashed = carry_out(action(headend.machine), headend.store, self.rng, self.crash)
-            self._do(done, name)
-            if crashed:
-                self.stop_bsda(name)
-                self.clock.at(self.clock.now + self.rng.uniform(0.1, 5), lambda: self._restart(name))
-            else:
-                self._schedule(name)
+        if headend.machine is None:
+            return
+        done, crashed = carry_out(action(headend.machine), headend.store, self.rng, self.crash)
+        self._do(done, name)
+        if crashed:
+            self.crashes += 1
+            self.stop_bsda(name)
+            self.clock.at(self.clock.now + self.rng.uniform(0.1, 5), lambda: self._restart(name))
+        else:
+            headend.lost = False  # it has noted by now that its store was lost
+            self._schedule(name)
+
+    def _restart_bsm(self) -> None:
+        if self.bsm is None:
+            self.start_bsm()
 
     def _restart(self, name: str) -> None:
         if self.headends[name].machine is None:
-            self.start_bsda(name)
+            lost = self.rng.random() < self.fresh
+            self.start_bsda(name, {} if lost else None, fresh=lost)
 
     def _schedule(self, name: str) -> None:
         machine = self.bsm if name == BSM_ID else self.headends[name].machine
-        wake = machine.next_wakeup() if machine is not None else None
-        if wake is None:
-            return
-        wake = max(wake, self.clock.now + 0.01)
-        if self._wakes.get(name, float("inf")) <= wake and self._wakes[name] > self.clock.now:
-            return
-        self._wakes[name] = wake
+        if machine is not None:
+            tick = self._tick_bsm if name == BSM_ID else lambda: self.call_bsda(name, lambda bsda: bsda.tick(self.clock.now))
+            self._wake(name, machine.next_wakeup(), tick)
 
-        def tick() -> None:
+    def _tick_bsm(self) -> None:
+        self.call_bsm(lambda bsm: bsm.tick(self.clock.now))
+
+    def _wake(self, name: str, time: float | None, tick: Callable[[], object]) -> None:
+        """Let ``tick`` run at ``time``, unless it will run before."""
+        if time is None or self.clock.now < self._wakes.get(name, 0.0) <= time:
+            return
+        wake = self._wakes[name] = max(time, self.clock.now + 0.001)
+
+        def run() -> None:
             if self._wakes.get(name) == wake:
                 del self._wakes[name]
-                if name == BSM_ID:
-                    self.call_bsm(lambda bsm: bsm.tick(self.clock.now))
-                else:
-                    self.call_bsda(name, lambda bsda: bsda.tick(self.clock.now))
+                tick()
 
-        self.clock.at(wake, tick)
+        self.clock.at(wake, run)
 
     # --- outputs ------------------------------------------------------------------------------------------------------
 
     def _do(self, outputs: list[Output], who: str) -> None:
+        self.watch.now = self.clock.now
         for output in outputs:
             match output:
+                case Persist("key", (str(service), int(stream), *_), LongTermKey() as row):
+                    self.watch.key(service, stream, row)
                 case Send(message):
                     self._send(message)
                 case Announce():
@@ -222,23 +349,27 @@ class World:
                     self._use(self.headends[who], output)
                 case StopTraffic(service, stream):
                     self.headends[who].key.pop((service, stream), None)
+                    if self._traffic.get((service, stream), ("",))[0] == who:
+                        del self._traffic[service, stream]
+                        self.watch.stopped((service, stream))
                 case CarouselPut(name, _, data):
                     self.headends[who].carousel[name] = output
-                    for item in data:
-                        self._watch_ltkm(item)
+                    for item in data if who == self._sender else ():
+                        self.watch.carousel(item)
                 case CarouselDrop(name):
                     self.headends[who].carousel.pop(name, None)
                 case Alarm():
                     self.alarms.append((self.clock.now, output))
                 case FlowDone(flow, profile, _):
                     self.flows[f"{flow}/{profile}"] += 1
-                case Persist() | Refused() | TekReady() | TekExpired():
+                case _:
                     pass
 
     def _send(self, message: BackendMessage) -> None:
-        for item in message.items:
-            if isinstance(item, StkmItem) and item.content and message.profile == "smartcard":
-                self._watch_stkm(item.content)
+        store = self.bsm_store if message.source == BSM_ID else self.headends[message.source].store
+        self.watch.message(message, store.state)
+        if self.log is not None:
+            self.log.append((self.clock.now, message))
 
         def deliver() -> None:
             if message.destination == BSM_ID:
@@ -248,32 +379,40 @@ class World:
 
         self.backend.carry(deliver)
 
-    @property
-    def active(self) -> Headend | None:
-        """The headend whose datagrams are on air: the first that lives."""
-        return next((h for h in self.headends.values() if h.machine is not None), None)
-
     def _announce(self, headend: Headend, output: Announce) -> None:
         key = (output.service, output.stream, output.start)
         headend.on_air[key] = output
-        headend.sent[key] = 0
-        for stkm in output.stkms:
-            self._watch_air(output, stkm.profile, stkm.data)
-        life = headend.life
+        before = None
+        if headend.machine is not None:
+            periods = [record.period for record in headend.machine.records(output.service, output.stream)]
+            before = next((p.duration for p in periods if p.end == output.start), None)
+        self.watch.announce(output, before)
+        life, reported = headend.life, False
 
         def repeat() -> None:
+            nonlocal reported
             if headend.life != life or headend.on_air.get(key) is not output:
                 return
-            headend.sent[key] += 1
             if headend is self.active:
+                self.watch.now = self.clock.now
+                self.watch.aired(output)
+                use = headend.key.get(key[:2])
+                if use is not None and self._traffic.get(key[:2], (headend.name,))[0] != headend.name:
+                    self._switch(headend, use)
                 for stkm in output.stkms:
                     self._to_viewers(stkm.profile, output.service, output.stream, stkm.data)
-            if headend.sent[key] == 1:
+            if not reported:
+                reported = True
                 self.call_bsda(headend.name, lambda b: b.announced(*key, self.clock.now))
             if headend.life == life:
                 self.clock.at(self.clock.now + output.repetition, repeat)
 
         self.clock.at(self.clock.now + 0.001, repeat)
+
+    def _use(self, headend: Headend, use: UseKey) -> None:
+        headend.key[use.service, use.stream] = use
+        self.watch.made(use)
+        self._switch(headend, use)
 
     def _to_viewers(self, profile: str, service: str, stream: int, data: bytes) -> None:
         for viewer in self.viewers.values():
@@ -285,194 +424,185 @@ class World:
                 viewer.link.carry(deliver)
 
     def _carousel(self) -> None:
-        """Every second a tenth of the carousel's cycle: all objects of the active headend within 10 s, in order."""
-        headend = self.active
-        if headend is not None:
-            objects = [data for put in headend.carousel.values() for data in put.data]
-            for n, data in enumerate(objects):
-                for viewer in self.viewers.values():
+        """All objects of the headend that is on air, in order, within a cycle."""
+        objects = [data for put in self.active.carousel.values() for data in put.data]
+        for n, data in enumerate(objects):
+            for viewer in self.viewers.values():
 
-                    def deliver(viewer: Viewer = viewer, data: bytes = data) -> None:
-                        self.call_viewer(viewer, lambda t: t.receive_object(data, self.clock.now))
+                def deliver(viewer: Viewer = viewer, data: bytes = data) -> None:
+                    self.call_viewer(viewer, lambda t: t.receive_object(data, self.clock.now))
 
-                    self.clock.at(
-                        self.clock.now + 9 * n / max(1, len(objects)),
-                        lambda viewer=viewer, deliver=deliver: viewer.link.carry(deliver),  # type: ignore[misc]
-                    )
-        self.clock.at(self.clock.now + 10, self._carousel)
+                at = self.clock.now + 0.9 * CYCLE * n / max(1, len(objects))
+                self.clock.at(at, lambda viewer=viewer, deliver=deliver: viewer.link.carry(deliver))  # type: ignore[misc]
+        self.clock.at(self.clock.now + CYCLE, self._carousel)
 
     # --- viewers ------------------------------------------------------------------------------------------------------
 
-    def add_card(self, name: str) -> Viewer:
-        """A Smartcard Profile terminal, registered through F1."""
+    def add_card(self, name: str, *, stubborn: bool = False) -> Viewer:
+        """A Smartcard Profile terminal, registered through F1; ``stubborn``: its card ignores withdrawals."""
         party = make_card(self.rng, name, self.clock.now)
-        viewer = Viewer(name, Terminal(card=party.card), Link(self.clock, self.rng, loss=self.air_loss, double=self.air_loss / 2))
-        self.viewers[name] = viewer
-        self.call_bsm(lambda bsm: bsm.add_subscriber(party.subscriber, self.clock.now, party.registration))
-        return viewer
+        card = StubbornCard.of(party.card) if stubborn else party.card
+        who = Who(name, "smartcard", idr=party.subscriber.idr.encode())
+        return self._add(Terminal(card=card), who, party.subscriber, party.registration)
 
     def add_device(self, name: str, position: int) -> Viewer:
         """A DRM Profile terminal, registered through F1."""
         party = make_device(self.rng, name, self.group, position, self.clock.now)
-        viewer = Viewer(name, Terminal(device=party.device), Link(self.clock, self.rng, loss=self.air_loss, double=self.air_loss / 2))
-        self.viewers[name] = viewer
-        self.call_bsm(lambda bsm: bsm.add_group(self.group, self.clock.now))
-        self.call_bsm(lambda bsm: bsm.add_subscriber(party.subscriber, self.clock.now, party.registration))
+        self.command(lambda bsm: bsm.add_group(self.group, self.clock.now))
+        return self._add(Terminal(device=party.device), Who(name, "drm", position=position), party.subscriber, party.registration)
+
+    def _add(self, terminal: Terminal, who: Who, subscriber: Subscriber, registration: bytes) -> Viewer:
+        link = Link(self.clock, self.rng, loss=self.air_loss, double=self.air_loss / 2)
+        viewer = self.viewers[who.name] = Viewer(who.name, terminal, link, who)
+        self._subscriptions[who.name] = (subscriber, registration)
+        self.command(lambda bsm: bsm.add_subscriber(subscriber, self.clock.now, registration))
         return viewer
 
     def grant(self, viewer: Viewer, config: StreamConfig, start: float, end: float, content: str | None = None) -> Right:
         """A right from ``start`` to ``end``."""
         right = Right(service=config.service, stream=config.stream, start=int(start), end=int(end), content=content)
-        viewer.rights.append(right)
-        viewer.withdrawn_at = None
-        self.call_bsm(lambda bsm: bsm.grant(viewer.name, right, self.clock.now))
+        self._grant(viewer, right)
         return right
+
+    def _grant(self, viewer: Viewer, right: Right) -> None:
+        grant = Granted(right, self.clock.now)
+        viewer.who.grants.append(grant)
+
+        def act(bsm: BSM) -> list[Output]:
+            grant.at = self.clock.now
+            return bsm.grant(viewer.name, right, self.clock.now)
+
+        self.command(act)
 
     def withdraw(self, viewer: Viewer, config: StreamConfig, *, at_once: bool = False) -> None:
         """Take the viewer's rights to a stream away."""
-        viewer.withdrawn_at = self.clock.now
-        self.call_bsm(lambda b: b.withdraw(viewer.name, config.service, config.stream, self.clock.now, at_once=at_once))
+        grants = [g for g in viewer.who.grants if (g.right.service, g.right.stream) == config.key and g.withdrawn == float("inf")]
+        for grant in grants:
+            grant.withdrawn = self.clock.now
+
+        def act(bsm: BSM) -> list[Output]:
+            for grant in grants:
+                grant.withdrawn = self.clock.now
+            return bsm.withdraw(viewer.name, config.service, config.stream, self.clock.now, at_once=at_once)
+
+        self.command(act)
 
     def add_programme(self, programme: Programme) -> Programme:
         """A programme of its own; returns it as the BSM scheduled it, with its boundaries known to the BSD/As."""
-        assert self.bsm is not None
         held: list[Programme] = []
 
-        def add(bsm: BSM) -> list[Output]:
+        def act(bsm: BSM) -> list[Output]:
             scheduled, outputs = bsm.add_programme(programme, self.clock.now)
             held.append(scheduled)
             return outputs
 
-        self.call_bsm(add)
+        self.command(act)
+        for edge in (held[-1].start, held[-1].end):
+            self.add_boundary(self.streams[programme.service, programme.stream], edge)
+        return held[-1]
+
+    def add_boundary(self, config: StreamConfig, at: int) -> None:
+        """An event boundary, told to every BSD/A, and again to one that has lost its store."""
+        self._boundaries.setdefault(config.key, set()).add(at)
         for name in self.headends:
-            for edge in (held[0].start, held[0].end):
-                self.call_bsda(name, lambda b, edge=edge: b.add_boundary(programme.service, programme.stream, edge, self.clock.now)[1])  # type: ignore[misc]
-        return held[0]
+            self.call_bsda(name, lambda b: b.add_boundary(config.service, config.stream, at, self.clock.now)[1])
+
+    def set_period(self, config: StreamConfig, length: int, at: int | None = None) -> StreamConfig:
+        """A new period length everywhere, from ``at`` or when nobody has prepared further; gives the changed configuration."""
+        current = self.streams[config.key]
+        if at is None:
+            at = current.grid(int(self.clock.now) + (current.look_ahead + 2) * max(current.period, length))
+        for name in self.headends:
+            self.call_bsda(name, lambda b: b.set_period(config.service, config.stream, length, self.clock.now, at)[1])
+        self.command(lambda bsm: bsm.set_period(config.service, config.stream, length, self.clock.now))
+        changed = self.streams[config.key] = replace(current, period=length, start=at)
+        return changed
+
+    def set_generation(self, config: StreamConfig, generation: Literal["bsm", "bsda"]) -> StreamConfig:
+        """Another server seals from the next key on; gives the changed configuration."""
+        changed = self.streams[config.key] = replace(config, generation=generation)
+        self.command(lambda bsm: bsm.set_generation(config.service, config.stream, generation, self.clock.now))
+        for name in self.headends:
+            self.call_bsda(name, lambda b: b.set_generation(config.service, config.stream, generation, self.clock.now))
+        return changed
 
     def tune(self, viewer: Viewer, config: StreamConfig) -> None:
         """The viewer listens to a stream from now on."""
-        viewer.tuned[config.key] = self.clock.now
-        tuning = Tuning(config.service, config.stream, ("239.1.1.1", 5000), config.socID, config.serviceBaseCID, config.protocol)
-        self.call_viewer(viewer, lambda t: t.tune(tuning, self.clock.now))
+        viewer.tuned.add(config.key)
+        viewer.who.tuned[config.key] = self.clock.now
+        self.call_viewer(viewer, lambda t: t.tune(_tuning(config), self.clock.now))
+
+    def tune_out(self, viewer: Viewer, config: StreamConfig) -> None:
+        """The viewer listens to something else."""
+        viewer.tuned.discard(config.key)
+        viewer.who.tuned.pop(config.key, None)
+        self.call_viewer(viewer, lambda t: t.tune_out(config.service, config.stream))
+
+    def fetch(self, viewer: Viewer, config: StreamConfig, every: float = 0.5) -> None:
+        """The viewer gets the STKMs of a stream over the interaction channel from now on (F6)."""
+        self.call_viewer(viewer, lambda t: t.tune(_tuning(config), self.clock.now))
+        viewer.fetches.add(config.key)
+        after: int | None = None
+
+        def ask() -> None:
+            nonlocal after
+            if config.key not in viewer.fetches:
+                return
+            if self.bsm is not None and any(r.start <= self.clock.now < r.end for r in viewer.rights):
+                profile = viewer.terminal.profile
+                item = self.bsm.fetch_stkm(config.service, config.stream, profile, viewer.name, self.clock.now, after)
+                if item is not None:
+                    after = item.period_start
+                    self.call_viewer(viewer, lambda t: t.receive_stkm(config.service, config.stream, item.content, self.clock.now))
+            self.clock.at(self.clock.now + every, ask)
+
+        ask()
 
     def call_viewer(self, viewer: Viewer, action: Callable[[Terminal], list[Output]]) -> None:
         """One input of a terminal, and what follows."""
+        self.watch.now = self.clock.now
         for output in action(viewer.terminal):
             match output:
-                case TekReady(service, stream, mki, tek):
+                case TekReady(service, stream, mki, tek, until=until):
                     viewer.teks[service, stream, mki] = tek
-                    self._watch_right(viewer, service, stream, mki)
+                    self.watch.opened(viewer.who, service, stream, mki, until)
                 case TekExpired(service, stream, mki):
                     viewer.teks.pop((service, stream, mki), None)
                 case Refused(_, error):
                     viewer.refused[type(error).__name__] += 1
-        wake = viewer.terminal.next_wakeup()
-        name = f"viewer {viewer.name}"
-        if wake is not None and not self.clock.now < self._wakes.get(name, 0.0) <= max(wake, self.clock.now + 0.01):
-            wake = self._wakes[name] = max(wake, self.clock.now + 0.01)
+                case _:
+                    pass
+        tick = lambda: self.call_viewer(viewer, lambda t: t.tick(self.clock.now))  # noqa: E731
+        self._wake(f"viewer {viewer.name}", viewer.terminal.next_wakeup(), tick)
 
-            def tick() -> None:
-                if self._wakes.get(name) == wake:
-                    del self._wakes[name]
-                    self.call_viewer(viewer, lambda t: t.tick(self.clock.now))
+    def plays(self, viewer: Viewer, config: StreamConfig) -> bool:
+        """Whether the viewer's terminal holds the key that protects what is on air now."""
+        use = self.traffic(config)
+        return use is not None and viewer.teks.get((*config.key, use.mki)) == use.tek
 
-            self.clock.at(wake, tick)
-
-    # --- invariants ---------------------------------------------------------------------------------------------------
-
-    def _violate(self, text: str) -> None:
-        self.violations.append(f"t={self.clock.now:.3f}: {text}")
-
-    def _once(self, seen: dict[tuple[object, ...], bytes], key: tuple[object, ...], value: bytes, what: str) -> None:
-        if seen.setdefault(key, value) != value:
-            self._violate(f"{what} {key}")
-
-    def _watch_stkm(self, data: bytes) -> None:
-        message = codec.decode(data, "smartcard-stkm")
-        if isinstance(message, SmartcardStkm):
-            key = (message.key_domain_id, message.sek_id, message.csb_id, message.counter)
-            self._once(self._stkm_seen, key, message.encr_data, "two plaintexts under one SEK and COUNTER")
-
-    def _watch_ltkm(self, data: bytes) -> None:
-        if data[:1] == b"\x01":
-            message = codec.decode(data, "smartcard-ltkm")
-            if isinstance(message, SmartcardLtkm):
-                key = (message.idr, message.csb_id, message.rand, message.counter)
-                self._once(self._ltkm_seen, key, message.encr_data, "two plaintexts under one SMK and COUNTER")
-
-    def _watch_air(self, output: Announce, profile: str, data: bytes) -> None:
-        if profile == "smartcard":
-            self._watch_stkm(data)
-            message = codec.decode(data, "smartcard-stkm")
-            name = message.sek_id if isinstance(message, SmartcardStkm) else b""
-        else:
-            stkm = codec.decode(data, "drm-stkm")
-            assert isinstance(stkm, DrmStkm)
-            name = repr((stkm.service_CID_extension, stkm.programme_CID_extension)).encode()
-        self._once(self._air_seen, (profile, output.service, output.stream, name, output.start), data, "two STKMs for one period")
-
-    def _use(self, headend: Headend, use: UseKey) -> None:
-        key = (use.service, use.stream)
-        if headend.key.get(key, None) is None or headend.key[key].mki != use.mki:
-            self.key_changes += headend is self.active
-        headend.key[key] = use
-        self._once(self._ids, (*key, use.mki), use.tek.reveal(), "an id reused for another TEK")
-        if headend is self.active and headend.sent[use.service, use.stream, use.start] < 3 and not self._resuming(headend, use):
-            self._violate(f"TEK of {use.start} in use after {headend.sent[use.service, use.stream, use.start]} STKMs")
-
-    def _resuming(self, headend: Headend, use: UseKey) -> bool:
-        """A restart goes on with the key that was in use before."""
-        return (use.service, use.stream, use.start) in {(u.service, u.stream, u.start) for u in self._before.get(headend.name, ())}
-
-    @property
-    def _before(self) -> dict[str, list[UseKey]]:
-        return {name: list(h.key.values()) for name, h in self.headends.items()}
-
-    def _watch_right(self, viewer: Viewer, service: str, stream: int, mki: bytes) -> None:
-        """A terminal obtained a TEK: it had a right that the key it came under was made for."""
-        use = next((u for h in self.headends.values() for u in h.key.values() if u.mki == mki and u.service == service), None)
-        start = use.start if use is not None else self._start_of(service, stream, mki)
-        if start is None:
-            self._violate(f"{viewer.name} obtained a key that nobody announced")
-            return
-        config = self.streams[service, stream]
-        smartcard = viewer.terminal.profile == "smartcard"
-        for right in viewer.rights:
-            if (right.service, right.stream) == (service, stream):
-                reach = right.end if smartcard else right.end + config.key_period + 2 * config.period
-                if right.start <= start < reach and (viewer.withdrawn_at is None or start < viewer.withdrawn_at + self.grace(config)):
-                    return
-                if not smartcard and right.start - config.key_period <= start < right.start:
-                    return
-        self._violate(f"{viewer.name} opened period {start} of {service} without a right")
-
-    def grace(self, config: StreamConfig) -> float:
-        """How long after a withdrawal a stubborn terminal may still open: to the end of the keys it has (R10)."""
-        return 2 * config.key_period + 2 * config.period
-
-    def _start_of(self, service: str, stream: int, mki: bytes) -> int | None:
-        for headend in self.headends.values():
-            for key, row in headend.store.state.get("period", {}).items():
-                if key[:2] == (service, stream) and getattr(row, "traffic_id", None) == mki:
-                    return int(key[2])  # type: ignore[call-overload]
-        return None
+    def traffic(self, config: StreamConfig) -> UseKey | None:
+        """The key that protects what is on air now; ``None`` when nothing is: the encoder stops where authority ends (R9)."""
+        _, use = self._traffic.get(config.key, ("", None))
+        return None if use is None or (use.authority_end is not None and self.clock.now >= use.authority_end) else use
 
     def sample(self, config: StreamConfig, viewers: Iterable[Viewer], every: float = 1.0) -> None:
-        """From now on, every ``every`` seconds: each of these viewers can play what is on air."""
+        """From now on, every ``every`` seconds: each of these viewers can play what is on air, if a rule gives it to him."""
+        watched = list(viewers)
 
         def look() -> None:
-            headend = self.active
-            use = headend.key.get(config.key) if headend is not None else None
+            use = self.traffic(config)
+            self.watch.now = self.clock.now
             if use is not None:
-                for viewer in viewers:
-                    self.samples += 1
-                    held = viewer.teks.get((*config.key, use.mki))
-                    if held is None or held != use.tek:
-                        self.dark_samples += 1
-                        self._violate(f"{viewer.name} is dark on {config.service}, period {use.start}")
+                period = self.streams[config.key].period
+                for viewer in watched:
+                    self.watch.sample(viewer.who, use, self.plays(viewer, config), held=self.clock.now >= use.start + period)
             self.clock.at(self.clock.now + every, look)
 
         self.clock.at(self.clock.now + every, look)
+
+
+def _tuning(config: StreamConfig) -> Tuning:
+    return Tuning(config.service, config.stream, ("239.1.1.1", 5000), config.socID, config.serviceBaseCID, config.protocol)
 
 
 def counters_used(store: Store) -> dict[tuple[object, ...], bytes]:
@@ -485,4 +615,4 @@ def replace_config(config: StreamConfig, **changes: object) -> StreamConfig:
     return replace(config, **changes)  # type: ignore[arg-type]  # fields of the configuration
 
 
-__all__ = ["BACKUP", "BSM_ID", "MAIN", "Headend", "Viewer", "World", "counters_used", "near", "replace_config"]
+__all__ = ["BACKUP", "BSM_ID", "MAIN", "Headend", "StubbornCard", "Viewer", "World", "counters_used", "near", "replace_config"]

@@ -26,6 +26,7 @@ from pybcast.messages import (
 from pybcast.testing import _shapes
 from pybcast.testing._sealable import SEALABLE, Sealable
 from pybcast.testing.corpus import to_bytes
+from pybcast.testing.scripts import ACTIONS, VIEWERS, Step
 
 try:
     from hypothesis import strategies as st
@@ -135,3 +136,15 @@ def key_sets(kind: Kind) -> st.SearchStrategy[Keys]:
 def sealed(kind: Kind) -> st.SearchStrategy[tuple[Sealable, Keys, bytes]]:
     """A content, the key ring, and the sealed bytes."""
     return sealable(kind).map(lambda pair: (*pair, codec.seal(*pair)))
+
+
+def flow_scripts(max_steps: int = 12) -> st.SearchStrategy[list[Step]]:
+    """Scripts for :func:`pybcast.testing.scripts.play`: rights given and taken, keys rolled, servers killed, links cut."""
+    step = st.builds(
+        Step,
+        action=st.sampled_from(ACTIONS),
+        target=st.integers(0, VIEWERS - 1),
+        seconds=st.sampled_from([0.0, 1.0, 8.0, 30.0, 120.0]),
+        amount=st.sampled_from([0.0, 0.05, 0.3]),
+    )
+    return st.lists(step, max_size=max_steps)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A system on air for the tests of the flows: stream configurations, a world with entitled viewers, and a scripted random run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from pybcast.errors import LocalFlowError
+from pybcast.flows import Announce, BackendMessage, Programme, StreamConfig, UseKey
+from pybcast.flows.spcp import StkmItem
+from pybcast.flows.tables import Tag
+from pybcast.messages import Protocol
+from pybcast.testing.link import Clock
+from pybcast.testing.sim import BACKUP, BSM_ID, MAIN, Viewer, World
+
+NOON: Final = 3_990_000_000.0
+"""NTP seconds somewhere in 2026: far from any wrap."""
+WRAP: Final = float(1 << 32)
+"""2036-02-07: where 32-bit NTP seconds begin again."""
+
+
+def stream(service: str = "news", generation: str = "bsm", *, start: float = NOON, **changes: object) -> StreamConfig:
+    """A stream of both profiles, periods of 8 s, keys of 640 s."""
+    number = sum(service.encode()) % 1000 + 1
+    values: dict[str, object] = {
+        "service": f"urn:example:{service}", "stream": 1, "profiles": ("drm", "smartcard"), "generation": generation, "bsm": BSM_ID,
+        "bsdas": (MAIN,), "protocol": Protocol.SRTP, "period": 8, "start": int(start) - 80, "granularity": 1, "key_period": 640,
+        "rollover_lead": 320, "repetition": 0.5, "serviceBaseCID": service, "socID": "soc.example",
+        "key_domain_id": bytes.fromhex("12f410"), "key_group": number,
+    }  # fmt: skip
+    return StreamConfig(**(values | changes))  # type: ignore[arg-type]  # fields of the configuration
+
+
+def pair(service: str = "news", generation: str = "bsm", **changes: object) -> StreamConfig:
+    """The same for two headends."""
+    return stream(service, generation, bsdas=(MAIN, BACKUP), **changes)  # type: ignore[arg-type]
+
+
+class System(World):
+    """A world whose outputs on air are kept: ``announced`` and ``used`` by headend, with their time."""
+
+    def __init__(self, *streams: StreamConfig, seed: int = 1, start: float = NOON, **options: object) -> None:
+        self.announced: list[tuple[float, str, Announce]] = []
+        self.used: list[tuple[float, str, UseKey]] = []
+        headends = max((config.bsdas for config in streams), key=len)
+        super().__init__(streams, seed=seed, start=start, headends=headends, **options)  # type: ignore[arg-type]
+        self.log = []
+
+    def _announce(self, headend: object, output: Announce) -> None:
+        self.announced.append((self.clock.now, headend.name, output))  # type: ignore[attr-defined]
+        super()._announce(headend, output)  # type: ignore[arg-type]
+
+    def _use(self, headend: object, use: UseKey) -> None:
+        self.used.append((self.clock.now, headend.name, use))  # type: ignore[attr-defined]
+        super()._use(headend, use)  # type: ignore[arg-type]
+
+    @property
+    def now(self) -> float:
+        return self.clock.now
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.run(self.clock.now + seconds)
+
+    def entitled(self, *streams: StreamConfig, seconds: float = 10**6) -> tuple[Viewer, Viewer]:
+        """A card and a device with a right to each stream, tuned to each."""
+        viewers = (self.add_card("card"), self.add_device("device", 5))
+        for viewer in viewers:
+            for config in streams:
+                self.grant(viewer, config, config.start, self.now + seconds)
+                self.tune(viewer, config)
+        return viewers
+
+    def messages(self, tag: Tag, source: str | None = None) -> list[BackendMessage]:
+        """What was sent with a tag so far."""
+        assert self.log is not None
+        return [m for _, m in self.log if m.tag is tag and source in (None, m.source)]
+
+    def stkms(self, config: StreamConfig, headend: str = MAIN) -> dict[int, Announce]:
+        """What a headend announced: {period start: STKMs}, the last word for each."""
+        return {a.start: a for _, name, a in self.announced if name == headend and (a.service, a.stream) == config.key}
+
+    def starts(self, config: StreamConfig, headend: str = MAIN) -> list[int]:
+        """The periods whose keys a headend's encoder used, in order."""
+        found = [u.start for _, name, u in self.used if name == headend and (u.service, u.stream) == config.key]
+        return [start for n, start in enumerate(found) if n == 0 or found[n - 1] != start]
+
+
+def statuses(message: BackendMessage) -> list[int]:
+    """The status of each STKM in a message."""
+    return [item.status for item in message.items if isinstance(item, StkmItem)]
+
+
+class Chaos:
+    """Everything that happens to a system in operation, at random times: rights, rollovers, programmes, zapping, period changes,
+    back-end outages, failing and restored servers.
+    """
+
+    def __init__(self, world: World, viewers: Iterable[Viewer], *, rate: float, actions: Iterable[str]) -> None:
+        self.world, self.viewers = world, list(viewers)
+        self.rng = random.Random(world.rng.random())
+        self.actions = [getattr(self, name) for name in actions]
+        self.done: dict[str, int] = {}
+        self.events = 0
+        self._rate = rate
+        self._copies: list[dict[str, dict[tuple[object, ...], object]]] = []
+        self._next()
+
+    @property
+    def clock(self) -> Clock:
+        return self.world.clock
+
+    def _next(self) -> None:
+        self.clock.at(self.clock.now + self.rng.expovariate(1 / self._rate), self._happen)
+
+    def _happen(self) -> None:
+        action: Callable[[], None] = self.rng.choice(self.actions)
+        self.done[action.__name__] = self.done.get(action.__name__, 0) + 1
+        action()
+        self._next()
+
+    def _stream(self) -> StreamConfig:
+        return self.rng.choice(list(self.world.streams.values()))
+
+    def _viewer(self) -> Viewer:
+        return self.rng.choice(self.viewers)
+
+    def grant(self) -> None:
+        viewer, config = self._viewer(), self._stream()
+        start = self.clock.now + self.rng.choice([-100, 0, 100])
+        self.world.grant(viewer, config, start, start + self.rng.choice([300, 2000, 10**6]))
+
+    def withdraw(self) -> None:
+        self.world.withdraw(self._viewer(), self._stream(), at_once=self.rng.random() < 0.5)
+
+    def rekey(self) -> None:
+        config = self._stream()
+        self.world.command(lambda bsm: bsm.rekey(config.service, config.stream, self.clock.now))
+
+    def programme(self) -> None:
+        if self.world.bsm is None or any(h.machine is None for h in self.world.headends.values()):
+            return
+        config, self.events = self._stream(), self.events + 1
+        start = int(self.clock.now) + self.rng.randrange(50, 200)
+        programme = Programme(config.service, config.stream, f"urn:event:{self.events}", start, start + self.rng.randrange(20, 200))
+        crash, self.world.crash = self.world.crash, 0.0  # the operator waits for the answer
+        try:
+            held = self.world.add_programme(programme)
+        except LocalFlowError:
+            return  # overlaps another one
+        finally:
+            self.world.crash = crash
+        for viewer in self.rng.sample(self.viewers, 2):
+            self.world.grant(viewer, config, held.start, held.end, held.content if viewer.terminal.profile == "drm" else None)
+
+    def zap(self) -> None:
+        viewer, config = self._viewer(), self._stream()
+        if config.key in viewer.tuned:
+            self.world.tune_out(viewer, config)
+            self.clock.at(self.clock.now + self.rng.choice([0.5, 5, 60]), lambda: self.world.tune(viewer, config))
+
+    def period(self) -> None:
+        if all(h.machine is not None for h in self.world.headends.values()):
+            crash, self.world.crash = self.world.crash, 0.0
+            self.world.set_period(self._stream(), self.rng.choice([5, 6, 8]))
+            self.world.crash = crash
+
+    def outage(self) -> None:
+        """The back-end link is down."""
+        self.world.backend.up = False
+        self.clock.at(self.clock.now + self.rng.uniform(1, 20), self._link_up)
+
+    def _link_up(self) -> None:
+        self.world.backend.up = True
+
+    def kill(self) -> None:
+        """A headend dies."""
+        name = self.rng.choice(list(self.world.headends))
+        self.world.stop_bsda(name)
+        self.clock.at(self.clock.now + self.rng.uniform(1, 20), lambda: self.world._restart(name))
+
+    def lose(self) -> None:
+        """A headend dies and loses its store."""
+        name = self.rng.choice(list(self.world.headends))
+        if self.world.headends[name].machine is not None:
+            self.world.stop_bsda(name)
+            self.world.start_bsda(name, {}, fresh=True)
+
+    def back_up(self) -> None:
+        self._copies.append(self.world.bsm_store.copy())
+
+    def restore(self) -> None:
+        if self._copies and self.world.bsm is not None:
+            self.world.restore_bsm(self._copies.pop())
+            self._copies.clear()

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream's description refuses what cannot work on air, and says which field."""
+
+from __future__ import annotations
+
+import pytest
+from room_support import SERVICE, START, stream_config
+
+from pybcast.errors import ConfigError, StoreError
+from pybcast.flows.events import Journal, Persist
+from pybcast.messages import Protocol
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"stream": 0}, "stream"),
+        ({"stream": 65536}, "stream"),
+        ({"profiles": ()}, "profiles"),
+        ({"profiles": ("xml",)}, "profiles"),
+        ({"service": "news"}, "absolute URIs"),
+        ({"bsm": "bsm"}, "absolute URIs"),
+        ({"bsdas": ("urn:a:b", "backup")}, "absolute URIs"),
+        ({"bsdas": ()}, "bsdas"),
+        ({"bsdas": ("urn:a", "urn:b", "urn:c")}, "bsdas"),
+        ({"protocol": Protocol.DCF}, "protocol"),
+        ({"key_period": 8}, "two periods"),
+        ({"rollover_lead": 0}, "rollover_lead"),
+        ({"look_ahead": 0}, "look_ahead"),
+        ({"protection_after_reception": 4}, "protection_after_reception"),
+        ({"profiles": ("drm",), "serviceBaseCID": ""}, "serviceBaseCID"),
+        ({"key_domain_id": b""}, "key_domain_id"),
+    ],
+)
+def test_refused(changes: dict[str, object], what: str) -> None:
+    with pytest.raises(ConfigError, match=what) as caught:
+        stream_config(**changes)
+    assert SERVICE in str(caught.value) or "service" in changes
+
+
+def test_what_follows_from_it() -> None:
+    dual = stream_config(profiles=("drm", "smartcard"))
+    assert (dual.drm, dual.smartcard, dual.dual, dual.ipsec_auth, dual.lifetime, dual.key) == (
+        True,
+        True,
+        True,
+        False,
+        5,
+        (SERVICE, 1),
+    )
+    drm = stream_config(profiles=("drm",), protocol=Protocol.IPSEC, key_domain_id=b"", key_group=0)
+    assert (drm.drm, drm.smartcard, drm.dual, drm.ipsec_auth) == (True, False, False, True)
+    assert stream_config().schedule().at(START + 9) is not None
+    assert [stream_config(granularity=4).grid(START + t) - START for t in (-4, 0, 1, 4, 5)] == [-4, 0, 4, 4, 8]
+    assert drm.grid(START + 3) == START + 3
+
+
+def test_journal() -> None:
+    """Memory and outputs of a machine: what is persisted, in which order, and typed access to it."""
+    journal = Journal({"a": {("k",): 1}})
+    journal.drop("a", ("nothing",))
+    journal.drop("none", ("k",))
+    assert journal.take() == []
+    journal.put("a", ("l",), "text")
+    journal.drop("a", ("k",))
+    assert journal.take() == [Persist("a", ("l",), "text"), Persist("a", ("k",), None)]
+    assert journal.take() == []
+    assert (journal.get("a", ("l",), str), journal.get("a", ("k",), int), journal.get("b", ("k",), int)) == ("text", None, None)
+    assert journal.rows("a", str) == {("l",): "text"} and journal.rows("b", str) == {}
+    for wrong in (lambda: journal.get("a", ("l",), int), lambda: journal.rows("a", int)):
+        with pytest.raises(StoreError, match="table 'a': expected int, found str"):
+            wrong()
+
+
+def test_a_journal_does_not_write_into_what_it_was_given() -> None:
+    """A restarted machine must not change the store behind its owner's back."""
+    state: dict[str, dict[tuple[object, ...], object]] = {"a": {("k",): 1}}
+    journal = Journal(state)
+    journal.put("a", ("l",), 2)
+    journal.drop("a", ("k",))
+    assert state == {"a": {("k",): 1}}
