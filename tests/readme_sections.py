@@ -45,8 +45,8 @@ def conformance() -> str:
         if set(cells) != {"-"}:
             lines.append(f"| `{module}.py` {name} | {' | '.join(cells)} |")
     lines += ["", "| choice | confidence | place |", "|---|---|---|"]
-    for path, symbol, level, text in _marks():
-        lines.append(f"| {text} | {level} | `{path}` {symbol} |")
+    for path, symbol, ground, text in _marks():
+        lines.append(f"| {text} | {ground} | `{path}` {symbol} |")
     return "\n".join(lines)
 
 
