@@ -270,8 +270,10 @@ class BSDA:
         for (name,), put in self._journal.rows("carousel", CarouselPut).items():
             self._journal.emit(put)
             self._carousel_ends.set(str(name), self._journal.get("carousel-end", (name,), int))
-        for service in self._services:
-            if any(self._streams[key].delivery == "pull" for key in self._services[service]):
+        for service in (*self._services, ALL_SERVICES):
+            if self._lost:  # what turned on the carousel is lost with the store, and nobody will send it again
+                self._journal.put("refetch", (service,), True)
+            if self._pulls(service) or self._journal.get("refetch", (service,), bool):
                 self._polls.set(service, now)
         for config in self._streams.values():
             self._touched[config.key] = None
@@ -372,6 +374,18 @@ class BSDA:
         for profile in config.profiles:
             self._journal.emit(FlowDone("F4", profile, config.service))
 
+    def _waive_unsayable(self, config: StreamConfig) -> None:
+        """F3: no DRM timestamp can be said after 2038-04-22 (R15); the other profile goes on, a stream of DRM alone does not."""
+        for record in self._records(config) if config.drm else ():
+            if record.state is PeriodState.KEYED and record.period.start > stkm.LAST_MJD_TIME and not record.has("drm"):
+                try:
+                    self._waive(config, record, "drm", "its timestamp cannot be said any more (R15)")
+                except PeerFlowError as error:
+                    self._journal.emit(Alarm("not-sealed", *config.key, f"period {record.period.start}: {error}"))
+                    self._fire(config, record, PeriodEvent.MISS)
+                else:
+                    self._complete(config, replace(record, waived=("drm",)))
+
     def _waive(self, config: StreamConfig, record: PeriodRecord, profile: Profile, why: str) -> None:
         if len(config.profiles) == 1 or len(record.waived) + 1 == len(config.profiles):
             raise PeerFlowError(Status.GENERATION_FAILURE, why)
@@ -384,6 +398,7 @@ class BSDA:
 
     def _send_teks(self, config: StreamConfig, now: float) -> None:
         """F3 push: the partial STKMs of what is not sealed, unless they are already asked for."""
+        self._waive_unsayable(config)
         for profile in config.profiles:
             asked = self._peers.outstanding(Tag.TEKDelivery, config.service, profile, config.stream)
             records = [
@@ -753,7 +768,7 @@ class BSDA:
         ends = [e for e in (record.authority_end if others else None, item.authority_end) if e is not None]
         record = replace(
             record,
-            stkms=(*others, AirStkm(profile, item.content)),
+            stkms=tuple(sorted((*others, AirStkm(profile, item.content)), key=lambda s: config.profiles.index(s.profile))),
             traffic_id=name,
             csb_id=getattr(message, "csb_id", record.csb_id),
             authority_end=self._authority(config, record.period, ends),
@@ -829,16 +844,22 @@ class BSDA:
                 return
             yield period
 
+    def _pulls(self, service: str) -> bool:
+        return any(self._streams[key].delivery == "pull" for key in self._services.get(service, ()))
+
     def _poll_objects(self, service: str, now: float) -> None:
-        """F2, pulled: once in a cycle of the carousel, for as long as nothing newer comes."""
+        """F1, F2, pulled: once in a cycle of the carousel where delivery is pulled, else until there is an answer."""
+        refetch = self._journal.get("refetch", (service,), bool)
+        if not self._streams or not (refetch or self._pulls(service)):
+            return
         self._polls.set(service, now + CAROUSEL_CYCLE)
-        streams = [self._streams[key] for key in self._services[service]]
-        if not self._peers.outstanding(Tag.LTKMRequest, service, None, None):
+        streams = [self._streams[key] for key in self._services.get(service, self._streams)]
+        tag = Tag.RegRequest if service == ALL_SERVICES else Tag.LTKMRequest
+        if not self._peers.outstanding(tag, service, None, None):
             end = int(now) + max(config.key_period for config in streams)
             self._peers.ask(
-                Tag.LTKMRequest, streams[0].bsm, service, now, until=now + CAROUSEL_CYCLE, start=int(now), end=end,
-                about=frozenset({int(now)}),
-            )  # fmt: skip
+                tag, streams[0].bsm, service, now, until=now + CAROUSEL_CYCLE, start=int(now), end=end, about=frozenset({int(now)})
+            )
 
     def request_objects(self, service: str, registration: bool, start: int, end: int, now: float) -> list[Output]:
         """F1, F2 pulled: ask the BSM for what is to be broadcast in a window."""
@@ -892,10 +913,13 @@ class BSDA:
             case Tag.STKMDelivery if good:
                 self._journal.emit(FlowDone("F6", profile, message.service))
             case Tag.LTKMRequest | Tag.RegRequest if good and answer.items:
+                self._journal.drop("refetch", (message.service,))
                 # One object for each service: what is pulled next takes its place.
                 self._put_object(f"pulled {int(message.tag)} {message.service}", answer.service, answer.items, message.end)
                 self._journal.emit(FlowDone("F1" if message.tag is Tag.RegRequest else "F2", None, message.service))
-        if not good:
+        if message.tag in (Tag.LTKMRequest, Tag.RegRequest) and answer.status == Status.NON_EXISTENT:
+            self._journal.drop("refetch", (message.service,))
+        elif not good:
             self._refused(config, message, answer.status or 0, now)
 
     def _refused(self, config: StreamConfig | None, message: BackendMessage, status: int, now: float) -> None:

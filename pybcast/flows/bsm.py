@@ -420,7 +420,9 @@ class BSM:
         return min((t for t in times if t > now), default=None)
 
     def _live_materials(self, config: StreamConfig) -> list[KeyMaterial]:
-        return [row.material for row in self._chain(config) if row.state is not KeyState.ENDED]
+        """The keys whose LTKMs are worth issuing again: an LTKM that comes after its key has ended only takes room on the card."""
+        rows = [row for row in self._chain(config) if row.state is not KeyState.ENDED]
+        return [row.material for row in rows if row.material.valid_to > self._now]
 
     def _age(self, config: StreamConfig, now: float) -> None:
         for row in self._chain(config):

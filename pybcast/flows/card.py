@@ -100,7 +100,6 @@ class SekFile:
     rand: bytes
     counter: int
     windows: tuple[tuple[int, int], ...]
-    order: int
 
 
 class SimulatedCard:
@@ -231,21 +230,28 @@ class SimulatedCard:
             windows = tuple(w for w in held.windows if w != window and newer(w[1], held.counter))
             self._journal.put("sek", key, replace(held, state=after, windows=(*windows, window)))
             return
-        self._make_room(clear.key_domain_id, clear.sek_id[:2])
-        order = 1 + max((row.order for row in self._journal.rows("sek", SekFile).values()), default=0)
+        if not self._make_room(clear.key_domain_id, clear.sek_id):
+            return
         counter = (clear.ts_low - 1) % MOD  # R3: so the first STKM of the window is accepted
-        self._journal.put("sek", key, SekFile(after, sek, clear.csb_id, clear.rand, counter, (window,), order))
+        self._journal.put("sek", key, SekFile(after, sek, clear.csb_id, clear.rand, counter, (window,)))
 
-    def _make_room(self, key_domain_id: bytes, key_group: bytes) -> None:
-        """Drop the oldest keys of a group until one more fits (R10)."""
+    def _make_room(self, key_domain_id: bytes, sek_id: bytes) -> bool:
+        """Keep the newest keys of a group by their Key Number, not by the order in which they came (R10); whether this is one.
 
-        def of_group(key: RowKey) -> bool:
-            return key[0] == key_domain_id and isinstance(key[1], bytes) and key[1][:2] == key_group
-
-        group = sorted((row.order, key, row.state) for key, row in self._journal.rows("sek", SekFile).items() if of_group(key))
-        for _, oldest, state in group[: max(0, len(group) - KEYS_PER_GROUP + 1)]:
+        confidence: guess - an LTKM that was lost and issued again comes after its successor's, and must not push that one out.
+        """
+        number = int.from_bytes(sek_id[2:], "big")
+        group: list[tuple[int, RowKey, SekState]] = []
+        for key, row in self._journal.rows("sek", SekFile).items():
+            if key[0] == key_domain_id and isinstance(key[1], bytes) and key[1][:2] == sek_id[:2]:
+                age = (number - int.from_bytes(key[1][2:], "big") + (1 << 15)) % (1 << 16) - (1 << 15)  # numbers wrap (RFC 1982)
+                group.append((age, key, row.state))
+        if sum(age < 0 for age, _, _ in group) >= KEYS_PER_GROUP:
+            return False
+        for _, oldest, state in sorted(group, reverse=True)[: max(0, len(group) - KEYS_PER_GROUP + 1)]:
             step(SEK_TABLE, state, SekEvent.EVICTED)
             self._journal.drop("sek", oldest)
+        return True
 
     # --- STKM ---------------------------------------------------------------------------------------------------------
 
@@ -257,8 +263,6 @@ class SimulatedCard:
         row = self._journal.get("sek", key, SekFile)
         if row is None or row.state is not SekState.INSTALLED:
             raise KeyUnavailable("sek")
-        if sealed.csb_id != row.csb_id:
-            raise Integrity
         if not newer(sealed.counter, row.counter):
             raise Replay("STKM COUNTER is not above the stored one")
         if not any(in_window(sealed.counter, low, high) for low, high in row.windows):

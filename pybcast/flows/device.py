@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from pybcast import codec
-from pybcast.errors import BadValue, Integrity, KeyUnavailable, Replay
+from pybcast.errors import BadValue, KeyUnavailable, Replay
 from pybcast.flows.events import Journal, Output, RowKey, State
 from pybcast.keys import BDK, IEK, PEAK, RIAK, SEAK, SGK, UDK, UGK, Keys, Member
 from pybcast.keys.groups import GroupSize
@@ -127,9 +127,7 @@ class Device:
         chain = message.certificates or self._journal.get("chain", (message.rights_issuer_id,), tuple)
         if chain is None:
             raise KeyUnavailable("rights issuer certificate")
-        issuer_key = codec.verify_chain(chain, self._anchors, int(now))
-        if codec.rights_issuer_id(issuer_key) != message.rights_issuer_id:
-            raise Integrity
+        issuer_key = codec.verify_chain(chain, self._anchors, int(now))  # open() holds it against rights_issuer_id
         clear = codec.open(data, Keys(device_key=self._key, rights_issuer_key=issuer_key), "drm-registration")
         assert isinstance(clear, ClearRegistrationResponse)
         last = self._journal.get("drm-time", (message.rights_issuer_id,), int)

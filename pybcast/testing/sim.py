@@ -117,7 +117,7 @@ class World:
 
     ``bsm``, ``headends``, ``viewers``: what lives (``None`` = dead).  ``crash``: probability with which a server dies while it
     carries out the outputs of one input; it comes back within seconds.  ``fresh``: probability that a BSD/A then comes back without
-    its store.
+    its store.  ``unreachable``: servers whose messages, in and out, are lost.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class World:
         self.group = make_group(self.rng)
         self.alarms: list[tuple[float, Alarm]] = []
         self.flows: Counter[str] = Counter()
-        self.log: list[tuple[float, BackendMessage]] | None = None
+        self.unreachable: set[str] = set()
         self.crash = self.fresh = 0.0
         self.crashes = self.key_changes = 0
         self._subscriptions: dict[str, tuple[Subscriber, bytes]] = {}
@@ -187,6 +187,7 @@ class World:
         What that copy has forgotten of withdrawals holds again from now on.
         """
         self.stop_bsm()
+        self.watch.restored(state)
         self.start_bsm({table: dict(rows) for table, rows in state.items()}, restored=True)
         for viewer in self.viewers.values():
             subscriber, registration = self._subscriptions[viewer.name]
@@ -248,7 +249,7 @@ class World:
         if headend is not self.active:
             return
         same = current is not None and current.mki == use.mki
-        if name != headend.name and not same and self.watch.heard(use) < REPETITIONS_AHEAD:
+        if name != headend.name and not same and self.watch.aired_so_far(use) < REPETITIONS_AHEAD:
             return  # the encoder that was on air goes on until then
         self._traffic[key] = (headend.name, use)
         self.key_changes += not same
@@ -368,8 +369,6 @@ class World:
     def _send(self, message: BackendMessage) -> None:
         store = self.bsm_store if message.source == BSM_ID else self.headends[message.source].store
         self.watch.message(message, store.state)
-        if self.log is not None:
-            self.log.append((self.clock.now, message))
 
         def deliver() -> None:
             if message.destination == BSM_ID:
@@ -377,7 +376,8 @@ class World:
             elif message.destination in self.headends:
                 self.call_bsda(message.destination, lambda bsda: bsda.receive(message, self.clock.now, message.source))
 
-        self.backend.carry(deliver)
+        if not self.unreachable & {message.source, message.destination}:
+            self.backend.carry(deliver)
 
     def _announce(self, headend: Headend, output: Announce) -> None:
         key = (output.service, output.stream, output.start)
@@ -430,6 +430,8 @@ class World:
             for viewer in self.viewers.values():
 
                 def deliver(viewer: Viewer = viewer, data: bytes = data) -> None:
+                    self.watch.now = self.clock.now
+                    self.watch.heard(viewer.who, data)
                     self.call_viewer(viewer, lambda t: t.receive_object(data, self.clock.now))
 
                 at = self.clock.now + 0.9 * CYCLE * n / max(1, len(objects))
@@ -452,6 +454,9 @@ class World:
         return self._add(Terminal(device=party.device), Who(name, "drm", position=position), party.subscriber, party.registration)
 
     def _add(self, terminal: Terminal, who: Who, subscriber: Subscriber, registration: bytes) -> Viewer:
+        who.registration = registration
+        if subscriber.smk is not None:
+            self.watch.smks[who.idr] = subscriber.smk
         link = Link(self.clock, self.rng, loss=self.air_loss, double=self.air_loss / 2)
         viewer = self.viewers[who.name] = Viewer(who.name, terminal, link, who)
         self._subscriptions[who.name] = (subscriber, registration)

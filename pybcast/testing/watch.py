@@ -30,17 +30,28 @@ from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.events import State
 from pybcast.flows.ltkm import REISSUE
 from pybcast.flows.schedule import REPETITIONS_AHEAD
-from pybcast.keys import ipsec_spi, key_indicator, mki
-from pybcast.messages import AddressMode, Bcro, DrmStkm, Protocol, SmartcardLtkm, SmartcardParental, SmartcardStkm
+from pybcast.flows.serial import WITHDRAWAL, counter_of, in_window
+from pybcast.keys import SMK, Keys, ipsec_spi, key_indicator, mki
+from pybcast.messages import (
+    AddressMode,
+    Bcro,
+    ClearSmartcardLtkm,
+    DrmStkm,
+    Protocol,
+    SmartcardLtkm,
+    SmartcardParental,
+    SmartcardStkm,
+)
 from pybcast.wire.content_id import BCI
 
 StreamKey = tuple[str, int]
 KeyRef = tuple[str, bytes]
 """(key type, key id) as ``KeyMaterial`` has them."""
 
-HEAL: Final = REISSUE + 2 * CAROUSEL_CYCLE + 10
-"""Seconds within which a lost LTKM is healed (R7): until it is issued again, a cycle to be sent and one to be collected, and the
-repetitions of a back-end message."""
+SLACK: Final = 60.0
+"""Seconds that servers and their link may be down in a simulation: by so much an LTKM may come on air late."""
+CYCLES: Final = 10
+"""Turns of the carousel after which a terminal has heard an object that turns on it, whatever the air loses."""
 HEARD: Final = 2 * REPETITIONS_AHEAD
 """STKM repetitions after which a tuned terminal has heard one, whatever the air loses (R6, R40)."""
 
@@ -64,6 +75,17 @@ class StkmFact:
     keys: tuple[KeyRef, ...]
 
 
+@dataclass(frozen=True)
+class LtkmFact:
+    """An LTKM: for whom (IDr, or a BCRO's address), under which COUNTER or timestamp, with which keys and window."""
+
+    idr: bytes
+    bcro: Bcro | None
+    order: int
+    keys: tuple[bytes, ...]
+    window: tuple[int, int] = WITHDRAWAL
+
+
 @dataclass
 class Granted:
     """A right, from the moment the BSM took it to the moment it took it away."""
@@ -81,9 +103,24 @@ class Who:
     profile: Profile
     idr: bytes = b""
     position: int = -1
+    registration: bytes = b""
     grants: list[Granted] = field(default_factory=list)
     tuned: dict[StreamKey, float] = field(default_factory=dict)
     opened: dict[tuple[str, int, bytes], float] = field(default_factory=dict)
+    hearing: Hearing = field(default_factory=lambda: Hearing())
+
+
+@dataclass
+class Hearing:
+    """What a terminal's agent has been given of the carousel, by R7: collected for a cycle, fed in rising COUNTER."""
+
+    registered: bool = False
+    heard: set[bytes] = field(default_factory=set)
+    collecting: bool = False
+    batch: list[bytes] = field(default_factory=list)
+    ends: float = 0.0
+    fed: int = -1
+    usable: dict[bytes, float] = field(default_factory=dict)
 
 
 class Watch:
@@ -101,8 +138,11 @@ class Watch:
         self._stkms: defaultdict[tuple[str, str, int, bytes], list[StkmFact]] = defaultdict(list)
         self._names: dict[tuple[str, bytes], bytes] = {}
         self._airings: dict[tuple[str, str, int, bytes], list[float]] = {}
-        self._ltkms: defaultdict[tuple[bytes, bytes], list[float]] = defaultdict(list)
-        self._bcros: defaultdict[bytes, list[tuple[float, Bcro]]] = defaultdict(list)
+        self._facts: dict[bytes, LtkmFact | None] = {}
+        self.smks: dict[bytes, SMK] = {}
+        self._put: dict[bytes, float] = {}
+        self._carrying: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        self._forgotten: set[bytes] = set()
         self._repeated: dict[bytes, float] = {}
         self._groups: defaultdict[bytes, list[bytes]] = defaultdict(list)
         self._on_air: dict[StreamKey, UseKey] = {}
@@ -195,20 +235,69 @@ class Watch:
     def carousel(self, data: bytes) -> None:
         """An object is put on the carousel that is on air."""
         self.ltkm(data)
-        if data[:1] == b"\x20":
-            bcro = codec.decode(data, "drm-ltkm")
-            assert isinstance(bcro, Bcro)
-            for asset in bcro.assets:
-                self._bcros[asset.BCI].append((self.now, bcro))
-        elif data[:1] == b"\x01":
-            try:
-                message = codec.decode(data, "smartcard-ltkm")
-            except WireError:
-                return
-            assert isinstance(message, SmartcardLtkm)
-            identity = message.key_domain_id + message.sek_id
-            self._ltkms[message.idr, identity].append(self.now)
-            self._two_keys(identity)
+        fact = self._fact(data)
+        if fact is None:
+            return
+        if data not in self._put:
+            for name in fact.keys:
+                self._carrying[name].append(data)
+        self._put[data] = self.now
+        if fact.bcro is None:
+            self._two_keys(fact.keys[0])
+
+    def _fact(self, data: bytes) -> LtkmFact | None:
+        """What an object of the carousel says; ``None`` when it is no LTKM."""
+        if data not in self._facts:
+            self._facts[data] = None
+            if data[:1] == b"\x20":
+                bcro = codec.decode(data, "drm-ltkm")
+                assert isinstance(bcro, Bcro)
+                names = tuple(bytes(asset.BCI) for asset in bcro.assets)
+                self._facts[data] = LtkmFact(b"", bcro, bcro.bcro_timestamp or 0, names)
+            elif data[:1] == b"\x01":
+                try:
+                    message = codec.decode(data, "smartcard-ltkm")
+                except WireError:
+                    return None
+                assert isinstance(message, SmartcardLtkm)
+                names, window = (message.key_domain_id + message.sek_id,), WITHDRAWAL
+                if message.idr in self.smks:
+                    clear = codec.open(data, Keys(smk=self.smks[message.idr]), "smartcard-ltkm")
+                    assert isinstance(clear, ClearSmartcardLtkm)
+                    window = (clear.ts_low, clear.ts_high)
+                self._facts[data] = LtkmFact(message.idr, None, message.counter, names, window)
+        return self._facts[data]
+
+    def heard(self, who: Who, data: bytes) -> None:
+        """An object of the carousel reached a terminal.  Which LTKMs its agent then takes is reckoned here anew, from R7 alone."""
+        hearing = who.hearing
+        self._feed(hearing)
+        if data == who.registration:
+            hearing.registered = True
+        fact = self._fact(data)
+        if fact is None or data in hearing.heard or (fact.bcro is None) is not (who.profile == "smartcard"):
+            return
+        mine = self._addresses(who, fact)
+        if not mine and hearing.registered:
+            return  # before that it does not know whose an LTKM is, and collects it
+        if not hearing.collecting:
+            hearing.collecting, hearing.ends = True, self.now + CAROUSEL_CYCLE
+        if mine:
+            hearing.heard.add(data)
+            hearing.batch.append(data)
+
+    def _feed(self, hearing: Hearing) -> None:
+        if not hearing.collecting or self.now < hearing.ends:
+            return
+        hearing.collecting = False
+        batch, hearing.batch = [(self._facts[d], d) for d in hearing.batch], []
+        for fact, data in sorted(batch, key=lambda item: item[0].order if item[0] else 0):
+            assert fact is not None
+            if not hearing.registered:
+                hearing.heard.discard(data)  # it is looked at again when it is heard again
+            elif fact.bcro is not None or fact.order > hearing.fed:
+                hearing.usable[data] = hearing.ends
+                hearing.fed = fact.order if fact.bcro is None else hearing.fed
 
     def _two_keys(self, identity: bytes) -> None:
         """A card keeps two keys of a group: no LTKM of SEK n+2 while SEK n is on air (R10)."""
@@ -217,8 +306,19 @@ class Watch:
             return
         issued.append(identity)
         for old in issued[:-2]:
-            if self.now - self._repeated.get(old, 0.0) < 1:
+            if not self._pushed_out(old) and self.now - self._repeated.get(old, 0.0) < 1:
                 self.violate(f"LTKM of {identity.hex()} while {old.hex()} is on air: a card keeps two keys (R10)")
+
+    def restored(self, known: State) -> None:
+        """The BSM goes on from an older copy: the keys that it made since are forgotten, and still on cards and on air (R2)."""
+        kept = {row.material.key_id for row in known.get("key", {}).values() if isinstance(row, LongTermKey)}
+        self._forgotten |= {name[3] for name in self._keys} - kept
+
+    def _pushed_out(self, identity: bytes) -> bool:
+        """Whether a SEK may be missing on cards because one that nobody remembers took its room."""
+        issued = self._groups[identity[:5]]
+        later = issued[issued.index(identity) + 1 :] if identity in issued else []
+        return len(later) >= 2 and bool(self._forgotten & set(later))
 
     def announce(self, output: Announce, before: int | None) -> None:
         """A server begins to repeat STKMs; ``before``: length of the period before theirs."""
@@ -246,11 +346,11 @@ class Watch:
         self._on_air[key] = use
         if previous is not None and previous.mki == use.mki:
             return  # going on with the key that is in use is no switch
-        count = self.heard(use)
+        count = self.aired_so_far(use)
         if count < REPETITIONS_AHEAD:
             self.violate(f"TEK of {use.start} of {use.service} in use after {count} repetitions of its STKM (R40)")
 
-    def heard(self, use: UseKey) -> int:
+    def aired_so_far(self, use: UseKey) -> int:
         """How often the STKMs of a key have been on air, in the profile where that was least often."""
         key = (use.service, use.stream)
         names = [(profile, *key, use.mki) for profile in self.streams[key].profiles]
@@ -310,37 +410,62 @@ class Watch:
         facts = self._stkms.get((who.profile, *key, use.mki), [])
         if not facts:
             return "no STKM of this profile (R15)"
-        given = [(g, ref) for g in who.grants for f in facts if (ref := self._entitles(who, g, key, f, now_too=True)) is not None]
+        given = [
+            (grant, ref, fact.start)
+            for grant in who.grants
+            for fact in facts
+            if (ref := self._entitles(who, grant, key, fact, now_too=True)) is not None
+        ]
         if not given:
             return "not entitled to this period (R3, R9)"
         if who.opened.get((*key, use.mki), self.now) < self.now and held:
             return "held longer than traffic_key_lifetime (R42)"
-        came = min(self._came(who, grant, (*key, *ref)) for grant, ref in given)
-        if self.now < came + HEAL:
-            return "LTKM on its way (R7)"
+        if who.profile == "smartcard" and any(self._pushed_out(ref[1]) for _, ref, _ in given):
+            return "a key that an older copy forgot took its room (R2, R10)"
+        self._feed(who.hearing)
+        usable = min(self._usable(who, grant, (*key, *ref), start) for grant, ref, start in given)
+        if usable < 0:
+            return ""  # nobody issued it
+        if self.now < usable + TUNE_IN:
+            return "LTKM on its way, or lost and not issued again yet (R7)"
         if key not in who.tuned:
             return "not tuned"
-        # Without a live TEK it collects, and opens nothing from the future; its LTKM may have come as late as that.
+        # Without a live TEK it collects, and opens nothing from the future.
         dark = not any(until > self.now for name, until in who.opened.items() if name[:2] == key)
-        since = max(who.tuned[key], came + HEAL, max(f.start for f in facts) if dark else 0)
+        since = max(who.tuned[key], usable, max(f.start for f in facts) if dark else 0)
         chances = [t for t in self._airings.get((who.profile, *key, use.mki), []) if t >= since]
         if len(chances) < HEARD or self.now < chances[0] + TUNE_IN + 1:
             return "tuning in (R6)"
         return ""
 
-    def _came(self, who: Who, grant: Granted, name: tuple[str, int, str, bytes]) -> float:
-        """When the LTKM of a key for this viewer was first on air after his right; if never, when it was due."""
+    def _usable(self, who: Who, grant: Granted, name: tuple[str, int, str, bytes], start: int) -> float:
+        """Since when his agent has a key by this right; infinity = not yet; -1 = it ought to, but nothing on air brings it."""
         due = max(grant.at, self._keys[name].created)
-        if name[2] == "SEK":
-            times = self._ltkms.get((who.idr, name[3]), [])
-        else:
+        identity = name[3]
+        if name[2] != "SEK":
             config = self.streams[name[0], name[1]]
-            bci = bytes(BCI(config.socID, config.serviceBaseCID, int.from_bytes(name[3], "big")))
-            times = [t for t, bcro in self._bcros.get(bci, []) if self._addresses(who, bcro)]
-        return next((t for t in times if t >= due), due)
+            identity = bytes(BCI(config.socID, config.serviceBaseCID, int.from_bytes(name[3], "big")))
+        mine = [
+            data
+            for data in self._carrying[identity]
+            if (fact := self._facts[data]) is not None
+            and self._addresses(who, fact)
+            and self._put[data] >= due
+            and (fact.bcro is not None or in_window(counter_of(start), *fact.window))
+        ]
+        since = min((who.hearing.usable[d] for d in mine if d in who.hearing.usable), default=float("inf"))
+        if since != float("inf"):
+            return since
+        # A card's LTKM may be lost, and lost again: but it must be issued again (R7).  A BCRO comes round and round.
+        newest = max((self._put[d] for d in mine), default=due)
+        patience = REISSUE if name[2] == "SEK" else CYCLES * CAROUSEL_CYCLE
+        return since if self.now < newest + patience + SLACK else -1
 
     @staticmethod
-    def _addresses(who: Who, bcro: Bcro) -> bool:
+    def _addresses(who: Who, fact: LtkmFact) -> bool:
+        bcro = fact.bcro
+        if bcro is None or who.profile != "drm":
+            return bcro is None and fact.idr == who.idr
         if bcro.address_mode is AddressMode.UNIQUE_DEVICE:
             return bcro.position_in_group == who.position
         if bcro.address_mode is AddressMode.SUBSET and bcro.bit_access_mask is not None:

@@ -39,14 +39,24 @@ def pair(service: str = "news", generation: str = "bsm", **changes: object) -> S
 
 
 class System(World):
-    """A world whose outputs on air are kept: ``announced`` and ``used`` by headend, with their time."""
+    """A world that keeps what it does: ``announced`` and ``used`` with time and headend, and the messages in ``log``.
+
+    ``lost_tags``: back-end messages that never arrive.
+    """
 
     def __init__(self, *streams: StreamConfig, seed: int = 1, start: float = NOON, **options: object) -> None:
         self.announced: list[tuple[float, str, Announce]] = []
         self.used: list[tuple[float, str, UseKey]] = []
+        self.log: list[BackendMessage] = []
+        self.lost_tags: set[Tag] = set()
         headends = max((config.bsdas for config in streams), key=len)
         super().__init__(streams, seed=seed, start=start, headends=headends, **options)  # type: ignore[arg-type]
-        self.log = []
+
+    def _send(self, message: BackendMessage) -> None:
+        self.log.append(message)
+        up, self.backend.up = self.backend.up, self.backend.up and message.tag not in self.lost_tags
+        super()._send(message)
+        self.backend.up = up
 
     def _announce(self, headend: object, output: Announce) -> None:
         self.announced.append((self.clock.now, headend.name, output))  # type: ignore[attr-defined]
@@ -75,12 +85,15 @@ class System(World):
 
     def messages(self, tag: Tag, source: str | None = None) -> list[BackendMessage]:
         """What was sent with a tag so far."""
-        assert self.log is not None
-        return [m for _, m in self.log if m.tag is tag and source in (None, m.source)]
+        return [m for m in self.log if m.tag is tag and source in (None, m.source)]
 
     def stkms(self, config: StreamConfig, headend: str = MAIN) -> dict[int, Announce]:
         """What a headend announced: {period start: STKMs}, the last word for each."""
         return {a.start: a for _, name, a in self.announced if name == headend and (a.service, a.stream) == config.key}
+
+    def stkm(self, config: StreamConfig, start: int, profile: str, headend: str = MAIN) -> bytes:
+        """The STKM of a period in one profile."""
+        return next(s.data for s in self.stkms(config, headend)[start].stkms if s.profile == profile)
 
     def starts(self, config: StreamConfig, headend: str = MAIN) -> list[int]:
         """The periods whose keys a headend's encoder used, in order."""

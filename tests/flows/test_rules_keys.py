@@ -277,6 +277,10 @@ def test_r03_a_withdrawal_removes_all_windows_and_keeps_the_counter() -> None:
     party.card.ltkm(seal_ltkm(party, 3, sek), NOW)
     refuses(party.card, Replay, lambda: party.card.stkm(old))
     party.card.stkm(sealed_stkm(config, period(6), sek))
+    party.card.ltkm(seal_withdrawal(party, 4, sek), NOW)
+    party.card.ltkm(seal_ltkm(party, 5, sek, ts_high=counter_of(period(8).start)), NOW)  # a shorter right than before
+    party.card.stkm(sealed_stkm(config, period(8), sek))
+    refuses(party.card, Replay, lambda: party.card.stkm(sealed_stkm(config, period(9), sek)))
 
 
 def test_r03_a_withdrawal_never_installs_a_sek() -> None:

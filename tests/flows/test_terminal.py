@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from room_support import (
     BASE,
+    GROUP_KEYS,
     NOW,
     SERVICE,
     SOC,
@@ -34,13 +36,13 @@ from room_support import (
 
 from pybcast import codec
 from pybcast.errors import BcastError, KeyUnavailable, StoreError
-from pybcast.flows import Answer, Device, Persist, Refused, SimulatedCard, TekExpired, TekReady, Terminal
+from pybcast.flows import Answer, Device, Persist, Refused, SimulatedCard, TekExpired, TekReady, Terminal, device_registration
 from pybcast.flows import terminal as terminal_module
 from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.serial import counter_of
 from pybcast.flows.stkm import Policy
 from pybcast.flows.terminal import MAX_COLLECTED, MAX_DONE, MAX_OBJECTS, RETRY_CYCLES
-from pybcast.keys import Keys
+from pybcast.keys import IEK, RIAK, UGK, Keys
 from pybcast.messages import (
     AccessCriterion,
     AddressMode,
@@ -368,6 +370,37 @@ def test_registration_then_ltkm_then_stkm_drm() -> None:
     terminal.tick(START + 22)
     terminal.receive_stkm(SERVICE, 1, sealed_stkm(stream_config(profiles=("drm",)), period(3), seak_material()), START + 25)
     assert [o.mki for o in terminal.tick(START + 26) if isinstance(o, TekReady)] == [counter_of(START + 24).to_bytes(4, "big")]
+
+
+def test_new_keys_give_what_was_refused_another_chance() -> None:
+    """The group got new keys; the BCRO under them came before the registration that brings them."""
+    rng = random.Random(5)
+    group = replace(GROUP_KEYS, ugk=UGK(rng.randbytes(16)), riak=RIAK(rng.randbytes(16)))
+    party = device_party()
+    terminal = Terminal(device=party.device)
+    bcro = seal_bcro(seak_material(), Keys(iek=IEK(group.ugk), riak=group.riak))
+    terminal.receive_object(bcro, NOW)
+    assert refused(terminal.tick(NOW + 10)) == ["drm-ltkm: integrity check failed"]
+    assert terminal.receive_object(bcro, NOW + 11) == [] and terminal.next_wakeup() is None
+    registration = device_registration(
+        rights_issuer()[0], udn=party.device.udn, device_key=rsa_key(1).public_key(), group=group, subscriber=party.subscriber,
+        now=NOW + 12,
+    )  # fmt: skip
+    terminal.receive_object(registration, NOW + 12)
+    terminal.receive_object(bcro, NOW + 21)
+    assert refused(terminal.tick(NOW + 31)) == [] and "right" in party.device._journal.tables
+
+
+def test_an_ltkm_without_its_smk_is_taken_up_in_the_next_cycle() -> None:
+    """The SMK came by another way than the carousel, a second too late."""
+    party = card_party(registered=False)
+    terminal, data = Terminal(card=party.card), seal_ltkm(party, 1, sek_material())
+    terminal.receive_object(data, NOW)
+    assert refused(terminal.tick(NOW + 10)) == ["smartcard-ltkm: key not available: smk"]
+    party.card.register(party.registration, NOW + 11)
+    terminal.receive_object(data, NOW + 12)
+    terminal.tick(NOW + 22)
+    assert "sek" in party.card._journal.tables
 
 
 def test_the_other_profile_and_unknown_objects() -> None:
