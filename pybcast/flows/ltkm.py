@@ -135,7 +135,12 @@ class Page:
     @property
     def healing(self) -> bool:
         """Whether it is issued again every few cycles: only what a COUNTER protects from being taken twice (R7)."""
-        return any(letter.window is not None for letter in self.letters)
+        return any(letter.window is not None for letter in self.letters) and not self.dead
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing of it is issued again: it still turns on the carousel, and the next page takes its place."""
+        return all(letter.window is not None and letter.addressee[1] in self.struck for letter in self.letters)
 
 
 class Issuer:
@@ -205,7 +210,9 @@ class Issuer:
         """Take a card's letters off the pages that are issued again (R7)."""
         for page in self.pages(config):
             if any(letter.addressee == ("card", name) for letter in page.letters):
-                self._journal.put("page", page.key, replace(page, struck=page.struck | {name}))
+                page = replace(page, struck=page.struck | {name})
+                self._journal.put("page", page.key, page)
+                self._watch(page)
 
     # --- making LTKMs -------------------------------------------------------------------------------------------------
 
@@ -387,6 +394,8 @@ class Issuer:
                     letters = (*(x for x in page.letters if (x.addressee, x.key_id) not in subjects), *letters)
                     old, end = page, max(end, page.end)
                     break
+                if page.dead:
+                    old = page
         ids = tuple((bsda, new_id()) for bsda in config.bsdas)
         replaces: tuple[tuple[str, str], ...] = ()
         if old is not None:  # where the old page never arrived, what it was to replace is still there
@@ -421,7 +430,7 @@ class Issuer:
                 yield page
 
     def again(self, page: Page, keys: Iterable[KeyMaterial]) -> tuple[Letter, ...]:
-        """The live letters of a page with new COUNTERs; with none the page is dropped."""
+        """The live letters of a page with new COUNTERs; with none the page is dead."""
         live = {key.key_id: key for key in keys if key.csb_id is not None}
         out = []
         for letter in page.letters:
@@ -429,7 +438,9 @@ class Issuer:
             if letter.window is not None and letter.key_id in live and name not in page.struck:
                 out.append(self._letter(live[letter.key_id], self.subscriber(str(name)), letter.window, verify=False))
         if not out:
-            self._remove(page)
+            page = replace(page, struck=page.struck | {str(letter.addressee[1]) for letter in page.letters})
+            self._journal.put("page", page.key, page)
+            self._watch(page)
         return tuple(out)
 
     def confirmed(self, message_id: str, bsda: str) -> None:

@@ -112,14 +112,10 @@ class Who:
 
 @dataclass
 class Hearing:
-    """What a terminal's agent has been given of the carousel, by R7: collected for a cycle, fed in rising COUNTER."""
+    """What a terminal has heard of the carousel.  ``usable``: LTKM -> when its agent has it at the latest."""
 
     registered: bool = False
-    heard: set[bytes] = field(default_factory=set)
-    collecting: bool = False
-    batch: list[bytes] = field(default_factory=list)
-    ends: float = 0.0
-    fed: int = -1
+    highest: int = -1
     usable: dict[bytes, float] = field(default_factory=dict)
 
 
@@ -269,35 +265,22 @@ class Watch:
         return self._facts[data]
 
     def heard(self, who: Who, data: bytes) -> None:
-        """An object of the carousel reached a terminal.  Which LTKMs its agent then takes is reckoned here anew, from R7 alone."""
+        """An object of the carousel reached a terminal.
+
+        It collects for a cycle and feeds its card in rising COUNTER (R7): what comes after a later LTKM may come too late, and
+        counts as lost.  So does what comes before its registration.
+        """
         hearing = who.hearing
-        self._feed(hearing)
         if data == who.registration:
             hearing.registered = True
         fact = self._fact(data)
-        if fact is None or data in hearing.heard or (fact.bcro is None) is not (who.profile == "smartcard"):
+        if fact is None or not hearing.registered or not self._addresses(who, fact):
             return
-        mine = self._addresses(who, fact)
-        if not mine and hearing.registered:
-            return  # before that it does not know whose an LTKM is, and collects it
-        if not hearing.collecting:
-            hearing.collecting, hearing.ends = True, self.now + CAROUSEL_CYCLE
-        if mine:
-            hearing.heard.add(data)
-            hearing.batch.append(data)
-
-    def _feed(self, hearing: Hearing) -> None:
-        if not hearing.collecting or self.now < hearing.ends:
-            return
-        hearing.collecting = False
-        batch, hearing.batch = [(self._facts[d], d) for d in hearing.batch], []
-        for fact, data in sorted(batch, key=lambda item: item[0].order if item[0] else 0):
-            assert fact is not None
-            if not hearing.registered:
-                hearing.heard.discard(data)  # it is looked at again when it is heard again
-            elif fact.bcro is not None or fact.order > hearing.fed:
-                hearing.usable[data] = hearing.ends
-                hearing.fed = fact.order if fact.bcro is None else hearing.fed
+        if fact.bcro is None:
+            if fact.order <= hearing.highest:
+                return
+            hearing.highest = fact.order
+        hearing.usable.setdefault(data, self.now + CAROUSEL_CYCLE)
 
     def _two_keys(self, identity: bytes) -> None:
         """A card keeps two keys of a group: no LTKM of SEK n+2 while SEK n is on air (R10)."""
@@ -404,10 +387,19 @@ class Watch:
             self.dark += 1
             self.violate(f"{who.name} is dark on {use.service}, period {use.start}")
 
+    def facts(self, who: Who, use: UseKey) -> list[StkmFact]:
+        """The STKMs of a viewer's profile that carry a key."""
+        return self._stkms.get((who.profile, use.service, use.stream, use.mki), [])
+
+    def entitled(self, who: Who, use: UseKey, fact: StkmFact) -> bool:
+        """Whether a right that still holds gives a viewer this STKM."""
+        key = (use.service, use.stream)
+        return any(self._entitles(who, grant, key, fact, now_too=True) is not None for grant in who.grants)
+
     def _excuse(self, who: Who, use: UseKey, held: bool) -> str:
         """The rule by which a viewer may be dark; empty when none."""
         key = (use.service, use.stream)
-        facts = self._stkms.get((who.profile, *key, use.mki), [])
+        facts = self.facts(who, use)
         if not facts:
             return "no STKM of this profile (R15)"
         given = [
@@ -422,7 +414,6 @@ class Watch:
             return "held longer than traffic_key_lifetime (R42)"
         if who.profile == "smartcard" and any(self._pushed_out(ref[1]) for _, ref, _ in given):
             return "a key that an older copy forgot took its room (R2, R10)"
-        self._feed(who.hearing)
         usable = min(self._usable(who, grant, (*key, *ref), start) for grant, ref, start in given)
         if usable < 0:
             return ""  # nobody issued it
