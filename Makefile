@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.pybcast-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check lint types format coverage bench long demo clean
+.PHONY: help setup test check lint types format coverage core bench long demo clean
 
 # Floors 0-3: all that has no socket, clock or process. Totality and real video add no line, only time.
 COVERED := errors secret messages wire keys codec flows
@@ -24,7 +24,7 @@ setup: $(STAMP) ## the virtual environment in .venv, and missing system packages
 test: $(STAMP) ## all tests; PYTEST_ARGS="-k name" for some
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: lint types test ## what a change must pass before it is shown to anyone
+check: lint types core test ## what a change must pass before it is shown to anyone
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -39,6 +39,10 @@ format: $(STAMP) ## let ruff mend what it can
 
 coverage: $(STAMP) ## every line and branch of floors 0-3 is run by the tests, or says why not
 	$(BIN)/python -m pytest -n auto -m "not media" --ignore tests/properties/test_totality.py $(COVERAGE) $(PYTEST_ARGS)
+
+core: ## the C core and its tests (Python does not use it yet); CORE_TARGETS="asan"
+	@.ci/setup core
+	$(MAKE) -C csrc $(or $(CORE_TARGETS),check) $(CORE_ARGS)
 
 bench: $(STAMP) ## throughput; BENCH_ARGS="--benchmark-json=out.json" keeps the numbers
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,ops,rounds $(BENCH_ARGS)

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The layouts, without keys: reading (left to right, see cursor.h), and writing in two steps - measure, which checks everything,
+ * and write. */
+#ifndef BCAST_MESSAGES_H
+#define BCAST_MESSAGES_H
+
+#include "cursor.h"
+
+/* What is being sealed, and where what is wrong with it is told. */
+typedef struct source {
+    const uint8_t *base;
+    size_t base_length;
+    bcast_error *error;
+} source;
+
+/* A failure found while building; 0, for `return`. */
+__attribute__((cold)) static inline uint32_t decline(const source *s, int code, int scope, int field, uint32_t first,
+                                                     uint32_t second)
+{
+    *s->error = (bcast_error){code, BCAST_NO_OFFSET, (uint16_t)field, (uint16_t)scope, {first, second}};
+    return 0;
+}
+
+/* Start reading `length` bytes; *error is cleared. */
+static inline reader reading(const uint8_t *data, size_t length, uint32_t lenient, bcast_error *error)
+{
+    *error = (bcast_error){0, BCAST_NO_OFFSET, 0, 0, {0, 0}};
+    return (reader){.data = data, .end = (uint32_t)length, .lenient = lenient, .error = error};
+}
+
+/* Nothing may follow, unless that is allowed. */
+static inline bool finished(reader *r)
+{
+    if (left(r) == 0 || (r->lenient & BCAST_LENIENT_TRAILING_BYTES))
+        return true;
+    r->scope = BCAST_S_MESSAGE;
+    return refuse(r, BCAST_E_TRAILING_BYTES, r->at, BCAST_F_NONE);
+}
+
+/* --- stkm_drm.c -------------------------------------------------------------------------------------------------------------- */
+
+/* traffic_protection_protocol: DCF is not for streams and 4..7 are reserved (rules R17). */
+static inline bool known_protocol(unsigned protocol) { return protocol <= BCAST_ISMACRYP; }
+
+/* number_of_access_criteria_descriptors and the descriptors: the same in both profiles. */
+bool criteria_read(reader *r, bcast_span *span, uint32_t *count, int which_index);
+/* How many descriptors the span holds, -1 and an error when it does not hold together. */
+int criteria_count(const source *s, bcast_span span, int scope, uint32_t payload);
+
+bool drm_read(reader *r, bool partial, bcast_drm_stkm *message);
+uint32_t drm_measure(const source *s, const bcast_drm_stkm *message);
+
+/* Offsets from the start of the message; 0 = not there. */
+typedef struct drm_places {
+    uint32_t material;
+    uint32_t next_material;
+    uint32_t programme_MAC;
+    uint32_t service_MAC;
+} drm_places;
+
+/* The time written last: the services of a batch change keys in the same second. */
+typedef struct mjd_bcd {
+    int64_t time;
+    uint8_t bytes[5];
+} mjd_bcd;
+#define NO_TIME INT64_MIN
+
+void drm_write(uint8_t *out, const bcast_drm_stkm *message, const uint8_t *base, const uint8_t *encrypted_PEK, mjd_bcd *clock,
+               drm_places *places);
+
+/* --- mikey.c ----------------------------------------------------------------------------------------------------------------- */
+
+enum {
+    PAYLOAD_LAST = 0,
+    PAYLOAD_KEMAC = 1,
+    PAYLOAD_T = 5,
+    PAYLOAD_ID = 6,
+    PAYLOAD_V = 9,
+    PAYLOAD_SP = 10,
+    PAYLOAD_RAND = 11,
+    PAYLOAD_ERR = 12,
+    PAYLOAD_EXT = 21
+};
+
+/* Key data of the three kinds, in bytes (smartcard-profile 4.5). */
+enum { TEK_DATA = 20, TEK_SALT_DATA = 36, SEK_DATA = 30, SEK_DATA_SHORT = 26 };
+
+bool stkm_read(reader *r, bool partial, bcast_smartcard_stkm *message);
+/* The decrypted key data of a STKM; `at`: where it stood in the message. */
+bool stkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t lenient, bcast_smartcard_stkm *message,
+                   bcast_error *error);
+uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *message, bool partial);
+/* Returns where the key data stands, in clear; MAC bytes are left as they are. */
+uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *message, const uint8_t *base, const uint8_t *csb_id, bool partial);
+
+bool ltkm_read(reader *r, bcast_smartcard_ltkm *message);
+bool ltkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t lenient, bcast_smartcard_ltkm *message,
+                   bcast_error *error);
+uint32_t ltkm_measure(const source *s, const bcast_smartcard_ltkm *message);
+uint32_t ltkm_write(uint8_t *out, const bcast_smartcard_ltkm *message, const uint8_t *base);
+
+bool verification_read(reader *r, bool reporting, bcast_verification *message);
+uint32_t verification_measure(const source *s, const bcast_verification *message);
+void verification_write(uint8_t *out, const bcast_verification *message, const uint8_t *base);
+
+#endif

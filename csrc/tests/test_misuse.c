@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Arguments that cannot be right, room that is too small, batches that are half bad, and a library that fails in the middle. */
+#include "test.h"
+
+#include "crypto.h"
+
+static uint8_t sek[16] = {1}, sas[16] = {2}, pek[16] = {3}, pas[16] = {4};
+
+static bool all(const void *data, uint8_t value, size_t length)
+{
+    const uint8_t *p = data;
+    for (size_t i = 0; i < length; i++)
+        if (p[i] != value)
+            return false;
+    return true;
+}
+
+static void providers(void)
+{
+    bcast_provider *p = provider;
+    bcast_information about;
+    void *room = storage(BCAST_PROVIDER_SIZE + 64);
+    CHECK(bcast_provider_open(NULL, BCAST_PROVIDER_SIZE, NULL, &p) == BCAST_E_ARGUMENT && p == NULL);
+    CHECK(bcast_provider_open(room, BCAST_PROVIDER_SIZE, NULL, NULL) == BCAST_E_ARGUMENT);
+    CHECK(bcast_provider_open(room, 100, NULL, &p) == BCAST_E_STORAGE);
+    CHECK(bcast_provider_open((uint8_t *)room + 8, BCAST_PROVIDER_SIZE, NULL, &p) == BCAST_E_STORAGE);
+    CHECK(bcast_provider_open(room, BCAST_PROVIDER_SIZE, "des", &p) == BCAST_E_NO_PROVIDER && p == NULL);
+    CHECK(bcast_provider_open(room, BCAST_PROVIDER_SIZE, NULL, &p) == BCAST_OK && p != NULL);
+    CHECK(bcast_info(p, &about) == BCAST_OK && strcmp(about.version, bcast_version()) == 0 && about.provider[0] != '\0');
+    CHECK(bcast_info(p, NULL) == BCAST_E_ARGUMENT);
+    bcast_provider_close(p);
+    CHECK(bcast_info(p, &about) == BCAST_E_NOT_READY && strcmp(about.provider, "") == 0);
+    bcast_provider_close(p);
+    bcast_provider_close(NULL);
+    CHECK(all(room, 0, 64)); /* nothing of it is left */
+    release(room);
+}
+
+static void contexts(void)
+{
+    uint8_t *room = storage(BCAST_DRM_KEY_SIZE + 64);
+    bcast_drm_key *key = NULL;
+    bcast_smk *smk = NULL;
+    const bcast_drm_keys none = {NULL, NULL, NULL, NULL}, some = {sek, sas, NULL, NULL};
+    const uint8_t raw[32] = {7};
+    CHECK(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, provider, &none, BCAST_USE_SEAL, &key) == BCAST_E_ARGUMENT && key == NULL);
+    CHECK(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, provider, NULL, BCAST_USE_SEAL, &key) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, provider, &some, 0, &key) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, provider, &some, 4, &key) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_key_init(room, 10, provider, &some, BCAST_USE_SEAL, &key) == BCAST_E_STORAGE);
+    CHECK(bcast_drm_key_init(room + 4, BCAST_DRM_KEY_SIZE, provider, &some, BCAST_USE_SEAL, &key) == BCAST_E_STORAGE);
+    CHECK(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, NULL, &some, BCAST_USE_SEAL, &key) == BCAST_E_NOT_READY);
+    CHECK(bcast_drm_key_init(NULL, BCAST_DRM_KEY_SIZE, provider, &some, BCAST_USE_SEAL, &key) == BCAST_E_ARGUMENT);
+    CHECK(bcast_smk_init(room, 10, provider, raw, &smk) == BCAST_E_STORAGE);
+    CHECK(bcast_smk_init(room, BCAST_SMK_SIZE, provider, NULL, &smk) == BCAST_E_ARGUMENT);
+    bcast_drm_key_wipe(NULL);
+    bcast_smartcard_key_wipe(NULL);
+    bcast_smk_wipe(NULL);
+
+    /* One that seals does not open, a wiped one and one of another kind do neither. */
+    bcast_drm_stkm m;
+    uint8_t base[100], out[300];
+    uint32_t base_length;
+    size_t length;
+    bcast_error error;
+    do
+        random_drm(&m, base, &base_length);
+    while (m.present & BCAST_DRM_PROGRAMME);
+    CHECK(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, provider, &some, BCAST_USE_SEAL, &key) == BCAST_OK);
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, base, base_length, out, sizeof out, &length, &error) == BCAST_OK);
+    bcast_drm_stkm opened;
+    CHECK(bcast_drm_stkm_open(provider, key, out, length, 0, &opened, &error) == BCAST_E_USE && all(&opened, 0, sizeof opened));
+    CHECK(bcast_smartcard_stkm_open(provider, (const void *)key, out, length, 0, &(bcast_smartcard_stkm){0}, &error) != BCAST_OK);
+    bcast_drm_key_wipe(key);
+    CHECK(all(room, 0, BCAST_DRM_KEY_SIZE - 64));
+    bcast_drm_key_wipe(key);
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, base, base_length, out, sizeof out, &length, &error) == BCAST_E_NOT_READY);
+    CHECK(length == 0 && error.code == BCAST_E_NOT_READY);
+    CHECK(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, provider, &some, BCAST_USE_OPEN, &key) == BCAST_OK);
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, base, base_length, out, sizeof out, &length, &error) == BCAST_E_USE);
+    bcast_drm_key_wipe(key);
+    release(room);
+}
+
+static void arguments(void)
+{
+    bcast_drm_stkm m;
+    uint8_t base[100], out[600];
+    uint32_t base_length;
+    size_t length = 77, used = 77;
+    bcast_error error;
+    random_drm(&m, base, &base_length);
+    bcast_drm_key *key = drm_key(sek, sas, pek, pas);
+    CHECK(bcast_drm_stkm_seal(NULL, key, &m, base, base_length, out, sizeof out, &length, &error) == BCAST_E_ARGUMENT
+          && length == 0);
+    CHECK(bcast_drm_stkm_seal(provider, NULL, &m, base, base_length, out, sizeof out, &length, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_seal(provider, key, NULL, base, base_length, out, sizeof out, &length, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, NULL, 5, out, sizeof out, &length, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, base, base_length, out, sizeof out, NULL, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, base, SIZE_MAX, out, sizeof out, &length, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, base, base_length, out, sizeof out, &length, NULL) == BCAST_OK);
+    CHECK(bcast_drm_stkm_open(provider, key, NULL, 5, 0, &m, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_open(provider, key, out, length, 8, &m, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_open(provider, key, out, length, 0, NULL, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_open(provider, key, NULL, 0, 0, &m, &error) == BCAST_E_TRUNCATED && error.offset == 0);
+    CHECK(bcast_drm_stkm_open(provider, key, out, (size_t)BCAST_INPUT_MAX + 1, 0, &m, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_decode(out, length, 2, 0, &m, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_decode(NULL, 0, 0, 0, NULL, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_drm_stkm_seal_batch(provider, NULL, 3, out, sizeof out, &used) == BCAST_E_ARGUMENT && used == 0);
+    CHECK(bcast_drm_stkm_seal_batch(provider, NULL, 0, out, sizeof out, &used) == BCAST_OK && used == 0);
+    CHECK(bcast_drm_stkm_open_batch(provider, NULL, 0) == BCAST_OK);
+    CHECK(bcast_drm_stkm_open_batch(NULL, NULL, 0) == BCAST_E_ARGUMENT);
+    CHECK(bcast_error_path(NULL, NULL, 0, &length) == BCAST_E_ARGUMENT);
+    char path[4];
+    error = (bcast_error){BCAST_E_BAD_VALUE, 0, BCAST_F_ENCR_DATA, BCAST_S_PAYLOAD, {3, 0}};
+    CHECK(bcast_error_path(&error, path, sizeof path, &length) == BCAST_E_ROOM && length == strlen("payloads[3].encr_data"));
+    error.field = BCAST_F_COUNT;
+    CHECK(bcast_error_path(&error, path, sizeof path, &length) == BCAST_E_ARGUMENT);
+    for (uint16_t scope = 0; scope <= BCAST_S_ENCR_DATA_END; scope++) /* every path fits, and every field has a name */
+        for (uint16_t field = 0; field < BCAST_F_COUNT; field++) {
+            error = (bcast_error){0, 0, field, scope, {UINT32_MAX, UINT32_MAX}};
+            CHECK(bcast_error_path(&error, NULL, 0, &length) == BCAST_OK && length < BCAST_PATH_MAX
+                  && (length > 0 || field + scope == 0));
+        }
+    drop_drm(key);
+}
+
+/* Every room from nothing to enough: nothing is written before it is enough, and nothing behind it ever. */
+static void rooms(void)
+{
+    bcast_drm_stkm m;
+    bcast_smartcard_stkm s;
+    bcast_smartcard_ltkm l;
+    uint8_t base[300], raw[32] = {9}, out[1024];
+    uint32_t base_length;
+    size_t need, length;
+    bcast_error error;
+    bcast_drm_key *drm = drm_key(sek, sas, pek, pas);
+    bcast_smartcard_key *card = smartcard_key("303132333435363738393a3b3c3d3e3f", "a1b2c3d4", "202122232425262728292a2b2c2d2e2f");
+    bcast_smk *smk = NULL;
+    CHECK(bcast_smk_init(storage(BCAST_SMK_SIZE), BCAST_SMK_SIZE, provider, raw, &smk) == BCAST_OK);
+    for (int kind = 0; kind < 5; kind++) {
+#define SEAL(o, r)                                                                                         \
+    (kind == 0   ? bcast_drm_stkm_seal(provider, drm, &m, base, base_length, o, r, &length, &error)        \
+     : kind == 1 ? bcast_drm_stkm_partial(&m, base, base_length, o, r, &length, &error)                    \
+     : kind == 2 ? bcast_smartcard_stkm_seal(provider, card, &s, base, base_length, o, r, &length, &error) \
+     : kind == 3 ? bcast_smartcard_stkm_partial(&s, base, base_length, o, r, &length, &error)              \
+                 : bcast_smartcard_ltkm_seal(provider, smk, &l, base, base_length, o, r, &length, &error))
+        if (kind < 2)
+            random_drm(&m, base, &base_length);
+        else if (kind < 4)
+            random_stkm(&s, base, &base_length);
+        else
+            random_ltkm(&l, base, &base_length);
+        CHECK(SEAL(NULL, 0) == BCAST_OK && length > 0);
+        need = length;
+        for (size_t room = 0; room <= need; room++) {
+            memset(out, 0x5a, sizeof out);
+            const int code = SEAL(out + 1, room); /* not aligned */
+            CHECK(code == (room < need ? BCAST_E_ROOM : BCAST_OK) && length == need && error.code == code);
+            CHECK(out[0] == 0x5a && all(out + 1 + need, 0x5a, sizeof out - 1 - need));
+            CHECK(room == need || all(out, 0x5a, sizeof out));
+        }
+    }
+    drop_drm(drm);
+    drop_smartcard(card);
+    drop_smk(smk);
+}
+
+static void overlaps(void)
+{
+    union {
+        bcast_drm_stkm m;
+        uint8_t bytes[2000];
+    } u;
+    uint8_t base[100], sealed[300];
+    uint32_t base_length;
+    size_t length, used;
+    bcast_error error;
+    bcast_drm_key *key = drm_key(sek, sas, pek, pas);
+    memset(&u, 0, sizeof u);
+    do
+        random_drm(&u.m, base, &base_length);
+    while (u.m.present & BCAST_DRM_CRITERIA);
+    CHECK(bcast_drm_stkm_seal(provider, key, &u.m, base, base_length, u.bytes, 2000, &length, &error) == BCAST_E_OVERLAP);
+    CHECK(bcast_drm_stkm_seal(provider, key, &u.m, base, base_length, u.bytes + sizeof u.m - 1, 1000, &length, &error)
+          == BCAST_E_OVERLAP);
+    CHECK(bcast_drm_stkm_seal(provider, key, &u.m, base, base_length, u.bytes + sizeof u.m, 1000, &length, &error) == BCAST_OK);
+    memcpy(sealed, u.bytes + sizeof u.m, length);
+    CHECK(bcast_drm_stkm_seal(provider, key, &u.m, sealed, sizeof sealed, sealed + 3, 200, &used, &error) == BCAST_E_OVERLAP);
+    bcast_drm_stkm copy = u.m;
+    memcpy(u.bytes + 10, sealed, length);
+    CHECK(bcast_drm_stkm_open(provider, key, u.bytes + 10, length, 0, &u.m, &error) == BCAST_E_OVERLAP);
+    bcast_drm_seal_job job = {.key = key, .message = &copy, .base = base, .base_length = base_length};
+    CHECK(bcast_drm_stkm_seal_batch(provider, &job, 1, (uint8_t *)&job, 1000, &used) == BCAST_E_OVERLAP);
+    drop_drm(key);
+}
+
+/* Spans and lengths that lie. */
+static void lies(void)
+{
+    bcast_drm_stkm m;
+    bcast_smartcard_ltkm l;
+    uint8_t base[300], out[600], raw[32] = {9};
+    uint32_t base_length;
+    size_t length;
+    bcast_error error;
+    bcast_drm_key *key = drm_key(sek, sas, pek, pas);
+    bcast_smk *smk = NULL;
+    CHECK(bcast_smk_init(storage(BCAST_SMK_SIZE), BCAST_SMK_SIZE, provider, raw, &smk) == BCAST_OK);
+    random_drm(&m, base, &base_length);
+    m.present |= BCAST_DRM_CRITERIA;
+    static const bcast_span bad[] = {{0, 301}, {301, 1}, {UINT32_MAX, 2}, {2, UINT32_MAX}, {299, 2}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        m.access_criteria = bad[i];
+        CHECK(bcast_drm_stkm_seal(provider, key, &m, base, 300, out, sizeof out, &length, &error) == BCAST_E_SPAN);
+        random_ltkm(&l, base, &base_length);
+        *(i & 1 ? &l.idi : &l.idr) = bad[i];
+        CHECK(bcast_smartcard_ltkm_seal(provider, smk, &l, base, 300, out, sizeof out, &length, &error) == BCAST_E_SPAN);
+    }
+    memset(base, 0xff, sizeof base); /* a descriptor longer than the span */
+    m.access_criteria = (bcast_span){0, 100};
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, base, 300, out, sizeof out, &length, &error) == BCAST_E_BAD_LENGTH);
+    CHECK(error.field == BCAST_F_CRITERION_LENGTH && error.offset == BCAST_NO_OFFSET);
+    memset(base, 0, sizeof base);
+    m.access_criteria = (bcast_span){0, 99};
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, base, 300, out, sizeof out, &length, &error) == BCAST_E_BAD_LENGTH
+          && error.index[0] == 49);
+    static uint8_t many[3000];
+    memset(many, 0, sizeof many);
+    m.access_criteria = (bcast_span){0, 512};
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, many, sizeof many, out, sizeof out, &length, &error) == BCAST_E_BAD_LENGTH);
+    CHECK(error.field == BCAST_F_NUMBER_OF_CRITERIA);
+    for (unsigned i = 0; i < 6; i++)
+        many[i * 252 + 1] = 250;
+    m.access_criteria = (bcast_span){0, 6 * 252};
+    CHECK(bcast_drm_stkm_seal(provider, key, &m, many, sizeof many, out, sizeof out, &length, &error) == BCAST_E_BAD_LENGTH);
+    CHECK(error.field == BCAST_F_CRITERION_VALUE);
+    random_ltkm(&l, base, &base_length);
+    l.max_size = 60;
+    CHECK(bcast_smartcard_ltkm_seal(provider, smk, &l, base, base_length, out, sizeof out, &length, &error) == BCAST_E_BAD_LENGTH);
+
+    /* Each field out of its range is named. */
+    const struct {
+        size_t at;
+        uint8_t value;
+        int code;
+        int field;
+    } wrong[] = {
+        {offsetof(bcast_drm_stkm, protection_after_reception), 4, BCAST_E_BAD_VALUE, BCAST_F_PROTECTION_AFTER_RECEPTION},
+        {offsetof(bcast_drm_stkm, traffic_protection_protocol), 3, BCAST_E_UNSUPPORTED, BCAST_F_TRAFFIC_PROTECTION_PROTOCOL},
+        {offsetof(bcast_drm_stkm, traffic_authentication_flag), 2, BCAST_E_BAD_VALUE, BCAST_F_TRAFFIC_AUTHENTICATION_FLAG},
+        {offsetof(bcast_drm_stkm, traffic_key_lifetime), 16, BCAST_E_BAD_VALUE, BCAST_F_TRAFFIC_KEY_LIFETIME},
+        {offsetof(bcast_drm_stkm, material_length), 17, BCAST_E_BAD_LENGTH, BCAST_F_TRAFFIC_KEY_MATERIAL},
+        {offsetof(bcast_drm_stkm, present), 4, BCAST_E_BAD_VALUE, BCAST_F_SERVICE_FLAG},
+        {offsetof(bcast_drm_stkm, present), 33, BCAST_E_BAD_VALUE, BCAST_F_PERMISSIONS_CATEGORY},
+        {offsetof(bcast_drm_stkm, present), 65, BCAST_E_ARGUMENT, BCAST_F_NONE},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        random_drm(&m, base, &base_length);
+        ((uint8_t *)&m)[wrong[i].at] = wrong[i].value;
+        CHECK(bcast_drm_stkm_seal(provider, key, &m, base, base_length, out, sizeof out, &length, &error) == wrong[i].code);
+        CHECK(error.field == wrong[i].field && error.offset == BCAST_NO_OFFSET && length == 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        do
+            random_drm(&m, base, &base_length);
+        while (!(m.present & BCAST_DRM_TIMESTAMP));
+        m.timestamp = i == 0   ? INT64_C(-1297728001)
+                      : i == 1 ? INT64_C(-1297728000)
+                      : i == 2 ? INT64_C(4364582399)
+                               : INT64_C(4364582400);
+        CHECK(bcast_drm_stkm_seal(provider, key, &m, base, base_length, out, sizeof out, &length, &error)
+              == (i == 0 || i == 3 ? BCAST_E_BAD_VALUE : BCAST_OK)); /* rules R15 */
+    }
+    /* rules R3, R4, R19 and key number 0 */
+    for (int i = 0; i < 6; i++) {
+        random_ltkm(&l, base, &base_length);
+        switch (i) {
+        case 0:
+            l.ts_low = UINT32_MAX;
+            l.ts_high = 0;
+            break;
+        case 1: l.ts_high = l.ts_low + BCAST_WINDOW_MAX + 1U; break;
+        case 2: l.sek_id[2] = l.sek_id[3] = 0; break;
+        case 3: l.interval_length = 2; break;
+        case 4: l.key_data_type = 1; break;
+        default: l.has_management = l.consumption_reporting_flag = 1; l.verification_requested = 0;
+        }
+        CHECK(bcast_smartcard_ltkm_seal(provider, smk, &l, base, base_length, out, sizeof out, &length, &error)
+              == (i == 3 ? BCAST_E_BAD_LENGTH : BCAST_E_BAD_VALUE));
+    }
+    random_ltkm(&l, base, &base_length);
+    l.ts_low = UINT32_MAX;
+    l.ts_high = 0;
+    memset(l.sek, 0, sizeof l.sek);
+    CHECK(bcast_smartcard_ltkm_seal(provider, smk, &l, base, base_length, out, sizeof out, &length, &error) == BCAST_OK);
+    drop_drm(key);
+    drop_smk(smk);
+}
+
+/* Every truncation of a message of each kind, in buffers of the exact size. */
+static void truncations(void)
+{
+    bcast_drm_stkm m;
+    bcast_smartcard_stkm s;
+    bcast_smartcard_ltkm l;
+    uint8_t base[300], out[1024], raw[32] = {9};
+    uint32_t base_length;
+    size_t length;
+    bcast_error error;
+    bcast_drm_key *drm = drm_key(sek, sas, pek, pas);
+    bcast_smartcard_key *card = smartcard_key("303132333435363738393a3b3c3d3e3f", "a1b2c3d4", "202122232425262728292a2b2c2d2e2f");
+    bcast_smk *smk = NULL;
+    CHECK(bcast_smk_init(storage(BCAST_SMK_SIZE), BCAST_SMK_SIZE, provider, raw, &smk) == BCAST_OK);
+    for (int round = 0; round < (small ? 3 : 60); round++) {
+        const int kind = round % 3;
+        if (kind == 0) {
+            random_drm(&m, base, &base_length);
+            CHECK(bcast_drm_stkm_seal(provider, drm, &m, base, base_length, out, sizeof out, &length, &error) == BCAST_OK);
+        } else if (kind == 1) {
+            random_stkm(&s, base, &base_length);
+            CHECK(bcast_smartcard_stkm_seal(provider, card, &s, base, base_length, out, sizeof out, &length, &error) == BCAST_OK);
+        } else {
+            random_ltkm(&l, base, &base_length);
+            CHECK(bcast_smartcard_ltkm_seal(provider, smk, &l, base, base_length, out, sizeof out, &length, &error) == BCAST_OK);
+        }
+        for (size_t cut = 0; cut <= length; cut++) {
+            uint8_t *data = malloc(cut + (cut == 0));
+            if (data == NULL)
+                abort();
+            memcpy(data, out, cut);
+            const int code = kind == 0   ? bcast_drm_stkm_open(provider, drm, data, cut, 0, &m, &error)
+                             : kind == 1 ? bcast_smartcard_stkm_open(provider, card, data, cut, 0, &s, &error)
+                                         : bcast_smartcard_ltkm_open(provider, smk, data, cut, 0, &l, &error);
+            CHECK(code == (cut == length ? BCAST_OK : BCAST_E_TRUNCATED) && (code == BCAST_OK || error.offset <= cut));
+            free(data);
+        }
+    }
+    drop_drm(drm);
+    drop_smartcard(card);
+    drop_smk(smk);
+}
+
+/* --- a library that fails ---------------------------------------------------------------------------------------------------- */
+
+static const crypto *real;
+static unsigned calls, fails_at;
+
+static bool works(void) { return ++calls != fails_at; }
+static bool bad_cbc_encrypt(bcast_provider *p, const cbc_op *o, uint32_t n) { return works() && real->cbc_encrypt(p, o, n); }
+static bool bad_cbc_decrypt(bcast_provider *p, const cbc_op *o, uint32_t n) { return works() && real->cbc_decrypt(p, o, n); }
+static bool bad_ctr(bcast_provider *p, const ctr_op *o, uint32_t n) { return works() && real->ctr(p, o, n); }
+static bool bad_ctr_once(bcast_provider *p, const ctr_op *o, uint32_t n) { return works() && real->ctr_once(p, o, n); }
+static bool bad_hmac(bcast_provider *p, const mac_op *o, uint32_t n, uint32_t l) { return works() && real->hmac(p, o, n, l); }
+static bool bad_hmac_once(bcast_provider *p, const mac_op *o, uint32_t n, uint32_t l)
+{
+    return works() && real->hmac_once(p, o, n, l);
+}
+static bool bad_aes_set(bcast_provider *p, aes_key *k, const uint8_t raw[16], bool e)
+{
+    return works() && real->aes_set(p, k, raw, e);
+}
+static bool bad_mac_set(bcast_provider *p, mac_key *k, const uint8_t *raw, uint32_t l)
+{
+    return works() && real->mac_set(p, k, raw, l);
+}
+
+static void faults(void)
+{
+    enum { N = 150 };
+    static uint8_t arena[N * 400];
+    real = provider->crypto;
+    crypto faulty = *real;
+    faulty.cbc_encrypt = bad_cbc_encrypt;
+    faulty.cbc_decrypt = bad_cbc_decrypt;
+    faulty.ctr = bad_ctr;
+    faulty.ctr_once = bad_ctr_once;
+    faulty.hmac = bad_hmac;
+    faulty.hmac_once = bad_hmac_once;
+    faulty.aes_set = bad_aes_set;
+    faulty.mac_set = bad_mac_set;
+    provider->crypto = &faulty;
+
+    /* Setting up a key: whichever call fails, nothing is left, nothing leaks. */
+    const bcast_drm_keys keys = {sek, sas, pek, pas};
+    void *room = storage(BCAST_DRM_KEY_SIZE);
+    bcast_drm_key *key = NULL;
+    for (fails_at = 1; fails_at < 20; fails_at++) {
+        calls = 0;
+        const int code = bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, provider, &keys, BCAST_USE_SEAL | BCAST_USE_OPEN, &key);
+        CHECK(code == (calls < fails_at ? BCAST_OK : BCAST_E_CRYPTO) && (code == BCAST_OK) == (key != NULL));
+        if (code == BCAST_OK)
+            break;
+        CHECK(all(room, 0, 800));
+    }
+    NEED(key != NULL);
+    const uint8_t raw[32] = {5};
+    void *card_room = storage(BCAST_SMARTCARD_KEY_SIZE);
+    bcast_smartcard_key *card = NULL;
+    for (fails_at = 1; fails_at < 20 && card == NULL; fails_at++) {
+        calls = 0;
+        (void)bcast_smartcard_key_init(card_room, BCAST_SMARTCARD_KEY_SIZE, provider, raw, raw, raw, &card);
+    }
+    NEED(card != NULL);
+    bcast_smk *smk = NULL;
+    fails_at = 1;
+    calls = 0;
+    void *smk_room = storage(BCAST_SMK_SIZE);
+    CHECK(bcast_smk_init(smk_room, BCAST_SMK_SIZE, provider, raw, &smk) == BCAST_E_CRYPTO && smk == NULL);
+    CHECK(bcast_smk_init(smk_room, BCAST_SMK_SIZE, provider, raw, &smk) == BCAST_OK);
+
+    /* Batches: the burst in which it happens is lost, the others are done; the arena holds nothing of the lost ones. */
+    static bcast_drm_stkm drm[N], drm_out[N];
+    static bcast_smartcard_stkm stkm[N], stkm_out[N];
+    static bcast_smartcard_ltkm ltkm[N], ltkm_out[N];
+    static bcast_drm_seal_job drm_seal[N];
+    static bcast_drm_open_job drm_open[N];
+    static bcast_smartcard_seal_job stkm_seal[N];
+    static bcast_smartcard_open_job stkm_open[N];
+    static bcast_ltkm_seal_job ltkm_seal[N];
+    static bcast_ltkm_open_job ltkm_open[N];
+    static uint8_t bases[N][200];
+    for (int kind = 0; kind < 3; kind++) {
+        for (size_t i = 0; i < N; i++) {
+            uint32_t length;
+            if (kind == 0) {
+                random_drm(&drm[i], bases[i], &length);
+                drm_seal[i] = (bcast_drm_seal_job){.key = key, .message = &drm[i], .base = bases[i], .base_length = length};
+            } else if (kind == 1) {
+                random_stkm(&stkm[i], bases[i], &length);
+                stkm_seal[i] =
+                    (bcast_smartcard_seal_job){.key = card, .message = &stkm[i], .base = bases[i], .base_length = length};
+            } else {
+                random_ltkm(&ltkm[i], bases[i], &length);
+                ltkm_seal[i] = (bcast_ltkm_seal_job){.key = smk, .message = &ltkm[i], .base = bases[i], .base_length = length};
+            }
+        }
+        for (fails_at = 1;; fails_at++) {
+            size_t used = 0, good = 0, sum = 0;
+            calls = 0;
+            memset(arena, 0x5a, sizeof arena);
+            const int code = kind == 0   ? bcast_drm_stkm_seal_batch(provider, drm_seal, N, arena, sizeof arena, &used)
+                             : kind == 1 ? bcast_smartcard_stkm_seal_batch(provider, stkm_seal, N, arena, sizeof arena, &used)
+                                         : bcast_smartcard_ltkm_seal_batch(provider, ltkm_seal, N, arena, sizeof arena, &used);
+            for (size_t i = 0; i < N; i++) {
+                const bcast_error *e = kind == 0 ? &drm_seal[i].error : kind == 1 ? &stkm_seal[i].error : &ltkm_seal[i].error;
+                const uint32_t length = kind == 0 ? drm_seal[i].length : kind == 1 ? stkm_seal[i].length : ltkm_seal[i].length;
+                good += e->code == BCAST_OK;
+                sum += length;
+                CHECK(e->code == BCAST_OK || (e->code == BCAST_E_CRYPTO && length == 0));
+            }
+            CHECK(sum == used && used < sizeof arena && (arena[used] == 0x5a || arena[used] == 0));
+            if (calls < fails_at) {
+                CHECK(code == BCAST_OK && good == N);
+                break;
+            }
+            CHECK(code == BCAST_E_SOME && (good == 64 + 22 || good == 128));
+        }
+        /* All are sealed now: open them. */
+        size_t at = 0;
+        for (size_t i = 0; i < N; i++) {
+            if (kind == 0) {
+                drm_open[i] =
+                    (bcast_drm_open_job){.key = key, .data = arena + at, .data_length = drm_seal[i].length, .message = &drm_out[i]};
+                at += drm_seal[i].length;
+            } else if (kind == 1) {
+                stkm_open[i] = (bcast_smartcard_open_job){
+                    .key = card, .data = arena + at, .data_length = stkm_seal[i].length, .message = &stkm_out[i]};
+                at += stkm_seal[i].length;
+            } else {
+                ltkm_open[i] = (bcast_ltkm_open_job){
+                    .key = smk, .data = arena + at, .data_length = ltkm_seal[i].length, .message = &ltkm_out[i]};
+                at += ltkm_seal[i].length;
+            }
+        }
+        for (fails_at = 1;; fails_at++) {
+            size_t good = 0;
+            calls = 0;
+            const int code = kind == 0   ? bcast_drm_stkm_open_batch(provider, drm_open, N)
+                             : kind == 1 ? bcast_smartcard_stkm_open_batch(provider, stkm_open, N)
+                                         : bcast_smartcard_ltkm_open_batch(provider, ltkm_open, N);
+            for (size_t i = 0; i < N; i++) {
+                const bcast_error *e = kind == 0 ? &drm_open[i].error : kind == 1 ? &stkm_open[i].error : &ltkm_open[i].error;
+                const void *m = kind == 0 ? (void *)&drm_out[i] : kind == 1 ? (void *)&stkm_out[i] : (void *)&ltkm_out[i];
+                const size_t size = kind == 0 ? sizeof *drm_out : kind == 1 ? sizeof *stkm_out : sizeof *ltkm_out;
+                good += e->code == BCAST_OK;
+                CHECK(e->code == BCAST_OK || (e->code == BCAST_E_CRYPTO && all(m, 0, size)));
+            }
+            if (calls < fails_at) {
+                CHECK(code == BCAST_OK && good == N);
+                break;
+            }
+            CHECK(code == BCAST_E_SOME && (good == 64 + 22 || good == 128));
+        }
+    }
+    fails_at = 0;
+    drop_drm(key);
+    drop_smartcard(card);
+    drop_smk(smk);
+    provider->crypto = real;
+}
+
+const struct test misuse_tests[] = {
+    {"providers", providers}, {"contexts", contexts},       {"arguments", arguments}, {"rooms", rooms}, {"overlaps", overlaps},
+    {"lies", lies},           {"truncations", truncations}, {"faults", faults},       {NULL, NULL},
+};
