@@ -19,12 +19,13 @@ RESTORE_JUMP: Final = 1 << 16  # R2: after a restore from an older copy every SM
 
 @dataclass(frozen=True)
 class Sealed:
-    """One sealed STKM: kept until ``until``, so that the same ask gets the same bytes."""
+    """One sealed STKM, kept until ``until``, for the same ask to get the same bytes.  ``tek_id``: the BSD/A's name for its TEK."""
 
     digest: bytes
     data: bytes
     until: int
     burnt: bool = False
+    tek_id: str = ""
 
 
 class Allocator:
@@ -51,7 +52,7 @@ class Allocator:
         floor = self._journal.get(self.FLOOR, (key_id,), int)
         return -1 if floor is None else floor
 
-    def seal(self, key_id: bytes, period: Period, digest: bytes, make: Callable[[], bytes]) -> bytes:
+    def seal(self, key_id: bytes, period: Period, digest: bytes, make: Callable[[], bytes], tek_id: str = "") -> bytes:
         """The STKM of ``period`` under ``key_id``; ``PeerFlowError`` 27 when another one may already exist (R1)."""
         stored = self._journal.get(self.TABLE, (key_id, period.start), Sealed)
         if stored is not None:
@@ -61,7 +62,7 @@ class Allocator:
         if period.start <= self.floor(key_id):
             raise PeerFlowError(Status.ALREADY_IN_USE, f"period {period.start} is not above the last one sent (R5)")
         data = make()
-        self._journal.put(self.TABLE, (key_id, period.start), Sealed(digest, data, period.end))
+        self._journal.put(self.TABLE, (key_id, period.start), Sealed(digest, data, period.end, tek_id=tek_id))
         self._ends.set((key_id, period.start), period.end)
         return data
 

@@ -7,6 +7,8 @@ outputs to carry out in order (see ``events``).  One crypto period is one record
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -353,11 +355,11 @@ class BSDA:
                 stkms.append(AirStkm(profile, self._allocator.seal(identity, record.period, digest, make)))
                 key_ids.append((profile, identity))
             except WireError as error:
-                self._waive(config, record, profile, str(error))
+                if not self._waive(config, record, profile, str(error)):
+                    return
                 waived.append(profile)
             except PeerFlowError as error:
-                self._journal.emit(Alarm("not-sealed", *config.key, f"period {record.period.start}: {error}"))
-                self._fire(config, record, PeriodEvent.MISS)
+                self._give_up(config, record, str(error))
                 return
         sealed = self._fire(
             config,
@@ -377,19 +379,21 @@ class BSDA:
     def _waive_unsayable(self, config: StreamConfig) -> None:
         """F3: no DRM timestamp can be said after 2038-04-22 (R15); the other profile goes on, a stream of DRM alone does not."""
         for record in self._records(config) if config.drm else ():
-            if record.state is PeriodState.KEYED and record.period.start > stkm.LAST_MJD_TIME and not record.has("drm"):
-                try:
-                    self._waive(config, record, "drm", "its timestamp cannot be said any more (R15)")
-                except PeerFlowError as error:
-                    self._journal.emit(Alarm("not-sealed", *config.key, f"period {record.period.start}: {error}"))
-                    self._fire(config, record, PeriodEvent.MISS)
-                else:
-                    self._complete(config, replace(record, waived=("drm",)))
+            unsayable = record.state is PeriodState.KEYED and record.period.start > stkm.LAST_MJD_TIME and not record.has("drm")
+            if unsayable and self._waive(config, record, "drm", "its timestamp cannot be said any more (R15)"):
+                self._complete(config, replace(record, waived=("drm",)))
 
-    def _waive(self, config: StreamConfig, record: PeriodRecord, profile: Profile, why: str) -> None:
+    def _waive(self, config: StreamConfig, record: PeriodRecord, profile: Profile, why: str) -> bool:
+        """Let a period go on with the other profile alone; False, and the period is given up, where there is no other."""
         if len(config.profiles) == 1 or len(record.waived) + 1 == len(config.profiles):
-            raise PeerFlowError(Status.GENERATION_FAILURE, why)
+            self._give_up(config, record, why)
+            return False
         self._journal.emit(Alarm("profile-waived", *config.key, f"period {record.period.start} has no {profile} STKM: {why}"))
+        return True
+
+    def _give_up(self, config: StreamConfig, record: PeriodRecord, why: str) -> None:
+        self._journal.emit(Alarm("not-sealed", *config.key, f"period {record.period.start}: {why}"))
+        self._fire(config, record, PeriodEvent.MISS)
 
     def _authority(self, config: StreamConfig, period: Period, ends: Iterable[int]) -> int | None:
         """The end of the right under which the period's key is used (R9)."""
@@ -429,7 +433,7 @@ class BSDA:
             stream=config.stream,
             period_start=record.period.start,
             period_end=record.period.end,
-            tek_id=f"{config.stream}-{record.period.start}",
+            tek_id=_tek_id(config, record),
             content=Secret(codec.encode(content)),
         )
 
@@ -749,6 +753,9 @@ class BSDA:
             raise PeerFlowError(Status.ALREADY_IN_USE, f"the STKM of {item.period_start} is on air or over (R10)")
         if held is not None and not replacing:
             raise PeerFlowError(Status.ALREADY_IN_USE, f"period {item.period_start} has another STKM")
+        mine = _tek_id(config, record)
+        if item.tek_id != mine and item.tek_id.startswith(mine.rpartition("-")[0] + "-"):
+            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, f"the STKM of {item.period_start} holds a TEK that was made before")
         try:
             _, name = stkm.check_received(config, profile, record.period, record.key, item.content)
         except WireError as error:
@@ -791,7 +798,7 @@ class BSDA:
                 stream=config.stream,
                 period_start=r.period.start,
                 period_end=r.period.end,
-                tek_id=f"{config.stream}-{r.period.start}",
+                tek_id=_tek_id(config, r),
                 content=s.data,
                 authority_end=r.authority_end,
             )
@@ -839,10 +846,7 @@ class BSDA:
 
     def _upcoming(self, config: StreamConfig, now: float) -> Iterator[Period]:
         """The running period and ``look_ahead`` more."""
-        for n, period in enumerate(self._schedules[config.key].walk(now)):
-            if n > config.look_ahead:
-                return
-            yield period
+        return itertools.islice(self._schedules[config.key].walk(now), config.look_ahead + 1)
 
     def _pulls(self, service: str) -> bool:
         return any(self._streams[key].delivery == "pull" for key in self._services.get(service, ()))
@@ -855,11 +859,10 @@ class BSDA:
         self._polls.set(service, now + CAROUSEL_CYCLE)
         streams = [self._streams[key] for key in self._services.get(service, self._streams)]
         tag = Tag.RegRequest if service == ALL_SERVICES else Tag.LTKMRequest
-        if not self._peers.outstanding(tag, service, None, None):
-            end = int(now) + max(config.key_period for config in streams)
-            self._peers.ask(
-                tag, streams[0].bsm, service, now, until=now + CAROUSEL_CYCLE, start=int(now), end=end, about=frozenset({int(now)})
-            )
+        end = int(now) + max(config.key_period for config in streams)
+        self._peers.ask(
+            tag, streams[0].bsm, service, now, until=now + CAROUSEL_CYCLE, start=int(now), end=end, about=frozenset({int(now)})
+        )
 
     def request_objects(self, service: str, registration: bool, start: int, end: int, now: float) -> list[Output]:
         """F1, F2 pulled: ask the BSM for what is to be broadcast in a window."""
@@ -901,9 +904,8 @@ class BSDA:
             self._touched[config.key] = None
         match message.tag:
             case Tag.TEKDelivery | Tag.STKMRequest if config is not None and profile is not None:
-                for item in answer.items:
-                    if isinstance(item, StkmItem):
-                        self._take_item(config, profile, item, now)
+                for item in [i for i in answer.items if isinstance(i, StkmItem)]:
+                    self._take_item(config, profile, item, now)
                 if good:
                     self._journal.emit(FlowDone("F5" if message.tag is Tag.STKMRequest else "F3", profile, config.service))
                 if message.tag is Tag.STKMRequest and answer.status != Status.DELAYED:  # what it was promised is sent again
@@ -946,7 +948,7 @@ class BSDA:
             self._not_before[*config.key, Tag.TEKDelivery, profile] = now + RETRY
             self._complain(config, f"period {item.period_start}: status {item.status}")
             edge = item.authority_end
-            if edge is not None and item.status == Status.INFORMATION_INVALID and item.period_start < edge < item.period_end:
+            if edge is not None and item.status == Status.INFORMATION_INVALID and item.period_start < edge < record.period.end:
                 self._straddles(config, record, edge)
 
     def _complain(self, config: StreamConfig, text: str) -> None:
@@ -956,13 +958,22 @@ class BSDA:
             self._journal.emit(Alarm("stkm-refused", *config.key, text))
 
     def _straddles(self, config: StreamConfig, record: PeriodRecord, edge: int) -> None:
-        """The BSM knows a boundary that we do not (R32): periods from here on are made anew around it, if none is sealed."""
+        """The BSM knows a boundary that we do not (R32): periods from here on are laid out anew, if none is sealed.
+
+        One that begins where it began before keeps its TEK: partial STKMs with it are on their way.
+        """
         later = [r for r in self._records(config) if r.period.start >= record.period.start]
-        if all(r.state is PeriodState.KEYED and not r.stkms for r in later):
-            self._unprepare(config, record.period.start)
-            self._cut(config, edge)
-            for profile in config.profiles:
-                self._not_before.pop((*config.key, Tag.TEKDelivery, profile), None)
+        if any(r.state is not PeriodState.KEYED or r.stkms for r in later):
+            return
+        for each in later:
+            self._journal.drop("period", (*config.key, each.period.start))
+        self._cut(config, edge)
+        for each in later:
+            period = self._schedules[config.key].at(each.period.start)
+            if period is not None and period.start == each.period.start:
+                self._put(*config.key, replace(each, period=period))
+        for profile in config.profiles:
+            self._not_before.pop((*config.key, Tag.TEKDelivery, profile), None)
 
     def _take_answered_keys(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
         for key in answer.items:
@@ -978,3 +989,12 @@ class BSDA:
             if used
         ):
             self._recovered(config)
+
+
+def _tek_id(config: StreamConfig, record: PeriodRecord) -> str:
+    """The tekId of a period: it tells one TEK of a period from another, and a STKM that holds the wrong one gives itself away.
+
+    Both headends of a pair say the same (R33).  confidence: own - what is in it; to the BSM it is opaque (R32).
+    """
+    mark = hashlib.sha256(b"tekId" + record.key.tek.reveal()).hexdigest()[:16]
+    return f"{config.stream}-{record.period.start}-{mark}"

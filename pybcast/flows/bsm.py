@@ -24,7 +24,7 @@ from pybcast.flows.schedule import Period
 from pybcast.flows.serial import counter_of, near
 from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, BackendMessage, KeyMaterial, KeyType, PartialItem, Profile, StkmItem
 from pybcast.flows.tables import KEY, KeyEvent, KeyState, Side, Status, Tag, step
-from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm
+from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm, Reporting
 from pybcast.secret import Secret
 
 PROGRAMME_EXTENSIONS: Final = 0x80000000
@@ -143,7 +143,11 @@ class BSM:
         return self._done(now)
 
     def add_subscriber(self, subscriber: Subscriber, now: float, registration: bytes | None = None) -> list[Output]:
-        """A subscriber with keys agreed at registration; ``registration``: the material to broadcast to him (F1)."""
+        """A subscriber with keys agreed at registration; ``registration``: the material to broadcast to him (F1).
+
+        ``LocalFlowError`` for a device whose group has not been added.
+        """
+        self._begin(now)
         self._issuer.add(subscriber)
         if registration is not None:
             name = f"{subscriber.id}/registration"
@@ -254,10 +258,11 @@ class BSM:
 
     def parental(self, subscriber: str, rating_type: int, level_granted: int, pin: str | None, now: float) -> list[Output]:
         """Set a parental level on a card; the message is offered like an LTKM."""
-        letter = self._issuer.parental(subscriber, rating_type, level_granted, pin)
         config = next((c for c in self._streams.values() if c.smartcard), None)
         if config is None:
             raise LocalFlowError("no stream of the Smartcard Profile to carry it")
+        self._begin(now)
+        letter = self._issuer.parental(subscriber, rating_type, level_granted, pin)
         self._broadcast(config, (letter,), int(now) + config.key_period, now)
         return self._done(now, config.key)
 
@@ -285,18 +290,24 @@ class BSM:
 
     def fetch_ltkms(self, subscriber: str, now: float) -> tuple[tuple[bytes, ...], list[Output]]:
         """All LTKMs of a subscriber, made for the interaction channel: a card is asked to verify (V = 1)."""
+        self._begin(now)
         found: list[bytes] = []
         for config in self._streams.values():
             for row in self._chain(config):
                 if row.state is not KeyState.ENDED:
                     found += self._issuer.personal(config, row.material, subscriber, now, row.programme)
-        return tuple(found), self._journal.take()
+        return tuple(found), self._done(now)
 
     def verify(self, data: bytes, now: float) -> tuple[str, list[Output]]:
         """A card's verification or reporting message; gives the subscriber it proves.  ``Integrity`` or ``KeyUnavailable``
         otherwise.
         """
-        return self._issuer.verify(data), self._journal.take()
+        self._begin(now)
+        return self._issuer.verify(data), self._done(now)
+
+    def report(self, subscriber: str) -> Reporting | None:
+        """What a card reported last (smartcard-profile 5.5); ``None`` when nothing."""
+        return self._issuer.report(subscriber)
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -337,9 +348,13 @@ class BSM:
         return self._journal.get("policy", config.key, stkm.Policy) or stkm.Policy()
 
     def _edge_in(self, config: StreamConfig, period: Period) -> int | None:
-        """The first time inside a period at which a key or a programme begins or ends (R9)."""
-        edges = [e for r in self._chain(config) for e in (r.material.valid_from, r.material.valid_to)]
+        """The first time inside a period at which a key, a programme or a period of the other headend begins or ends (R9, R33)."""
+        chain = self._chain(config)
+        edges = [e for r in chain for e in (r.material.valid_from, r.material.valid_to)]
         edges += [e for p in self._journal.select("programme", config.key, Programme).values() for e in (p.start, p.end)]
+        for row in chain:
+            for start, sealed in self._allocator.sealed(stkm.key_identity(config, row.material)).items():
+                edges += [start, sealed.until] if not sealed.burnt else []
         return min((e for e in edges if period.start < e < period.end), default=None)
 
     def _unprepared(self, config: StreamConfig, now: float) -> int:
@@ -366,7 +381,8 @@ class BSM:
         if self._restored:
             self._distrust(now)
         for page in self._issuer.all_pages():
-            self._offer(page, now)
+            if (page.service, page.stream) in self._streams:
+                self._offer(page, now)
         for (name,), data in self._journal.rows("registration", bytes).items():
             self._offer_registration(str(name), data, now)
         self._touched.update(dict.fromkeys(self._streams))
@@ -394,9 +410,7 @@ class BSM:
         self._touched.update(dict.fromkeys(self._wakes.due(now)))
         touched, self._touched = self._touched, {}
         for key in touched:
-            config = self._streams.get(key)
-            if config is None:
-                continue
+            config = self._streams[key]
             self._age(config, now)
             self._roll(config, now)
             self._offer_keys(config, now)
@@ -715,6 +729,7 @@ class BSM:
                 period,
                 stkm.owned_digest(config, period, content),
                 lambda: stkm.seal(content, config, period, held, policy),
+                item.tek_id,
             )
             return replace(out, content=data, authority_end=min(m.valid_to for m in held.values()))
         except PeerFlowError as error:
@@ -771,7 +786,7 @@ class BSM:
             for start, sealed in self._allocator.sealed(stkm.key_identity(config, row.material)).items():
                 if not sealed.burnt:
                     found[start] = StkmItem(
-                        stream=config.stream, period_start=start, period_end=sealed.until, tek_id=f"{config.stream}-{start}",
+                        stream=config.stream, period_start=start, period_end=sealed.until, tek_id=sealed.tek_id,
                         content=sealed.data, authority_end=row.material.valid_to,
                     )  # fmt: skip
         for item in self._journal.select("received", (*config.key, profile), StkmItem).values():
@@ -841,9 +856,8 @@ class BSM:
                 self._journal.put("registered", (self._registrations.pop(message.message_id), message.destination), True)
                 self._journal.emit(FlowDone("F1", None, message.service))
             case Tag.KeyDelivery if good and config is not None:
-                for item in message.items:
-                    if isinstance(item, KeyMaterial):
-                        self._told(config, item.key_type, item.valid_from, message.destination)
+                for item in [i for i in message.items if isinstance(i, KeyMaterial)]:
+                    self._told(config, item.key_type, item.valid_from, message.destination)
                 self._journal.emit(FlowDone("F4", message.profile, message.service))
             case Tag.STKMDelivery if good:
                 self._journal.emit(FlowDone("F5", message.profile, message.service))

@@ -266,7 +266,7 @@ class SimulatedCard:
         if not newer(sealed.counter, row.counter):
             raise Replay("STKM COUNTER is not above the stored one")
         if not any(in_window(sealed.counter, low, high) for low, high in row.windows):
-            raise Replay("STKM COUNTER is outside every window")
+            raise KeyUnavailable("sek")  # for this COUNTER: an LTKM with another window may be on its way
         check_parental(None if sealed.management is None else sealed.management.access_criteria, self.parental)
         clear = codec.open(data, Keys(sek=row.sek, csb_id=row.csb_id, rand=row.rand), "smartcard-stkm")
         assert isinstance(clear, ClearSmartcardStkm)

@@ -31,6 +31,7 @@ from pybcast.messages import (
 from pybcast.secret import Secret
 
 REISSUE: Final = CAROUSEL_CYCLE * REISSUE_CYCLES
+FIRST_COPIES: Final = 3  # of the LTKM that must not be lost before another one of its SEK - confidence: own
 NO_KEY: Final = Secret(bytes(16))
 """The key field of a withdrawal (R3)."""
 _EXT: Final = b"\x15"  # MIKEY next payload 21: an extension follows the header, so this verification message reports
@@ -163,7 +164,9 @@ class Issuer:
     # --- subscribers and rights ---------------------------------------------------------------------------------------
 
     def add(self, subscriber: Subscriber) -> None:
-        """A new subscriber, or new keys of an old one."""
+        """A new subscriber, or new keys of an old one.  ``LocalFlowError`` for a device of a group that is not known."""
+        if subscriber.profile == "drm" and self._journal.get("group", (subscriber.group,), Group) is None:
+            raise LocalFlowError(f"subscriber {subscriber.id}: its group is not known")
         held = self._journal.get("subscriber", (subscriber.id,), Subscriber)
         if subscriber.smk is not None and (held is None or held.smk != subscriber.smk):
             self.counters.restart(subscriber.id)  # a new SMK restarts its COUNTER, an old one never (smartcard-profile 4.6, R2)
@@ -248,13 +251,15 @@ class Issuer:
         if subscriber.smk is None:
             return []
         assert key.ts_low is not None
-        windows = sorted({w for right in self.rights(name, config) if (w := _window(right, key)) is not None})
+        windows = _union(w for right in self.rights(name, config) if (w := _window(right, key)) is not None)
         if windows and self._journal.get("told", (key.key_id, name), bool) is None:
             # The first LTKM of a SEK fixes the card's COUNTER just below its window, for good (R3).  Where that window is a
             # programme's, an earlier programme bought later would not open: so a window that holds no STKM comes first, at the
-            # SEK's lower end.
+            # SEK's lower end; several times, as nothing heals it once the next one has been fed.
             if windows[0][0] != key.valid_from:
-                windows.insert(0, (key.valid_from, key.valid_from))
+                windows[:0] = [(key.valid_from, key.valid_from)] * FIRST_COPIES
+            elif len(windows) > 1:
+                windows[:0] = [windows[0]] * (FIRST_COPIES - 1)
             self._journal.put("told", (key.key_id, name), True)
         out = []
         for start, end in windows:
@@ -289,8 +294,7 @@ class Issuer:
     def _bcro(self, config: StreamConfig, key: KeyMaterial, address: bytes, now: float, programme: str | None) -> Letter | None:
         """One BCRO for all entitled members of a group: mode 0, 1 or 2 as their number asks (R21)."""
         group = self._journal.get("group", (address,), Group)
-        if group is None:
-            raise LocalFlowError("subscriber of a group that is not known")
+        assert group is not None, "add() has refused him"
         members = sorted(
             (
                 (s.position, s)
@@ -422,8 +426,7 @@ class Issuer:
         """Pages to be issued again (R7); ended ones are dropped."""
         for key in self._due.due(now):
             page = self._journal.get("page", key, Page)
-            if page is None:
-                continue
+            assert page is not None, "what is removed is not due"
             if page.end <= now or not page.healing:
                 self._remove(page)
             else:
@@ -452,6 +455,17 @@ class Issuer:
     def next_wakeup(self) -> float | None:
         """When a page is due."""
         return self._due.next()
+
+
+def _union(windows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Windows that meet become one: fewer LTKMs, and none that narrows what another one opens."""
+    out: list[tuple[int, int]] = []
+    for start, end in sorted(windows):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(end, out[-1][1]))
+        else:
+            out.append((start, end))
+    return out
 
 
 def _window(right: Right, key: KeyMaterial) -> tuple[int, int] | None:

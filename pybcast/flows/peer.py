@@ -175,7 +175,8 @@ class Peering:
             asked = self._finish(replace(asked, next_try=now + RETRY), ExchangeEvent.RETRY)
             if asked.state is Exchange.WAITING:
                 self._journal.emit(Send(asked.message))
-            elif self._overdue is not None:
+            else:
+                assert self._overdue is not None, "a side that takes no promises has nothing due before its end"
                 self._overdue(asked, now)
         for key in self._ends.due(now):
             self._journal.drop("answer", key)

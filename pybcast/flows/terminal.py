@@ -100,6 +100,7 @@ class _Stream:
     deadline: float | None = None
     heard: dict[bytes, _Heard] = field(default_factory=dict)
     done: dict[bytes, float] = field(default_factory=dict)
+    locked: set[bytes] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -312,6 +313,10 @@ class Terminal:
             except BcastError as error:
                 self._remember(item.digest, now + RETRY_CYCLES * self._cycle)
                 self._journal.emit(Refused(self._ltkm_kind, error))
+        for held in self._streams.values():  # what lacked a key is looked at again, all of it, so that the oldest opens first
+            for digest in held.locked:
+                held.done.pop(digest, None)
+            held.locked.clear()
 
     @property
     def _ltkm_kind(self) -> Kind:
@@ -373,6 +378,7 @@ class Terminal:
                 until = self._open(held.tuning, heard, digest, now)
             except KeyUnavailable as error:  # its LTKM may be on its way: look again when it is heard again
                 self._finish(held, digest, now + TUNE_IN)
+                held.locked.add(digest)
                 self._journal.emit(Refused(self._stkm_kind, error))
             except BcastError as error:
                 self._finish(held, digest, now + 2 * self._cycle)

@@ -30,7 +30,7 @@ from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.events import State
 from pybcast.flows.ltkm import REISSUE
 from pybcast.flows.schedule import REPETITIONS_AHEAD
-from pybcast.flows.serial import WITHDRAWAL, counter_of, in_window
+from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, in_window
 from pybcast.keys import SMK, Keys, ipsec_spi, key_indicator, mki
 from pybcast.messages import (
     AddressMode,
@@ -112,11 +112,15 @@ class Who:
 
 @dataclass
 class Hearing:
-    """What a terminal has heard of the carousel.  ``usable``: LTKM -> when its agent has it at the latest."""
+    """What a terminal has heard of the carousel.
+
+    ``usable``: LTKM -> when its agent has it at the latest.  ``first``: SEK -> when its first LTKM was heard, and its TS low.
+    """
 
     registered: bool = False
     highest: int = -1
     usable: dict[bytes, float] = field(default_factory=dict)
+    first: dict[bytes, tuple[float, int]] = field(default_factory=dict)
 
 
 class Watch:
@@ -138,6 +142,7 @@ class Watch:
         self.smks: dict[bytes, SMK] = {}
         self._put: dict[bytes, float] = {}
         self._carrying: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        self._made: dict[bytes, int] = {}
         self._forgotten: set[bytes] = set()
         self._repeated: dict[bytes, float] = {}
         self._groups: defaultdict[bytes, list[bytes]] = defaultdict(list)
@@ -177,6 +182,7 @@ class Watch:
         identity = m.key_id if m.key_type == "SEK" else (m.key_id, service, stream)
         self.once("an id reused for another key", (m.key_type, identity), m.key.reveal())
         self.once("one key, two sealing servers (R1)", (m.key_type, identity), row.sealer)
+        self._made.setdefault(m.key_id, len(self._made))
         fact = KeyFact(self.now, m.valid_from, m.valid_to, row.programme, m.csb_id)
         self._keys.setdefault((service, stream, m.key_type, m.key_id), fact)
 
@@ -280,6 +286,8 @@ class Watch:
             if fact.order <= hearing.highest:
                 return
             hearing.highest = fact.order
+            if fact.window != WITHDRAWAL:
+                hearing.first.setdefault(fact.keys[0], (self.now, fact.window[0]))
         hearing.usable.setdefault(data, self.now + CAROUSEL_CYCLE)
 
     def _two_keys(self, identity: bytes) -> None:
@@ -288,7 +296,8 @@ class Watch:
         if identity in issued:
             return
         issued.append(identity)
-        for old in issued[:-2]:
+        issued.sort(key=lambda name: self._made.get(name, len(self._made)))  # they may come on air in another order
+        for old in issued[: max(0, issued.index(identity) - 1)]:
             if not self._pushed_out(old) and self.now - self._repeated.get(old, 0.0) < 1:
                 self.violate(f"LTKM of {identity.hex()} while {old.hex()} is on air: a card keeps two keys (R10)")
 
@@ -414,6 +423,8 @@ class Watch:
             return "held longer than traffic_key_lifetime (R42)"
         if who.profile == "smartcard" and any(self._pushed_out(ref[1]) for _, ref, _ in given):
             return "a key that an older copy forgot took its room (R2, R10)"
+        if who.profile == "smartcard" and all(self._passed(who, ref[1], start) for _, ref, start in given):
+            return "a later window came first: the card's COUNTER is past this one (R3)"
         usable = min(self._usable(who, grant, (*key, *ref), start) for grant, ref, start in given)
         if usable < 0:
             return ""  # nobody issued it
@@ -425,9 +436,15 @@ class Watch:
         dark = not any(until > self.now for name, until in who.opened.items() if name[:2] == key)
         since = max(who.tuned[key], usable, max(f.start for f in facts) if dark else 0)
         chances = [t for t in self._airings.get((who.profile, *key, use.mki), []) if t >= since]
-        if len(chances) < HEARD or self.now < chances[0] + TUNE_IN + 1:
+        if len(chances) < HEARD or self.now < chances[HEARD - 1] + TUNE_IN + 0.5:
             return "tuning in (R6)"
         return ""
+
+    @staticmethod
+    def _passed(who: Who, identity: bytes, start: int) -> bool:
+        """Whether the first LTKM of a SEK that reached the card began after this period: the ones before it were lost."""
+        first = who.hearing.first.get(identity)
+        return first is not None and 0 < (first[1] - counter_of(start)) % MOD < 1 << 31
 
     def _usable(self, who: Who, grant: Granted, name: tuple[str, int, str, bytes], start: int) -> float:
         """Since when his agent has a key by this right; infinity = not yet; -1 = it ought to, but nothing on air brings it."""
@@ -436,13 +453,15 @@ class Watch:
         if name[2] != "SEK":
             config = self.streams[name[0], name[1]]
             identity = bytes(BCI(config.socID, config.serviceBaseCID, int.from_bytes(name[3], "big")))
+        letters = [fact for data in self._carrying[identity] if (fact := self._facts[data]) is not None and fact.idr == who.idr]
+        withdrawn = max((fact.order for fact in letters if fact.bcro is None and fact.window == WITHDRAWAL), default=-1)
         mine = [
             data
             for data in self._carrying[identity]
             if (fact := self._facts[data]) is not None
             and self._addresses(who, fact)
             and self._put[data] >= due
-            and (fact.bcro is not None or in_window(counter_of(start), *fact.window))
+            and (fact.bcro is not None or (fact.order > withdrawn and in_window(counter_of(start), *fact.window)))
         ]
         since = min((who.hearing.usable[d] for d in mine if d in who.hearing.usable), default=float("inf"))
         if since != float("inf"):

@@ -252,7 +252,8 @@ def test_r03_windows_are_a_set() -> None:
         if opens:
             party.card.stkm(data)
         else:
-            refuses(party.card, Replay, lambda data=data: party.card.stkm(data))  # type: ignore[misc]
+            refused = Replay if number == 9 else KeyUnavailable
+            refuses(party.card, refused, lambda data=data: party.card.stkm(data))  # type: ignore[misc]
 
 
 def test_r03_windows_that_have_passed_are_forgotten() -> None:
@@ -280,7 +281,7 @@ def test_r03_a_withdrawal_removes_all_windows_and_keeps_the_counter() -> None:
     party.card.ltkm(seal_withdrawal(party, 4, sek), NOW)
     party.card.ltkm(seal_ltkm(party, 5, sek, ts_high=counter_of(period(8).start)), NOW)  # a shorter right than before
     party.card.stkm(sealed_stkm(config, period(8), sek))
-    refuses(party.card, Replay, lambda: party.card.stkm(sealed_stkm(config, period(9), sek)))
+    refuses(party.card, KeyUnavailable, lambda: party.card.stkm(sealed_stkm(config, period(9), sek)))
 
 
 def test_r03_a_withdrawal_never_installs_a_sek() -> None:

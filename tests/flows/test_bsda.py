@@ -1,0 +1,545 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BSD/A by its inputs alone: deliveries and requests of a BSM, its answers, the operator's commands, the clock."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import count
+from typing import TypeVar
+
+import pytest
+from room_support import (
+    BSDA_URI,
+    BSM_URI,
+    SERVICE,
+    START,
+    period,
+    request,
+    seak_material,
+    sek_material,
+    stream_config,
+)
+
+from pybcast import codec
+from pybcast.errors import LocalFlowError
+from pybcast.flows import (
+    ALL_SERVICES,
+    BSDA,
+    Alarm,
+    Announce,
+    BackendMessage,
+    CarouselPut,
+    FlowDone,
+    KeyMaterial,
+    Output,
+    PartialItem,
+    Period,
+    PeriodRecord,
+    Profile,
+    Send,
+    Status,
+    StkmItem,
+    StopTraffic,
+    StreamConfig,
+    Tag,
+    UseKey,
+    random_teks,
+    stkm,
+)
+from pybcast.flows.spcp import Item
+from pybcast.flows.stkm import Policy
+from pybcast.flows.tables import PeriodState
+from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm
+
+HERE = stream_config()
+"""It seals itself (F4), in the Smartcard Profile."""
+CARD = stream_config(generation="bsm")
+"""The BSM completes what it makes (F3)."""
+BOTH = stream_config(generation="bsm", profiles=("drm", "smartcard"))
+NAME = (SERVICE, 1)
+
+_ids = count(1)
+T = TypeVar("T")
+
+
+def bsda(*configs: StreamConfig, seed: int = 1, **options: object) -> BSDA:
+    randomness = random.Random(seed).randbytes
+    return BSDA(me=BSDA_URI, streams=configs, teks=random_teks(randomness), randomness=randomness, **options)  # type: ignore[arg-type]
+
+
+def of(kind: type[T], outputs: Iterable[Output]) -> list[T]:
+    return [o for o in outputs if isinstance(o, kind)]
+
+
+def sent(outputs: Iterable[Output], tag: Tag, profile: Profile | None = None) -> list[BackendMessage]:
+    return [o.message for o in of(Send, outputs) if o.message.tag is tag and profile in (None, o.message.profile)]
+
+
+def alarms(outputs: Iterable[Output], code: str) -> list[str]:
+    return [alarm.text for alarm in of(Alarm, outputs) if alarm.code == code and alarm.active]
+
+
+def tell(machine: BSDA, tag: Tag, now: float, *items: Item, **changes: object) -> tuple[BackendMessage, list[Output]]:
+    """What the BSD/A answers to its BSM, and what else it does."""
+    message = request(tag, **({"message_id": f"{next(_ids):032x}", "items": items} | changes))
+    outputs = machine.receive(message, now, message.source)
+    (answer,) = [m.message for m in of(Send, outputs) if m.message.message_id == message.message_id]
+    return answer, outputs
+
+
+def answered(machine: BSDA, asked: BackendMessage, now: float, status: int = 0, *items: Item) -> list[Output]:
+    """The BSM answers."""
+    return machine.receive(asked.answer(status, items, now=now), now, asked.destination)
+
+
+def records(machine: BSDA) -> dict[int, PeriodRecord]:
+    return {r.period.start - START: r for r in machine.records(*NAME)}
+
+
+def sealed(machine: BSDA, config: StreamConfig, start: int, profile: Profile = "smartcard", **keys: KeyMaterial) -> StkmItem:
+    """The STKM that a BSM makes of what this BSD/A prepared for the period at ``start``."""
+    record = records(machine)[start]
+    content = stkm.partial(config, profile, record.period, record.key)
+    assert isinstance(content, PartialDrmStkm | PartialSmartcardStkm)
+    held = {"SEK": sek_material(), "SEAK": seak_material()} | keys
+    data = stkm.seal(content, config, record.period, held, Policy())
+    return item(record.period, data)
+
+
+def item(of: Period, content: bytes = b"", status: int = 0, **changes: object) -> StkmItem:
+    values = StkmItem(stream=1, period_start=of.start, period_end=of.end, tek_id="1", status=status, content=content)
+    return replace(values, **changes)  # type: ignore[arg-type]  # fields of the item
+
+
+def run(machine: BSDA, until: float, now: float) -> list[Output]:
+    """Let time pass, and report every first datagram as sent."""
+    outputs: list[Output] = []
+    while now <= until:
+        new = machine.tick(now)
+        for announce in of(Announce, new):
+            new += machine.announced(announce.service, announce.stream, announce.start, now)
+        outputs += new
+        now += 1
+    return outputs
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_is_not_known() -> None:
+    machine = bsda(CARD)
+    for call in (lambda: machine.records(SERVICE, 9), lambda: machine.add_boundary("urn:example:other", 1, START, START)):
+        with pytest.raises(LocalFlowError, match="no stream"):
+            call()
+    machine.tick(START)
+    assert machine.announced(SERVICE, 9, START, START) == [], "a report about a stream that was given up"
+
+
+def test_who_seals_already_changes_nothing() -> None:
+    machine = bsda(CARD)
+    machine.tick(START)
+    before = machine.records(*NAME)
+    assert machine.set_generation(*NAME, "bsm", START) == []
+    assert machine.records(*NAME) == before
+
+
+def test_a_boundary_is_forgotten_an_hour_after_it() -> None:
+    machine = bsda(CARD)
+    machine.tick(START)
+    held, _ = machine.add_boundary(*NAME, START + 80, START)
+    name = (*NAME, held)
+    for now, kept in ((START + 80 + 3600, True), (START + 80 + 3608, False)):
+        machine.tick(now)
+        assert (name in machine._journal.tables["boundary"]) is kept
+
+
+# --- F4: keys ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_period_across_the_end_of_its_key_is_not_sealed() -> None:
+    """R9: the successor came with its predecessor, and begins inside a period."""
+    machine = bsda(replace(HERE, granularity=4))
+    first, second = sek_material(1, granularity=4), sek_material(2, START + 4, granularity=4)
+    answer, _ = tell(machine, Tag.KeyDelivery, START + 5, first, second, replace=True)
+    assert answer.status == 0
+    made = records(machine)
+    assert 0 not in made
+    assert made[8].state is PeriodState.ON_AIR
+    assert made[8].traffic_id[:4] == second.key_id[3:]
+
+
+def test_a_key_that_was_used_before_seals_nothing_else() -> None:
+    """R1, R33: a BSM that gives a BSD/A without its periods the same key again: 27 for what was sealed, with an alarm."""
+    machine = bsda(HERE)
+    tell(machine, Tag.KeyDelivery, START - 50, sek_material())
+    assert records(machine)[0].state is PeriodState.SEALED
+    again = bsda(HERE, seed=2, state=machine._journal.tables, fresh=True)
+    (asked,) = sent(again.tick(START - 40), Tag.KeyRequest)
+    assert asked.fresh
+    outputs = answered(again, asked, START - 40, 0, sek_material())
+    assert len(alarms(outputs, "not-sealed")) == len(records(machine))
+    assert {r.state for r in again.records(*NAME)} == {PeriodState.MISSED}
+    assert not of(Announce, run(again, START + 8, START - 40))
+
+
+def test_f3_of_the_drm_profile_alone_ends_in_2038() -> None:
+    """R15: nothing is asked for any more, and the operator is told."""
+    start = stkm.LAST_MJD_TIME - 15
+    machine = bsda(stream_config(generation="bsm", profiles=("drm",), start=start))
+    outputs = machine.tick(start)
+    (asked,) = sent(outputs, Tag.TEKDelivery)
+    assert [i.period_start for i in asked.items if isinstance(i, PartialItem)] == [start, start + 8]
+    assert len(alarms(outputs, "not-sealed")) == 4
+    assert [r.state for r in machine.records(*NAME)] == [PeriodState.KEYED] * 2 + [PeriodState.MISSED] * 4
+
+
+def test_f4_of_the_drm_profile_alone_ends_in_2038() -> None:
+    """R15: the periods that cannot be said are given up with an alarm, and the BSD/A goes on working for its other streams."""
+    start = stkm.LAST_MJD_TIME - 15
+    drm, other = stream_config(profiles=("drm",), start=start), stream_config(stream=2, key_group=9, start=start)
+    machine = bsda(drm, other)
+    answer, outputs = tell(machine, Tag.KeyDelivery, start, seak_material(start=start), profile="drm")
+    assert answer.status == 0 and len(alarms(outputs, "not-sealed")) == 4
+    assert [r.state for r in machine.records(*NAME)][2:] == [PeriodState.MISSED] * 4
+    key = sek_material(start=start, stream=2, key_id=sek_material().key_id[:3] + bytes.fromhex("00090001"))
+    answer, _ = tell(machine, Tag.KeyDelivery, start + 1, key, stream=2)
+    assert answer.status == 0 and len(machine.records(SERVICE, 2)) == 6
+
+
+def test_a_new_key_inside_what_is_prepared() -> None:
+    """R33: refused without ``replace`` - the STKMs of that time are with the BSM already."""
+    machine = bsda(CARD)
+    machine.tick(START)
+    machine.set_generation(*NAME, "bsda", START)
+    answer, _ = tell(machine, Tag.KeyDelivery, START, sek_material(start=START + 24))
+    assert answer.status == Status.INFORMATION_INVALID
+    answer, _ = tell(machine, Tag.KeyDelivery, START, sek_material(start=START + 48))
+    assert answer.status == 0, "where nothing is prepared"
+
+
+def test_a_key_of_a_restored_bsm_takes_the_place_of_one_it_forgot() -> None:
+    """R2: the older one begins no earlier, so nothing of it stays."""
+    machine = bsda(HERE)
+    tell(machine, Tag.KeyDelivery, START - 50, sek_material(1))
+    old = records(machine)[0].stkms
+    answer, _ = tell(machine, Tag.KeyDelivery, START - 50, sek_material(2), replace=True)
+    assert answer.status == 0
+    assert [key[-1] for key in machine._journal.tables["key"]] == [sek_material(2).key_id]
+    new = records(machine)[0]
+    assert new.stkms != old
+    assert new.traffic_id[:4] == sek_material(2).key_id[3:]
+
+
+def test_a_key_at_once_ends_the_period_in_which_it_begins() -> None:
+    """R10: its STKM stays, the next period begins with the key."""
+    machine = bsda(replace(HERE, granularity=4))
+    tell(machine, Tag.KeyDelivery, START - 50, sek_material(1, granularity=4))
+    run(machine, START + 18, START - 50)
+    before = records(machine)
+    answer, _ = tell(machine, Tag.KeyDelivery, START + 18, sek_material(2, START + 28, granularity=4), replace=True)
+    assert answer.status == 0
+    after = records(machine)
+    assert (before[24].period.end, after[24].period.end) == (START + 32, START + 28)
+    assert (after[24].state, after[24].stkms) == (PeriodState.SEALED, before[24].stkms)
+    assert after[28].traffic_id[:4] == sek_material(2).key_id[3:]
+    assert 32 not in after
+    outputs = run(machine, START + 40, START + 18)
+    assert [use.start - START for use in of(UseKey, outputs)] == [24, 28, 36]
+
+
+def test_the_end_of_authority_with_and_without_hold_through() -> None:
+    """R9: traffic stops where the key ends; with hold_through it goes on, with an alarm."""
+    for hold in (False, True):
+        machine = bsda(replace(HERE, key_period=64, rollover_lead=32, hold_through=hold))
+        tell(machine, Tag.KeyDelivery, START - 50, sek_material(length=64))
+        outputs = run(machine, START + 70, START - 50)
+        assert bool(of(StopTraffic, outputs)) is not hold
+        assert bool(alarms(outputs, "stopped")) is not hold
+        assert bool(alarms(outputs, "held-key")) is hold
+        assert machine.records(*NAME)[-1].state is (PeriodState.HELD if hold else PeriodState.STOPPED)
+        assert {use.authority_end for use in of(UseKey, outputs)} == {None if hold else START + 64}
+
+
+def test_keys_in_an_answer_are_checked_like_any() -> None:
+    """F4, pulled: of another stream: not taken; expired: an alarm; the rest is used."""
+    machine = bsda(HERE)
+    (asked,) = sent(machine.tick(START), Tag.KeyRequest)
+    assert not asked.fresh
+    expired = sek_material(7, START - 640)
+    outputs = answered(machine, asked, START, 0, replace(sek_material(8), stream=2), expired, sek_material())
+    assert len(alarms(outputs, "key-refused")) == 1
+    assert [key[-1] for key in machine._journal.tables["key"]] == [sek_material().key_id]
+    assert [(d.flow, d.profile) for d in of(FlowDone, outputs)][-1] == ("F4", "smartcard")
+
+
+def test_a_waived_profile_is_not_delivered_to_the_bsm() -> None:
+    """F6 after 2038: there is no STKM of the DRM Profile any more (R15)."""
+    start = stkm.LAST_MJD_TIME - 7
+    config = stream_config(profiles=("drm", "smartcard"), start=start, interaction=True)
+    machine = bsda(config)
+    machine.tick(start - 50)
+    tell(machine, Tag.KeyDelivery, start - 50, seak_material(start=start), profile="drm")
+    _, outputs = tell(machine, Tag.KeyDelivery, start - 50, sek_material(start=start))
+    for profile, periods in (("drm", [start]), ("smartcard", [start + 8 * n for n in range(6)])):
+        delivered = [i for m in sent(outputs, Tag.STKMDelivery) if m.profile == profile for i in m.items]
+        assert [i.period_start for i in delivered if isinstance(i, StkmItem)] == periods
+    assert len(alarms(outputs, "profile-waived")) == 5
+    assert machine.records(*NAME)[1].has("drm")
+
+
+# --- F3: requests of the BSM ------------------------------------------------------------------------------------------
+
+
+def test_what_a_request_must_name() -> None:
+    """R32: the stream, in the request or in its elements, and a profile of it."""
+    machine = bsda(CARD)
+    machine.tick(START)
+    good = sealed(machine, CARD, 8)
+    for changes in ({"stream": 9}, {"profile": "drm"}, {"stream": None}):
+        answer, _ = tell(machine, Tag.PartialSTKMRequest, START, **changes)
+        assert answer.status == Status.INVALID_REQUEST
+    answer, _ = tell(machine, Tag.STKMDelivery, START, good, stream=None)
+    assert answer.status == 0
+    assert records(machine)[8].state is PeriodState.SEALED
+    answer, _ = tell(bsda(HERE), Tag.PartialSTKMRequest, START)
+    assert answer.status == Status.INVALID_REQUEST, "its STKMs are made here"
+
+
+def test_one_profile_of_two_is_taken_back() -> None:
+    """R10: the BSM rolls both, each with a message of its own; the TEK stays."""
+    machine = bsda(BOTH)
+    machine.tick(START)
+    tell(machine, Tag.STKMDelivery, START, sealed(machine, BOTH, 16, "drm"), profile="drm")
+    before = records(machine)[16]
+    assert [s.profile for s in before.stkms] == ["drm"]
+    answer, _ = tell(machine, Tag.PartialSTKMRequest, START, profile="drm", start=START + 16, replace=True)
+    assert [i.period_start - START for i in answer.items if isinstance(i, PartialItem)] == [16, 24, 32, 40]
+    after = records(machine)[16]
+    assert (after.stkms, after.traffic_id, after.state, after.key) == ((), b"", PeriodState.KEYED, before.key)
+
+
+# --- F5: STKMs from the BSM -------------------------------------------------------------------------------------------
+
+
+def test_stkms_that_do_not_fit_are_refused() -> None:
+    """Unknown period 22, another one in its place 27, one that does not parse 21, other bytes of ours 24; nothing moves."""
+    machine = bsda(CARD)
+    machine.tick(START)
+    tell(machine, Tag.STKMDelivery, START, sealed(machine, CARD, 8))
+    before = machine.records(*NAME)
+    for wrong, status in (
+        (item(period(1, START + 4), b"stkm"), Status.INVALID_REQUEST),
+        (item(period(1, length=7), b"stkm"), Status.INVALID_REQUEST),
+        (sealed(machine, CARD, 8, SEK=sek_material(2)), Status.ALREADY_IN_USE),
+        (item(period(2), b"\0"), Status.INFORMATION_INVALID),
+        (item(period(2), sealed(machine, CARD, 24).content), Status.WRONG_KEY_INFORMATION),
+    ):
+        answer, _ = tell(machine, Tag.STKMDelivery, START, sealed(machine, CARD, 32), wrong)
+        assert answer.status == status
+        assert machine.records(*NAME) == before, "all or nothing"
+
+
+def test_the_two_profiles_must_name_the_key_alike() -> None:
+    """R38: the SEK names it in both."""
+    machine = bsda(BOTH)
+    machine.tick(START)
+    tell(machine, Tag.STKMDelivery, START, sealed(machine, BOTH, 8, "drm"), profile="drm")
+    answer, _ = tell(machine, Tag.STKMDelivery, START, sealed(machine, BOTH, 8, SEK=sek_material(2)))
+    assert answer.status == Status.WRONG_KEY_INFORMATION
+    answer, _ = tell(machine, Tag.STKMDelivery, START, sealed(machine, BOTH, 8))
+    assert answer.status == 0
+    record = records(machine)[8]
+    assert (record.state, [s.profile for s in record.stkms]) == (PeriodState.SEALED, ["drm", "smartcard"])
+
+
+def test_a_stkm_that_is_not_on_air_is_replaced() -> None:
+    """R10, and where a key ends a period ends."""
+    machine = bsda(CARD)
+    machine.tick(START)
+    tell(machine, Tag.STKMDelivery, START, sealed(machine, CARD, 16))
+    assert records(machine)[16].authority_end is None
+    other = replace(sealed(machine, CARD, 16, SEK=sek_material(2)), authority_end=START + 52)
+    answer, _ = tell(machine, Tag.STKMDelivery, START, other, replace=True)
+    assert answer.status == 0
+    record = records(machine)[16]
+    assert (record.state, record.stkms[0].data, record.authority_end) == (PeriodState.SEALED, other.content, START + 52)
+    machine.tick(START + 16)
+    assert records(machine)[48].period.end == START + 52
+
+
+def test_asking_for_stkms() -> None:
+    """F5, pulled: once, and not when there is nothing to ask for."""
+    machine = bsda(BOTH)
+    machine.tick(START)
+    (asked,) = sent(machine.request_stkms(*NAME, "drm", START), Tag.STKMRequest)
+    assert (asked.destination, asked.start, asked.end) == (BSM_URI, START, START + 48)
+    assert machine.request_stkms(*NAME, "drm", START) == []
+    machine = bsda(HERE)
+    machine.tick(START)
+    assert machine.request_stkms(*NAME, "smartcard", START) == []
+
+
+def test_the_same_stkm_by_two_answers() -> None:
+    """The answer to the partial STKMs and the one that was asked for: the second says nothing new."""
+    machine = bsda(BOTH)
+    (asked,) = sent(machine.tick(START), Tag.TEKDelivery, "drm")
+    (pulled,) = sent(machine.request_stkms(*NAME, "drm", START), Tag.STKMRequest)
+    good = sealed(machine, BOTH, 8, "drm")
+    answered(machine, asked, START, 0, good)
+    before = machine.records(*NAME)
+    outputs = answered(machine, pulled, START, 0, good)
+    assert machine.records(*NAME) == before
+    assert not of(Alarm, outputs)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_status_of_each_stkm_in_an_answer() -> None:
+    """R27: what fails is an alarm, once; the rest is taken."""
+    machine = bsda(CARD)
+    (asked,) = sent(machine.tick(START), Tag.TEKDelivery)
+    items = (
+        sealed(machine, CARD, 8), item(period(2), b"\0"), item(period(3), sealed(machine, CARD, 40).content),
+        item(period(4), status=24), item(period(5), status=27),
+    )  # fmt: skip
+    outputs = answered(machine, asked, START, 0, *items)
+    texts = alarms(outputs, "stkm-refused")
+    assert [text.partition(":")[0] for text in texts] == [f"period {START + n}" for n in (16, 24, 32, 40)]
+    assert {n for n, r in records(machine).items() if r.state is PeriodState.SEALED} == {8}
+    (again,) = sent(machine.tick(START + 3), Tag.TEKDelivery)
+    assert [i.period_start - START for i in again.items if isinstance(i, PartialItem)] == [0, 16, 24, 32, 40]
+    outputs = answered(machine, again, START + 3, 0, item(period(5), status=27))
+    assert not alarms(outputs, "stkm-refused"), "said already"
+
+
+def test_a_profile_that_the_bsm_cannot_make() -> None:
+    """R15, status 20: the other profile goes on the air alone; in a stream of one profile it is a refusal."""
+    machine = bsda(BOTH)
+    outputs = machine.tick(START)
+    (drm,), (card,) = sent(outputs, Tag.TEKDelivery, "drm"), sent(outputs, Tag.TEKDelivery, "smartcard")
+    outputs = answered(machine, drm, START, 0, item(period(1), status=20))
+    assert len(alarms(outputs, "profile-waived")) == 1
+    assert (records(machine)[8].state, records(machine)[8].waived) == (PeriodState.KEYED, ("drm",))
+    answered(machine, card, START, 0, sealed(machine, BOTH, 8), item(period(2), status=20))
+    made = records(machine)
+    assert (made[8].state, [s.profile for s in made[8].stkms]) == (PeriodState.SEALED, ["smartcard"])
+    assert made[16].waived == ("smartcard",)
+    machine = bsda(CARD)
+    (asked,) = sent(machine.tick(START), Tag.TEKDelivery)
+    outputs = answered(machine, asked, START, 0, item(period(1), status=20))
+    assert alarms(outputs, "stkm-refused") and not alarms(outputs, "profile-waived")
+    assert records(machine)[8].waived == ()
+
+
+def test_a_stkm_that_comes_when_its_period_is_over() -> None:
+    machine = bsda(CARD)
+    (asked,) = sent(machine.tick(START), Tag.TEKDelivery)
+    good = [sealed(machine, CARD, n) for n in (0, 16)]
+    machine.tick(START + 9)
+    answered(machine, asked, START + 9, 0, *good)
+    assert records(machine)[0].state is PeriodState.MISSED
+    assert records(machine)[0].stkms == ()
+    assert records(machine)[16].stkms
+
+
+@pytest.mark.parametrize("one_is_sealed", [False, True])
+def test_a_boundary_that_only_the_bsm_knows(one_is_sealed: bool) -> None:
+    """R32, status 21 with the edge: the periods are made anew around it, unless one of them has its STKM already."""
+    machine = bsda(CARD)
+    (asked,) = sent(machine.tick(START), Tag.TEKDelivery)
+    straddling = item(period(2), status=21, authority_end=START + 20)
+    before = records(machine)
+    good = (sealed(machine, CARD, 24),) if one_is_sealed else ()
+    outputs = answered(machine, asked, START, 0, *good, straddling)
+    made = records(machine)
+    if one_is_sealed:
+        assert made[16] == before[16]
+        assert not sent(outputs, Tag.TEKDelivery)
+    else:
+        assert [(n, r.period.duration) for n, r in made.items()] == [(0, 8), (8, 8), (16, 4), (20, 8), (28, 8), (36, 8)]
+        assert (made[8], made[16].state) == (before[8], PeriodState.KEYED)
+        assert made[16].key == before[16].key, "a partial STKM with it may be on its way"
+        periods = [i.period_start - START for m in sent(outputs, Tag.TEKDelivery) for i in m.items if isinstance(i, PartialItem)]
+        assert {16, 20} <= set(periods), "asked at once"
+
+
+def test_a_request_that_is_refused_as_a_whole() -> None:
+    """An alarm, and not at once again."""
+    machine = bsda(CARD)
+    (asked,) = sent(machine.tick(START), Tag.TEKDelivery)
+    outputs = answered(machine, asked, START, Status.NOT_PERMITTED)
+    assert alarms(outputs, "refused") == ["tag 7: status 11"]
+    assert not of(FlowDone, outputs)
+    assert not sent(machine.tick(START + 1), Tag.TEKDelivery)
+    (again,) = sent(machine.tick(START + 3), Tag.TEKDelivery)
+    assert again.message_id != asked.message_id
+
+
+# --- F1, F2: the carousel -----------------------------------------------------------------------------------------------
+
+
+def test_the_carousel_of_a_lost_store_is_fetched() -> None:
+    """R33: LTKMs and registration material, until there is an answer; that there is none is an answer too (17)."""
+    machine = bsda(CARD, fresh=True)
+    outputs = machine.tick(START)
+    (ltkms,), (registration,) = sent(outputs, Tag.LTKMRequest), sent(outputs, Tag.RegRequest)
+    assert registration.service == ALL_SERVICES
+    outputs = answered(machine, ltkms, START, Status.NON_EXISTENT)
+    assert not of(Alarm, outputs)
+    outputs = answered(machine, registration, START, Status.NOT_PERMITTED)
+    assert alarms(outputs, "refused") == ["tag 15: status 11"]
+    later = machine.tick(START + 11)
+    assert not sent(later, Tag.LTKMRequest)
+    (again,) = sent(later, Tag.RegRequest)
+    outputs = answered(machine, again, START + 11, 0, b"registration")
+    assert [put.data for put in of(CarouselPut, outputs)] == [(b"registration",)]
+    assert not sent(machine.tick(START + 22), Tag.RegRequest)
+
+
+def test_objects_that_are_not_needed_any_more_are_not_asked_for() -> None:
+    machine = bsda(CARD)
+    machine.tick(START)
+    (asked,) = sent(machine.request_objects(SERVICE, False, START, START + 5, START), Tag.LTKMRequest)
+    assert sent(machine.tick(START + 3), Tag.LTKMRequest) == [asked], "repeated"
+    for now in (START + 6, START + 9):
+        assert not sent(machine.tick(now), Tag.LTKMRequest)
+    assert machine.receive(asked.answer(0, (b"ltkm",), now=START + 9), START + 9, BSM_URI) == []
+
+
+def test_partials_hold_what_the_bsda_made() -> None:
+    """The content of a partial STKM is of its period (R31)."""
+    machine = bsda(CARD)
+    (asked,) = sent(machine.tick(START), Tag.TEKDelivery)
+    for part in asked.items:
+        assert isinstance(part, PartialItem)
+        record = records(machine)[part.period_start - START]
+        made = codec.decode(part.content.reveal(), "smartcard-stkm", partial=True)
+        assert made == stkm.partial(CARD, "smartcard", record.period, record.key)
+
+
+def test_a_restart_goes_on_where_it_was() -> None:
+    """R40: what was on air goes on air again, the key in use stays, and what the BSM may have missed is sent again (F6)."""
+    config = replace(HERE, interaction=True)
+    machine = bsda(config)
+    tell(machine, Tag.KeyDelivery, START - 50, sek_material())
+    run(machine, START + 21, START - 50)
+    again = bsda(config, seed=2, state=machine._journal.tables)
+    outputs = again.tick(START + 21)
+    assert [a.start - START for a in of(Announce, outputs)] == [16, 24]
+    assert [u.start - START for u in of(UseKey, outputs)] == [16]
+    items = [i for m in sent(outputs, Tag.STKMDelivery) for i in m.items]
+    assert {i.period_start - START for i in items if isinstance(i, StkmItem)} == {16, 24, 32, 40, 48, 56}
+    assert machine.records(*NAME)[-1].key == again.records(*NAME)[-1].key
+
+
+def test_a_late_report_of_the_sender_changes_nothing() -> None:
+    machine = bsda(HERE)
+    tell(machine, Tag.KeyDelivery, START - 50, sek_material())
+    run(machine, START + 9, START - 50)
+    before = records(machine)
+    assert before[8].state is PeriodState.IN_USE
+    machine.announced(*NAME, START + 8, START + 9)
+    assert records(machine) == before
