@@ -7,7 +7,7 @@ long-term key is one record that walks through ``tables.KEY``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -41,8 +41,8 @@ class LongTermKey:
     """One version of a long-term key: ``material`` is what a BSD/A gets; ``programme``: GlobalContentID of a PEAK.
 
     ``sealer``: the one kind of server that seals under it, for good (R1).  ``at_once``: it takes the place of what was prepared
-    under another (R10).  ``cut_short``: another took its place.  ``confirmed``: the BSD/As that have it (F4) or know from when to
-    when it holds (F3).
+    under another (R10).  ``first_end``: the end that was told first, where another took its place early.  ``confirmed``: the
+    BSD/As that have it (F4) or know from when to when it holds (F3).
     """
 
     material: KeyMaterial
@@ -51,11 +51,7 @@ class LongTermKey:
     confirmed: frozenset[str] = frozenset()
     sealer: Literal["bsm", "bsda"] = "bsm"
     at_once: bool = False
-    cut_short: bool = False
-
-    def off_air(self, config: StreamConfig) -> int:
-        """When it counts as off air (R10): a period after its end; where that came early, what was prepared may run out first."""
-        return self.material.valid_to + config.period * (1 + config.look_ahead * self.cut_short)
+    first_end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -383,6 +379,8 @@ class BSM:
         for page in self._issuer.all_pages():
             if (page.service, page.stream) in self._streams:
                 self._offer(page, now)
+        for config in self._streams.values():
+            self._mend(config, now)
         for (name,), data in self._journal.rows("registration", bytes).items():
             self._offer_registration(str(name), data, now)
         self._touched.update(dict.fromkeys(self._streams))
@@ -426,7 +424,7 @@ class BSM:
         times: list[float] = [self._polls.get(config.key, now)]
         for row in self._chain(config):
             m = row.material
-            times += [m.valid_from, m.valid_to - config.rollover_lead, m.valid_to, row.off_air(config)]
+            times += [m.valid_from, m.valid_to - config.rollover_lead, m.valid_to, self._off_air(config, row)]
             times.append(m.valid_to + ENDED_KEPT * config.period)
             times += [self._offers[(*self._name(config, row), b)][1] for b in self._owed(config, row)]
         times += [item.period_end for item in self._journal.select("received", config.key, StkmItem).values()]
@@ -443,7 +441,7 @@ class BSM:
             m = row.material
             if row.state is KeyState.ISSUED and now >= m.valid_from:
                 row = self._fire(config, row, KeyEvent.START)
-            if row.state in (KeyState.ISSUED, KeyState.ON_AIR) and now >= row.off_air(config):
+            if row.state in (KeyState.ISSUED, KeyState.ON_AIR) and now >= self._off_air(config, row):
                 self._fire(config, row, KeyEvent.END)
             elif row.state is KeyState.ENDED and now >= m.valid_to + ENDED_KEPT * config.period:
                 self._journal.drop("key", self._name(config, row))
@@ -455,6 +453,17 @@ class BSM:
         for key, programme in self._journal.select("programme", config.key, Programme).items():
             if programme.end <= now:
                 self._journal.drop("programme", key)
+
+    def _off_air(self, config: StreamConfig, row: LongTermKey) -> int:
+        """When a key counts as off air (R10): a period after its end.
+
+        Where another took its place early: when every BSD/A knows of that one, and what was prepared before has run out; until
+        then one that could not be told may hold the old key up to the end it was told first (R9).
+        """
+        m, margin = row.material, config.period * (1 + config.look_ahead * (row.first_end is not None))
+        follows = [r for r in self._chain(config) if (r.material.key_type, r.material.valid_from) == (m.key_type, m.valid_to)]
+        told = row.first_end is None or any(r.confirmed.issuperset(config.bsdas) for r in follows)
+        return (m.valid_to if told else max(m.valid_to, row.first_end or 0)) + margin
 
     def _roll(self, config: StreamConfig, now: float) -> None:
         """Make the first keys, the next keys in time, and new ones at once when asked (R10).  Both profiles roll together (R38)."""
@@ -471,13 +480,27 @@ class BSM:
             # Time for its LTKMs to arrive, and for its STKMs to take the place of those that are not on air yet.
             start = max(self._edge(config, now + max(config.rekey_lead, config.period)), last.valid_from + config.granularity)
             if start < last.valid_to or now >= last.valid_to:
-                self._journal.drop("rekey", config.key)
-                self._cut_short(config, start)
+                # In this order a crash between two of them loses nothing (see _mend).
                 self._create(config, start, now, at_once=True)
+                self._cut_short(config, start)
+                self._journal.drop("rekey", config.key)
                 return
         if now >= last.valid_to - config.rollover_lead:
-            self._journal.drop("rekey", config.key)
             self._create(config, last.valid_to, now)
+            self._journal.drop("rekey", config.key)
+
+    def _mend(self, config: StreamConfig, now: float) -> None:
+        """Finish what a crash has interrupted: a key without its LTKMs, one profile's without the other's, or without its room."""
+        for row in self._chain(config):
+            if row.state is KeyState.CREATED:
+                self._issue(config, row, now)
+                self._fire(config, row, KeyEvent.ISSUE)
+        chain = [r for r in self._chain(config) if r.material.key_type in ("SEK", "SEAK")]
+        if chain:
+            start = chain[-1].material.valid_from
+            made = {r.material.key_type for r in chain if r.material.valid_from == start}
+            self._create(config, start, now, at_once=chain[-1].at_once, but=made)
+            self._cut_short(config, start)
 
     def _edge(self, config: StreamConfig, time: float) -> int:
         """The first period start after ``time`` on the stream's grid, counted from the key in force."""
@@ -490,16 +513,18 @@ class BSM:
             m = row.material
             if m.key_type in ("SEK", "SEAK") and m.valid_from < at < m.valid_to:
                 row = self._fire(config, row, KeyEvent.CUT_SHORT)
-                self._store(config, replace(row, material=replace(m, valid_to=at), cut_short=True))
+                self._store(config, replace(row, material=replace(m, valid_to=at), first_end=row.first_end or m.valid_to))
                 identity = stkm.key_identity(config, m)
                 for start in self._allocator.sealed(identity):
                     if start >= at:
                         self._allocator.burn(identity, start)
 
-    def _create(self, config: StreamConfig, start: int, now: float, *, at_once: bool = False) -> None:
-        """New keys of all the stream's profiles, valid for ``key_period`` from ``start``."""
+    def _create(
+        self, config: StreamConfig, start: int, now: float, *, at_once: bool = False, but: Collection[KeyType] = ()
+    ) -> None:
+        """New keys of all the stream's profiles, valid for ``key_period`` from ``start``; ``but``: there already."""
         end = start + config.key_period
-        if config.smartcard:
+        if config.smartcard and "SEK" not in but:
             number = 1 + (self._number(config, "SEK") - 1) % 0xFFFF  # 0000 would ask for the current one (smartcard-profile 4.3)
             key = KeyMaterial(
                 key_type="SEK",
@@ -510,7 +535,7 @@ class BSM:
                 first_counter=counter_of(start), granularity=config.granularity, next_counter=counter_of(start),
             )  # fmt: skip
             self._enter(config, key, now, at_once=at_once)
-        if config.drm:
+        if config.drm and "SEAK" not in but:
             key = KeyMaterial(
                 key_type="SEAK", key_id=self._number(config, "SEAK").to_bytes(4, "big"), key=Secret(self._randomness(32)),
                 stream=config.stream, valid_from=start, valid_to=end, socID=config.socID, serviceBaseCID=config.serviceBaseCID,

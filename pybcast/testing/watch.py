@@ -307,10 +307,10 @@ class Watch:
         self._forgotten |= {name[3] for name in self._keys} - kept
 
     def _pushed_out(self, identity: bytes) -> bool:
-        """Whether a SEK may be missing on cards because one that nobody remembers took its room."""
+        """Whether a SEK may be missing on cards because the BSM remembers neither all of its group nor what is on air."""
         issued = self._groups[identity[:5]]
         later = issued[issued.index(identity) + 1 :] if identity in issued else []
-        return len(later) >= 2 and bool(self._forgotten & set(later))
+        return len(later) >= 2 and bool(self._forgotten & {identity, *later})
 
     def announce(self, output: Announce, before: int | None) -> None:
         """A server begins to repeat STKMs; ``before``: length of the period before theirs."""

@@ -543,3 +543,17 @@ def test_a_late_report_of_the_sender_changes_nothing() -> None:
     assert before[8].state is PeriodState.IN_USE
     machine.announced(*NAME, START + 8, START + 9)
     assert records(machine) == before
+
+
+def test_a_stkm_of_a_tek_that_was_made_before_is_refused() -> None:
+    """A BSD/A that lost its store makes new TEKs: a STKM still on its way holds an old one, and nobody could play."""
+    machine = bsda(CARD)
+    (asked,) = sent(machine.tick(START), Tag.TEKDelivery)
+    first = asked.items[0]
+    assert isinstance(first, PartialItem)
+    good = replace(sealed(machine, CARD, 0), tek_id=first.tek_id)
+    stale = replace(good, tek_id=first.tek_id.rpartition("-")[0] + "-stale")
+    answer, _ = tell(machine, Tag.STKMDelivery, START, stale)
+    assert answer.status == Status.WRONG_KEY_INFORMATION and records(machine)[0].state is PeriodState.KEYED
+    answer, _ = tell(machine, Tag.STKMDelivery, START, good)
+    assert answer.status == 0 and records(machine)[0].stkms

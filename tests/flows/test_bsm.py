@@ -48,6 +48,8 @@ from pybcast.flows import (
     Tag,
     stkm,
 )
+from pybcast.keys import Keys
+from pybcast.messages import Reporting, SmartcardLtkm, SmartcardVerification
 from pybcast.secret import Secret
 from pybcast.testing.parties import FQDN, rights_issuer
 from pybcast.wire.times import encode_mjd_bcd
@@ -531,3 +533,17 @@ def test_what_a_restart_offers_again_goes_out_once() -> None:
     again = bsm(CARD, seed=3, state=first._journal.tables)
     offered = sent(again.add_subscriber(other.subscriber, START + 1, other.registration), Tag.RegDelivery)
     assert sorted(m.items for m in offered) == sorted([(party.registration,), (other.registration,)])
+
+
+def test_what_a_card_reported_is_kept_for_the_operator() -> None:
+    machine, party = bsm(CARD), card_party()
+    machine.add_subscriber(party.subscriber, START)
+    machine.grant(party.subscriber.id, right(), START)
+    assert machine.report(party.subscriber.id) is None
+    (data,), _ = machine.fetch_ltkms(party.subscriber.id, START + 1)
+    ltkm = codec.decode(data, "smartcard-ltkm")
+    assert isinstance(ltkm, SmartcardLtkm)
+    keys = Keys(smk=party.subscriber.smk, rand=ltkm.rand, idi=ltkm.idi)
+    answer = SmartcardVerification(csb_id=ltkm.csb_id, counter=ltkm.counter, idr=ltkm.idr, reporting=Reporting(status=1))
+    name, _ = machine.verify(codec.seal(answer, keys), START + 2)
+    assert name == party.subscriber.id and machine.report(name) == Reporting(status=1)

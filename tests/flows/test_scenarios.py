@@ -16,6 +16,7 @@ from pybcast.errors import ConfigError, KeyUnavailable, LocalFlowError
 from pybcast.flows import (
     ALL_SERVICES,
     BSDA,
+    BSM,
     Announce,
     BackendMessage,
     CarouselPut,
@@ -33,7 +34,7 @@ from pybcast.flows import (
     random_teks,
 )
 from pybcast.flows.stkm import LAST_MJD_TIME, Policy
-from pybcast.flows.tables import PeriodState, Status, Tag
+from pybcast.flows.tables import KeyState, PeriodState, Status, Tag
 from pybcast.keys import IEK, Keys
 from pybcast.messages import (
     AddressMode,
@@ -46,7 +47,7 @@ from pybcast.messages import (
 )
 from pybcast.secret import Secret
 from pybcast.testing.link import Store
-from pybcast.testing.parties import make_device, make_group, rights_issuer
+from pybcast.testing.parties import FQDN, make_device, make_group, rights_issuer
 from pybcast.testing.sim import BACKUP, BSM_ID, MAIN
 from pybcast.wire.content_id import BCI
 
@@ -377,6 +378,40 @@ def test_a_crash_between_making_a_tek_and_storing_it(generation: Generation) -> 
                 store.write(output)
         before, after = left(whole[:stop]), left(life(machine(store.copy())))
         assert {start: after[start] for start in before} == before, f"crash after output {stop}"
+
+
+@GENERATIONS
+def test_a_crash_of_the_bsm_while_it_makes_keys(generation: Generation) -> None:
+    """Wherever it dies, the next life has one key of each profile for each time, and every subscriber has them."""
+    config = stream(generation=generation)
+    system = System(config)
+    system.entitled(config)
+    system.run(60)
+    before = system.bsm_store.copy()
+    assert system.bsm is not None
+    outputs = system.bsm.rekey(*config.key, system.now)
+    assert len([o for o in outputs if isinstance(o, Persist) and o.table == "page"]) >= 2
+    for stop in range(len(outputs) + 1):
+        store = Store({table: dict(rows) for table, rows in before.items()})
+        for output in outputs[:stop]:
+            if isinstance(output, Persist):
+                store.write(output)
+        issuer, _ = rights_issuer()
+        bsm = BSM(
+            me=BSM_ID, fqdn=FQDN, streams=[config], randomness=random.Random(stop).randbytes, rights_issuer_id=issuer.id,
+            state=store.copy(),
+        )  # fmt: skip
+        after = bsm.tick(system.now + 1)
+        rows = bsm.keys(*config.key)
+        starts = sorted({row.material.valid_from for row in rows})
+        for start in starts:
+            assert sorted(r.material.key_type for r in rows if r.material.valid_from == start) == ["SEAK", "SEK"]
+        edges = sorted((row.material.valid_from, row.material.valid_to) for row in rows if row.material.key_type == "SEK")
+        assert all(end <= start for (_, end), (start, _) in pairwise(edges)), f"crash after output {stop}: {edges}"
+        assert KeyState.CREATED not in {row.state for row in rows}
+        if len(starts) > 1:
+            sent_keys = {d[:1] for m in (*sent(outputs[:stop], Tag.LTKMDelivery), *sent(after, Tag.LTKMDelivery)) for d in m.items}  # type: ignore[index]
+            assert sent_keys == {b"\x01", b"\x20"}, "a LTKM of each profile"
 
 
 def test_the_policy_changing_between_mains_and_back_ups_ask() -> None:
