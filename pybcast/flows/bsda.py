@@ -667,6 +667,9 @@ class BSDA:
         for edge in (key.valid_from, key.valid_to):
             if edge > now:
                 self._cut(config, edge)
+        if key.valid_from <= now:  # it came late: as soon as can be, periods begin where the other headend's do (R33)
+            late = max(0, self._horizon(config) - key.valid_from)
+            self._cut(config, key.valid_from + -(-late // config.period) * config.period)
 
     def _unprepare(self, config: StreamConfig, start: int) -> None:
         """R10: what is prepared from ``start`` on and not on air is taken back; its COUNTERs are burnt."""
