@@ -159,15 +159,15 @@ def test_a_boundary_is_forgotten_an_hour_after_it() -> None:
 
 
 def test_a_period_across_the_end_of_its_key_is_not_sealed() -> None:
-    """R9: the successor came with its predecessor, and begins inside a period."""
+    """R9, R33: the successor came with its predecessor, after both had begun: periods begin where it does."""
     machine = bsda(replace(HERE, granularity=4))
     first, second = sek_material(1, granularity=4), sek_material(2, START + 4, granularity=4)
     answer, _ = tell(machine, Tag.KeyDelivery, START + 5, first, second, replace=True)
     assert answer.status == 0
     made = records(machine)
     assert 0 not in made
-    assert made[8].state is PeriodState.ON_AIR
-    assert made[8].traffic_id[:4] == second.key_id[3:]
+    assert made[4].state is PeriodState.ON_AIR
+    assert made[4].traffic_id[:4] == second.key_id[3:]
 
 
 def test_a_key_that_was_used_before_seals_nothing_else() -> None:
