@@ -142,7 +142,7 @@ class FlowKeys:
             service=f"urn:example:service:{service}", stream=number, profiles=self._profiles,
             generation="bsm" if service == "A" else "bsda", bsm=BSM_ID, bsdas=(BSDA_ID,), protocol=Protocol.SRTP,
             period=PERIOD, start=start, key_period=KEY_PERIOD, rollover_lead=KEY_PERIOD - PERIOD, look_ahead=3,
-            repetition=REPETITION,
+            carousel_cycle=CYCLE, repetition=REPETITION,
             synchronous=False, interaction=service == "B", socID="soc.example", serviceBaseCID=f"service-{service.lower()}",
             key_domain_id=bytes.fromhex("12f410"), key_group=number,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.allocator import Allocator
-from pybcast.flows.config import CAROUSEL_CYCLE, StreamConfig
+from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import (
     AirStkm,
     Alarm,
@@ -279,6 +279,7 @@ class BSDA:
                 self._polls.set(service, now)
         for config in self._streams.values():
             self._touched[config.key] = None
+            self._catch_up(config)
             if self._lost and config.generation == "bsda":
                 self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
                 self._fresh.add(config.key)
@@ -295,6 +296,15 @@ class BSDA:
                     self._use(config, record)
                 if record.key_ids and record.period.end > now:
                     self._deliver(config, record, now)
+
+    def _catch_up(self, config: StreamConfig) -> None:
+        """The periods of the configuration were changed while this BSD/A was dead: they hold from where it says (R5)."""
+        schedule = self._schedules[config.key]
+        there = schedule.at(config.start)
+        if schedule.segments[-1].length != config.period or (there is not None and there.start != config.start):
+            self._cut(config, config.start, config.period)
+        if self._journal.get("schedule", config.key, tuple) is None:  # what the configuration says next time may begin later
+            self._journal.put("schedule", config.key, schedule.segments)
 
     def _plan(self, config: StreamConfig, now: float) -> None:
         """Prepare the running period and ``look_ahead`` more; never one whose key is missing (F4)."""
@@ -859,13 +869,12 @@ class BSDA:
         refetch = self._journal.get("refetch", (service,), bool)
         if not self._streams or not (refetch or self._pulls(service)):
             return
-        self._polls.set(service, now + CAROUSEL_CYCLE)
         streams = [self._streams[key] for key in self._services.get(service, self._streams)]
+        cycle = min(config.carousel_cycle for config in streams)
+        self._polls.set(service, now + cycle)
         tag = Tag.RegRequest if service == ALL_SERVICES else Tag.LTKMRequest
         end = int(now) + max(config.key_period for config in streams)
-        self._peers.ask(
-            tag, streams[0].bsm, service, now, until=now + CAROUSEL_CYCLE, start=int(now), end=end, about=frozenset({int(now)})
-        )
+        self._peers.ask(tag, streams[0].bsm, service, now, until=now + cycle, start=int(now), end=end, about=frozenset({int(now)}))
 
     def request_objects(self, service: str, registration: bool, start: int, end: int, now: float) -> list[Output]:
         """F1, F2 pulled: ask the BSM for what is to be broadcast in a window."""

@@ -100,7 +100,7 @@ class BSM:
         self._journal = Journal(state)
         self._allocator = Allocator(self._journal)
         self._peers = Peering(me, Side.BSM, self._journal, randomness, self._handle, self._answered, self._expired)
-        self._issuer = Issuer(fqdn, self._journal, randomness, rights_issuer_id)
+        self._issuer = Issuer(fqdn, self._journal, randomness, rights_issuer_id, self._streams.values())
         self._services: dict[str, list[tuple[str, int]]] = {}
         for key in self._streams:
             self._services.setdefault(key[0], []).append(key)
@@ -388,8 +388,11 @@ class BSM:
     def _distrust(self, now: float) -> None:
         """The memory is an older copy (R2): go past whatever it cannot know of, and roll every key."""
         self._issuer.counters.jump()
-        for key, last in self._journal.rows("key-number", int).items():
-            self._journal.put("key-number", key, last + KEY_NUMBER_JUMP)
+        for name in self._streams:
+            for key_type in ("SEK", "SEAK", "PEAK"):  # also where the copy knows of none yet
+                last = self._journal.get("key-number", (*name, key_type), int) or 0
+                self._journal.put("key-number", (*name, key_type), last + KEY_NUMBER_JUMP)
+        self._journal.put("bcro-floor", (), int(now) + BCRO_TIME_JUMP)
         for key, stamp in self._journal.rows("bcro-time", int).items():
             self._journal.put("bcro-time", key, max(stamp, int(now)) + BCRO_TIME_JUMP)
         for config in self._streams.values():

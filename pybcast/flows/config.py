@@ -21,13 +21,14 @@ REISSUE_CYCLES: Final = 5  # R7: cycles after which live LTKMs get new COUNTERs 
 class StreamConfig:
     """One STKM stream of one service.
 
-    ``service``: GlobalServiceID (absolute URI).  ``stream``: 1..65535, unique in the service.  ``generation``: who seals -
-    ``"bsm"`` (F3) or ``"bsda"`` (F4).  ``start``: NTP second at which its first period begins.  ``period``: seconds.
+    ``service``: GlobalServiceID (absolute URI). ``stream``: 1..65535, unique in the service. ``generation``: who seals -
+    ``"bsm"`` (F3) or ``"bsda"`` (F4). ``start``: NTP second at which its first period begins. ``period``: seconds.
     ``key_period``: seconds a SEK or SEAK is valid, a multiple of ``granularity`` (R8; default: the greatest common step is
-    ``period``).  ``rollover_lead``: seconds that LTKMs of the next key go out before it is used; ``rekey_lead``: the same for a
-    key that is wanted at once (R10), by default two carousel cycles and some.  ``delivery``: whether STKMs and keys are pushed
-    or pulled.  ``interaction``: STKMs also go to the BSM for terminals with an interaction channel (F6). ``hold_through``: keep
-    the last key in use even past its end of authority (R9).  ``bsdas``: main first.
+    ``period``). ``rollover_lead``: seconds that LTKMs of the next key go out before it is used; ``rekey_lead``: the same for a
+    key that is wanted at once (R10), by default two carousel cycles and some. ``carousel_cycle``: seconds a turn of its LTKMs
+    takes (R7; as its SDP says; both leads hold two, so that one lost datagram leaves nobody dark). ``delivery``: whether STKMs
+    and keys are pushed or pulled. ``interaction``: STKMs also go to the BSM for terminals with an interaction channel (F6).
+    ``hold_through``: keep the last key in use even past its end of authority (R9). ``bsdas``: main first.
 
     Raises ``ConfigError`` on anything that cannot work on air.
     """
@@ -46,6 +47,7 @@ class StreamConfig:
     key_period: int
     rollover_lead: int
     rekey_lead: int = 25
+    carousel_cycle: float = CAROUSEL_CYCLE
     look_ahead: int = 5
     repetition: float = 0.1
     delivery: Literal["push", "pull"] = "push"
@@ -79,6 +81,9 @@ class StreamConfig:
             (self.key_period % self.granularity == 0, "key_period: expected a multiple of the granularity (R8)"),
             (self.key_period // self.granularity <= LAST_TEK_ID, "key_period: more than 65534 TEK IDs under one key (R8)"),
             (0 < self.rollover_lead < self.key_period, "rollover_lead: expected less than key_period (a card keeps two keys, R10)"),
+            (self.carousel_cycle > 0, "carousel_cycle: expected more than 0 s"),
+            (self.rollover_lead >= 2 * self.carousel_cycle, "rollover_lead: expected at least two carousel cycles (R7)"),
+            (self.rekey_lead >= 2 * self.carousel_cycle, "rekey_lead: expected at least two carousel cycles (R7)"),
             (1 <= self.look_ahead <= 1000, "look_ahead: expected 1..1000 (one delivery, R30)"),
             (0 <= self.protection_after_reception <= 3, "protection_after_reception: expected 0..3"),
             ("drm" not in self.profiles or bool(self.serviceBaseCID), "serviceBaseCID: needed for the DRM Profile"),

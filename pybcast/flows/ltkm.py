@@ -11,7 +11,7 @@ from pybcast import codec
 from pybcast.errors import KeyUnavailable, LocalFlowError
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.allocator import SmkCounters
-from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES, StreamConfig
+from pybcast.flows.config import REISSUE_CYCLES, StreamConfig
 from pybcast.flows.events import Journal
 from pybcast.flows.serial import WITHDRAWAL, counter_of
 from pybcast.flows.spcp import KeyMaterial, Profile
@@ -30,7 +30,6 @@ from pybcast.messages import (
 )
 from pybcast.secret import Secret
 
-REISSUE: Final = CAROUSEL_CYCLE * REISSUE_CYCLES
 FIRST_COPIES: Final = 3  # of the LTKM that must not be lost before another one of its SEK - confidence: own
 NO_KEY: Final = Secret(bytes(16))
 """The key field of a withdrawal (R3)."""
@@ -145,13 +144,24 @@ class Page:
 
 
 class Issuer:
-    """Makes the LTKMs of a BSM and keeps account of them.  ``fqdn``: the BSM's name in MIKEY messages (IDi)."""
+    """Makes the LTKMs of a BSM and keeps account of them.
 
-    def __init__(self, fqdn: str, journal: Journal, randomness: Callable[[int], bytes], rights_issuer_id: bytes | None) -> None:
+    ``fqdn``: the BSM's name in MIKEY messages (IDi).  ``streams``: how often the LTKMs of each turn on the carousel (R7).
+    """
+
+    def __init__(
+        self,
+        fqdn: str,
+        journal: Journal,
+        randomness: Callable[[int], bytes],
+        rights_issuer_id: bytes | None,
+        streams: Iterable[StreamConfig],
+    ) -> None:
         self._idi = fqdn.encode()
         self._journal = journal
         self._randomness = randomness
         self._rights_issuer_id = rights_issuer_id
+        self._reissue = {config.key: REISSUE_CYCLES * config.carousel_cycle for config in streams}
         self.counters = SmkCounters(journal)
         self._rights: dict[tuple[str, int], dict[str, list[Right]]] = {}
         for key, right in journal.rows("right", Right).items():
@@ -317,7 +327,8 @@ class Issuer:
             mask = mask_of([p for p, _ in members], group.size)
             mode, iek, riak = AddressMode.SUBSET, GroupTree(group.root, group.size).iek(mask), group.riak
         mark = (address, position, identity)
-        stamp = max(int(now), (self._journal.get("bcro-time", mark, int) or 0) + 1)  # rising by at least 1 s (R21)
+        last = self._journal.get("bcro-time", mark, int) or self._journal.get("bcro-floor", (), int) or 0
+        stamp = max(int(now), last + 1)  # rising by at least 1 s (R21)
         clear = ClearBcro(
             address_mode=mode,
             group_size_flag=group.size == 512,
@@ -412,7 +423,8 @@ class Issuer:
         return page, old
 
     def _watch(self, page: Page) -> None:
-        self._due.set(page.key, min(page.end, page.issued_at + REISSUE) if page.healing else page.end)
+        again = self._reissue.get((page.service, page.stream))
+        self._due.set(page.key, page.end if again is None or not page.healing else min(page.end, page.issued_at + again))
         for _, name in page.ids:
             self._by_id[name] = page.key
 

@@ -44,6 +44,7 @@ from pybcast.flows import (
 )
 from pybcast.flows.allocator import Sealed
 from pybcast.flows.card import SekFile
+from pybcast.flows.config import CAROUSEL_CYCLE
 from pybcast.flows.events import State
 from pybcast.flows.schedule import REPETITIONS_AHEAD
 from pybcast.flows.serial import near
@@ -57,7 +58,6 @@ from pybcast.testing.watch import Granted, StreamKey, Watch, Who
 BSM_ID: Final = "urn:example:bsm"
 MAIN: Final = "urn:example:bsda:main"
 BACKUP: Final = "urn:example:bsda:backup"
-CYCLE: Final = 10.0  # seconds a turn of the carousel takes
 
 
 class StubbornCard(SimulatedCard):
@@ -153,6 +153,7 @@ class World:
         self._sender = next(iter(self.headends))
         self._traffic: dict[StreamKey, tuple[str, UseKey]] = {}
         self._boundaries: dict[StreamKey, set[int]] = {}
+        self._changes: dict[StreamKey, tuple[StreamConfig, StreamConfig]] = {}
         self.start_bsm()
         for name in self.headends:
             self.start_bsda(name)
@@ -206,15 +207,28 @@ class World:
         headend.lost = headend.lost or fresh
         pair = len(self.headends) > 1
         headend.machine = BSDA(
-            me=name, streams=self.streams.values(), randomness=self.rng.randbytes, state=headend.store.copy(), fresh=headend.lost,
+            me=name, streams=self._configured(), randomness=self.rng.randbytes, state=headend.store.copy(), fresh=headend.lost,
             teks=derived_teks(self.pair_secret) if pair else random_teks(self.rng.randbytes),
         )  # fmt: skip
         headend.life += 1
         self._elect()
         self.call_bsda(name, lambda bsda: bsda.tick(self.clock.now))
+        for key, (_, changed) in self._changes.items():
+            if self.clock.now < changed.start:
+                self.call_bsda(name, lambda b, k=key, c=changed: b.set_period(*k, c.period, self.clock.now, c.start)[1])  # type: ignore[misc]
         for (service, stream), times in self._boundaries.items() if fresh else ():
             for at in sorted(t for t in times if t > self.clock.now):
                 self.call_bsda(name, lambda b, k=(service, stream), at=at: b.add_boundary(*k, at, self.clock.now)[1])  # type: ignore[misc]
+
+    def _configured(self) -> list[StreamConfig]:
+        """What a BSD/A's configuration file says: periods that begin later are told to it as a change."""
+        configs = []
+        for key, config in self.streams.items():
+            before, changed = self._changes.get(key, (config, config))
+            if self.clock.now < changed.start:
+                config = replace(config, period=before.period, start=before.start)
+            configs.append(config)
+        return configs
 
     def stop_bsda(self, name: str) -> None:
         """kill -9 of BSD/A and sender; the encoder goes on with the key it has, to the end of its authority."""
@@ -434,9 +448,9 @@ class World:
                     self.watch.heard(viewer.who, data)
                     self.call_viewer(viewer, lambda t: t.receive_object(data, self.clock.now))
 
-                at = self.clock.now + 0.9 * CYCLE * n / max(1, len(objects))
+                at = self.clock.now + 0.9 * CAROUSEL_CYCLE * n / max(1, len(objects))
                 self.clock.at(at, lambda viewer=viewer, deliver=deliver: viewer.link.carry(deliver))  # type: ignore[misc]
-        self.clock.at(self.clock.now + CYCLE, self._carousel)
+        self.clock.at(self.clock.now + CAROUSEL_CYCLE, self._carousel)
 
     # --- viewers ------------------------------------------------------------------------------------------------------
 
@@ -483,11 +497,11 @@ class World:
         """Take the viewer's rights to a stream away."""
         grants = [g for g in viewer.who.grants if (g.right.service, g.right.stream) == config.key and g.withdrawn == float("inf")]
         for grant in grants:
-            grant.withdrawn = self.clock.now
+            self.watch.withdraw(grant, self.clock.now)
 
         def act(bsm: BSM) -> list[Output]:
             for grant in grants:
-                grant.withdrawn = self.clock.now
+                self.watch.withdraw(grant, self.clock.now)
             return bsm.withdraw(viewer.name, config.service, config.stream, self.clock.now, at_once=at_once)
 
         self.command(act)
@@ -521,6 +535,8 @@ class World:
             self.call_bsda(name, lambda b: b.set_period(config.service, config.stream, length, self.clock.now, at)[1])
         self.command(lambda bsm: bsm.set_period(config.service, config.stream, length, self.clock.now))
         changed = self.streams[config.key] = replace(current, period=length, start=at)
+        before, pending = self._changes.get(config.key, (current, current))
+        self._changes[config.key] = (before if self.clock.now < pending.start else current, changed)
         return changed
 
     def set_generation(self, config: StreamConfig, generation: Literal["bsm", "bsda"]) -> StreamConfig:

@@ -26,9 +26,8 @@ from pybcast.flows import (
     StreamConfig,
     UseKey,
 )
-from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
+from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES, TUNE_IN
 from pybcast.flows.events import State
-from pybcast.flows.ltkm import REISSUE
 from pybcast.flows.schedule import REPETITIONS_AHEAD
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, in_window
 from pybcast.keys import SMK, Keys, ipsec_spi, key_indicator, mki
@@ -58,9 +57,10 @@ HEARD: Final = 2 * REPETITIONS_AHEAD
 
 @dataclass
 class KeyFact:
-    """A long-term key: when the BSM made it, its validity as it was made, the programme of a PEAK."""
+    """A long-term key: when the BSM made it and as which one, its validity as it was made, the programme of a PEAK."""
 
     created: float
+    number: int
     valid_from: int
     valid_to: int
     programme: str | None
@@ -88,11 +88,15 @@ class LtkmFact:
 
 @dataclass
 class Granted:
-    """A right, from the moment the BSM took it to the moment it took it away."""
+    """A right, from the moment the BSM took it to the moment it took it away.
+
+    ``keys_made``: how many keys there were at that moment: time alone does not order what happens in one instant.
+    """
 
     right: Right
     at: float
     withdrawn: float = float("inf")
+    keys_made: int = 1 << 62
 
 
 @dataclass
@@ -183,9 +187,13 @@ class Watch:
         identity = m.key_id if m.key_type == "SEK" else (m.key_id, service, stream)
         self.once("an id reused for another key", (m.key_type, identity), m.key.reveal())
         self.once("one key, two sealing servers (R1)", (m.key_type, identity), row.sealer)
-        self._made.setdefault(m.key_id, len(self._made))
-        fact = KeyFact(self.now, m.valid_from, m.valid_to, row.programme, m.csb_id)
+        number = self._made.setdefault(m.key_id, len(self._made))
+        fact = KeyFact(self.now, number, m.valid_from, m.valid_to, row.programme, m.csb_id)
         self._keys.setdefault((service, stream, m.key_type, m.key_id), fact)
+
+    def withdraw(self, grant: Granted, now: float) -> None:
+        """A right is taken away: it gives no key that is made from now on (R10)."""
+        grant.withdrawn, grant.keys_made = now, len(self._made)
 
     def stkm(self, profile: Profile, service: str, stream: int, start: int, data: bytes) -> None:
         """A STKM of a period left a server, or went on air: one for each key and period, whoever made it (R1, R33, R42)."""
@@ -366,7 +374,7 @@ class Watch:
             return None
         for ref in fact.keys:
             made = self._keys.get((*key, *ref))
-            if made is None or made.created >= grant.withdrawn:
+            if made is None or made.number >= grant.keys_made:
                 continue
             if ref[0] == "SEK":
                 if right.start <= fact.start < right.end:
@@ -469,7 +477,7 @@ class Watch:
             return since
         # A card's LTKM may be lost, and lost again: but it must be issued again (R7).  A BCRO comes round and round.
         newest = max((self._put[d] for d in mine), default=due)
-        patience = REISSUE if name[2] == "SEK" else CYCLES * CAROUSEL_CYCLE
+        patience = REISSUE_CYCLES * CAROUSEL_CYCLE if name[2] == "SEK" else CYCLES * CAROUSEL_CYCLE
         return since if self.now < newest + patience + SLACK else -1
 
     @staticmethod

@@ -37,6 +37,7 @@ from pybcast.flows import (
     PartialItem,
     Period,
     PeriodRecord,
+    Persist,
     Profile,
     Send,
     Status,
@@ -48,6 +49,7 @@ from pybcast.flows import (
     random_teks,
     stkm,
 )
+from pybcast.flows.events import State
 from pybcast.flows.spcp import Item
 from pybcast.flows.stkm import Policy
 from pybcast.flows.tables import PeriodState
@@ -156,6 +158,37 @@ def test_a_boundary_is_forgotten_an_hour_after_it() -> None:
 
 
 # --- F4: keys ---------------------------------------------------------------------------------------------------------
+
+
+def carried(outputs: Iterable[Output], state: State | None = None) -> State:
+    """What a store holds after these outputs."""
+    rows: State = {} if state is None else state
+    for output in of(Persist, outputs):
+        table = rows.setdefault(output.table, {})
+        if output.value is None:
+            table.pop(output.key, None)
+        else:
+            table[output.key] = output.value
+    return rows
+
+
+@pytest.mark.parametrize("dead", [0, 40, 400])
+def test_a_period_changed_while_it_was_dead_holds_from_the_configured_time(dead: int) -> None:
+    """R5: what was prepared stays, and from the start that the configuration names both headends of a pair agree again."""
+    config = replace(CARD, granularity=4)
+    told, deaf = bsda(config), bsda(config)
+    told.tick(START)
+    state = carried(deaf.tick(START))
+    held, _ = told.set_period(*NAME, 4, START, START + 88)
+    assert held == START + 88
+    again = bsda(replace(config, period=4, start=held), state=state)
+    again.tick(START + dead)
+    told.tick(START + dead)
+    running = [{r.period for r in m.records(*NAME) if r.period.end > START + dead} for m in (told, again)]
+    assert running[0] == running[1]
+    for machine in (told, again):
+        assert {r.period.duration for r in machine.records(*NAME) if r.period.start >= held} <= {4}
+        assert {r.period.duration for r in machine.records(*NAME) if r.period.start < held} <= {8}
 
 
 def test_a_period_across_the_end_of_its_key_is_not_sealed() -> None:

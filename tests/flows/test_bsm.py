@@ -194,7 +194,7 @@ def test_a_longer_period_moves_what_may_be_prepared() -> None:
 
 def test_a_key_wanted_at_once_shortly_before_the_next_one_is_the_next_one() -> None:
     """R10: it could not be there earlier."""
-    machine = bsm(replace(CARD, rollover_lead=8))
+    machine = bsm(replace(CARD, rollover_lead=8, carousel_cycle=4))
     machine.tick(START)
     end = START + 640
     machine.rekey(*NAME, end - 20)
@@ -524,6 +524,19 @@ def test_r02_a_fetch_is_the_first_input_after_a_restore() -> None:
     restored = bsm(CARD, seed=2, state=old, restored=True)
     again = {codec.decode(data, "smartcard-ltkm").counter for data in restored.fetch_ltkms(party.subscriber.id, START + 2)[0]}  # type: ignore[union-attr]
     assert used and again and min(again) > max(used)
+
+
+def test_r02_a_key_type_that_the_older_copy_never_saw_gets_new_numbers_too() -> None:
+    """The first programme was sold after the copy was made: its CID extension names a key of the lost memory for ever."""
+    machine = bsm(DRM)
+    machine.tick(START)
+    old = {table: dict(rows) for table, rows in machine._journal.tables.items()}
+    ids = []
+    for each in (machine, bsm(DRM, seed=2, state=old, restored=True)):
+        each.tick(START + 1)
+        each.add_programme(Programme(*NAME, "urn:event", START + 200, START + 280), START + 1)
+        ids.append({r.material.key_id for r in each.keys(*NAME) if r.programme})
+    assert ids[0] and ids[1] and not ids[0] & ids[1]
 
 
 def test_what_a_restart_offers_again_goes_out_once() -> None:

@@ -25,8 +25,9 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import Integrity, KeyUnavailable, LocalFlowError
 from pybcast.flows import BSM, BackendMessage, Output, Period, Persist, Right, Send, StreamConfig, Subscriber, Tag
+from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES
 from pybcast.flows.events import Journal
-from pybcast.flows.ltkm import FIRST_COPIES, REISSUE, Issuer, Letter
+from pybcast.flows.ltkm import FIRST_COPIES, Issuer, Letter
 from pybcast.flows.spcp import MAX_DATA
 from pybcast.flows.tables import KeyState
 from pybcast.keys import RIAK, SMK, UDK, Keys
@@ -237,7 +238,7 @@ def test_a_report_proves_reception_and_is_kept() -> None:
     kept = [o.value for o in outputs if isinstance(o, Persist) and o.table == "report"]
     assert kept == [Reporting(status=3)]
     store = Journal(machine._journal.tables)
-    assert Issuer(FQDN, store, random.Random(1).randbytes, None).report(name) == Reporting(status=3), "after a restart"
+    assert Issuer(FQDN, store, random.Random(1).randbytes, None, ()).report(name) == Reporting(status=3), "after a restart"
     with pytest.raises(KeyUnavailable):
         machine.verify(report, START)
 
@@ -285,9 +286,18 @@ def test_more_letters_than_a_delivery_carries() -> None:
     )
     assert [len(o.message.items) for o in answer if isinstance(o, Send) and o.message.is_answer] == [MAX_DATA + 1]
     confirm(machine, outputs, START)
-    again = machine.tick(START + REISSUE)
+    again = machine.tick(START + REISSUE_CYCLES * CAROUSEL_CYCLE)
     assert [(len(m.items), m.replaces) for m in deliveries(again)] == [(len(m.items), m.message_id) for m in deliveries(outputs)]
     assert not set(letters(again)) & set(letters(outputs)), "new COUNTERs"
+
+
+def test_a_faster_carousel_is_issued_again_sooner() -> None:
+    """R7: every five turns, each stream's own."""
+    machine, party = carded(replace(CARD, carousel_cycle=2.0))
+    outputs = machine.grant(party.subscriber.id, right(), START)
+    confirm(machine, outputs, START)
+    assert letters(machine.tick(START + 9.9)) == []
+    assert len(letters(machine.tick(START + 10))) == len(letters(outputs)) > 0
 
 
 def test_a_page_takes_the_place_of_the_one_for_the_same_group_and_key() -> None:
@@ -325,7 +335,7 @@ def test_pages_end_with_their_key() -> None:
 def test_a_confirmation_of_a_page_that_is_gone() -> None:
     """It came late; nothing of what turns now is taken for delivered."""
     journal = Journal()
-    issuer = Issuer(FQDN, journal, random.Random(1).randbytes, None)
+    issuer = Issuer(FQDN, journal, random.Random(1).randbytes, None, ())
     names = (f"{n:032x}" for n in count())
     letter = Letter(b"bcro", ("group", GROUP_KEYS.address), b"key")
     old, _ = issuer.page(DRM, (letter,), START + 640, START, lambda: next(names), None)

@@ -312,7 +312,7 @@ def test_a_card_that_opens_outside_its_window_is_seen(scene: Scene) -> None:
 def test_a_withdrawn_terminal_that_opens_under_a_newer_key_is_seen(scene: Scene, profile: str) -> None:
     """R10: under the keys it had it may; under one made after its withdrawal never."""
     viewer: Viewer = scene.card if profile == "smartcard" else scene.device
-    viewer.who.grants[0].withdrawn = scene.system.now
+    scene.watch.withdraw(viewer.who.grants[0], scene.system.now)
     scene.system.run(16)
     assert scene.system.violations == []
     scene.system.command(lambda bsm: bsm.rekey(*scene.config.key, scene.system.now))

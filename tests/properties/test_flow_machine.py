@@ -102,8 +102,9 @@ class System(RuleBasedStateMachine):
     def switch(self, number: int, generation: Literal["bsm", "bsda"]) -> None:
         self.world.set_generation(self.config(number), generation)
 
-    # No rule changes the period: together with a kill it still breaks R6 (a STKM announced up to half of the *old* period ahead
-    # when the BSD/A restarts around the change).  A known gap; test_scenarios and test_simulation change periods without it.
+    @rule(number=NUMBERS, length=st.sampled_from([4, 5, 8]))
+    def change_period(self, number: int, length: int) -> None:
+        self.world.set_period(self.config(number), length)
 
     # --- faults -------------------------------------------------------------------------------------------------------
 
