@@ -277,8 +277,11 @@ class BSM:
         rights = [r for r in self._issuer.rights(subscriber, config) if r.end > now]
         if not rights:
             raise PeerFlowError(Status.NOT_PERMITTED, "no right to the service")
+        before: StkmItem | None = None
         for item in self._stkms(config, profile):
-            lead = (item.period_end - item.period_start) / 2
+            of = item if before is None or before.period_end != item.period_start else before
+            lead = (of.period_end - of.period_start) / 2  # of the period before (R6)
+            before = item
             fits = item.period_end > now and (after is None or item.period_start > after) and item.period_start - lead <= now
             if fits and any(r.start <= item.period_start < r.end for r in rights):
                 return item

@@ -215,7 +215,8 @@ class Watch:
                 return
             extensions = (("SEAK", sealed.service_CID_extension), ("PEAK", sealed.programme_CID_extension))
             name, keys = sealed.id, tuple((t, e.to_bytes(4, "big")) for t, e in extensions if e is not None)
-        self.once("two STKMs for one key and period (R33, R42)", (profile, service, stream, keys[0], start), data)
+        # All its keys: a headend that lost touch before it was told of a programme seals without that programme's key.
+        self.once("two STKMs for one key and period (R33, R42)", (profile, service, stream, keys, start), data)
         self._names[profile, data] = name
         fact = StkmFact(start, keys)
         if fact not in self._stkms[profile, service, stream, name]:

@@ -49,7 +49,7 @@ from pybcast.flows import (
     stkm,
 )
 from pybcast.keys import Keys
-from pybcast.messages import Reporting, SmartcardLtkm, SmartcardVerification
+from pybcast.messages import DrmStkm, Reporting, SmartcardLtkm, SmartcardStkm, SmartcardVerification
 from pybcast.secret import Secret
 from pybcast.testing.parties import FQDN, rights_issuer
 from pybcast.wire.times import encode_mjd_bcd
@@ -245,6 +245,41 @@ def test_a_stream_that_was_given_up_gets_no_new_ltkms() -> None:
 
 
 # --- terminals with an interaction channel ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "lead"), [(4, 2), (8, 4)])
+def test_r35_the_next_stkm_is_not_served_before_its_lead(first: int, lead: int) -> None:
+    """A terminal with a connection would have the next key long before the air does: half of the period before, as on air (R6)."""
+    config = replace(CARD, granularity=4)
+    machine, party = bsm(config), card_party()
+    machine.tick(START)
+    machine.add_subscriber(party.subscriber, START)
+    machine.grant(party.subscriber.id, right(START, START + 100), START)
+    running, following = Period(0, START, START + first), Period(1, START + first, START + first + 8)
+    complete(machine, config, START, running, following)
+
+    def fetch(now: float) -> int | None:
+        item = machine.fetch_stkm(*NAME, "smartcard", party.subscriber.id, now, START)
+        return None if item is None else item.period_start
+
+    assert fetch(START + first - lead - 0.01) is None
+    assert fetch(START + first - lead) == following.start
+
+
+def test_r37_what_the_sdp_names_is_in_the_clear_fields() -> None:
+    """srvCIDExt and srvKEYList: a terminal that finds no such key in what it holds need not ask its card."""
+    config = stream_config(generation="bsm", profiles=("drm", "smartcard"))
+    machine = bsm(config)
+    machine.tick(START)
+    complete(machine, config, START, period(0))
+    complete(machine, config, START, period(0), profile="drm")
+    ids = {row.material.key_type: row.material.key_id for row in machine.keys(*NAME)}
+    (card,) = machine._stkms(config, "smartcard")
+    sealed = codec.decode(card.content, "smartcard-stkm")
+    assert isinstance(sealed, SmartcardStkm) and sealed.key_domain_id + sealed.sek_id == ids["SEK"]
+    (device,) = machine._stkms(config, "drm")
+    stkm = codec.decode(device.content, "drm-stkm")
+    assert isinstance(stkm, DrmStkm) and stkm.service_CID_extension == int.from_bytes(ids["SEAK"], "big")
 
 
 def test_fetching_a_stkm() -> None:

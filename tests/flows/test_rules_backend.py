@@ -2,7 +2,7 @@
 """Rules R26-R37: the back end.  Each test says which attack or accident its rule prevents.
 
 Not here, because the code they bind does not exist yet: TLS and the loopback flag of R26, HTTP and XML of R27, the XSD and
-namespaces of R28, request sizes of R30, HTTP of R35.  R37 is about the SDP.  How F3 and F4 behave in time is in the scenarios and
+namespaces of R28, request sizes of R30, HTTP of R35, the SDP of R37.  How F3 and F4 behave in time is in the scenarios and
 the simulation.
 """
 

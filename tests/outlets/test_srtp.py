@@ -130,7 +130,7 @@ def test_a_stream_lives_through_wraps_and_key_changes(start: int, steps: list[tu
     assert protector.roc == (at >> 16) - (start + steps[0][0] >> 16)
 
 
-def test_the_roc_survives_the_key_change_as_libsrtp_would_have_it() -> None:
+def test_r39_the_roc_survives_the_key_change_as_libsrtp_would_have_it() -> None:
     """The packet after the change is the one that a session of libsrtp, run from the stream's start, makes (rules R39)."""
     protector, _ = pair(1)
     go_to(protector, 0x10005)
@@ -167,14 +167,14 @@ def test_a_packet_sent_late_goes_out_under_the_new_key() -> None:
 
 
 @pytest.mark.parametrize("wraps", [1, 2, ROC_TRIES - 1])
-def test_tuning_in_after_wraps(wraps: int) -> None:
+def test_r39_tuning_in_after_wraps(wraps: int) -> None:
     protector, unprotector = pair()
     go_to(protector, (wraps << 16) + 77)
     assert unprotector.unprotect(protector.protect(rtp((wraps << 16) + 77))) == rtp(77)
     assert unprotector.unprotect(protector.protect(rtp((wraps << 16) + 78))) == rtp(78)
 
 
-def test_tuning_in_too_late_says_so() -> None:
+def test_r39_tuning_in_too_late_says_so() -> None:
     protector, unprotector = pair()
     go_to(protector, (ROC_TRIES << 16) + 77)
     with pytest.raises(RolloverUnknown, match="64 rollover counters"):
