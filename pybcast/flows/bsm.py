@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The BSM: subscribers and their rights, long-term keys and their rollover, LTKMs, and the STKMs it seals (F3) or serves (F6).
 
-Without I/O, like the BSD/A: commands, ``receive`` and ``tick`` return the outputs to carry out in order (see ``events``).  One
-long-term key is one record that walks through ``tables.KEY``.
+Without I/O, like the BSD/A: commands, ``receive`` and ``tick`` return the outputs to carry out in order (see ``events``).
+The keys are ``keychain``'s, the LTKMs ``ltkm``'s; here is what passes between the BSM, its BSD/As and its operator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -18,40 +18,17 @@ from pybcast.flows.agenda import Agenda
 from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
+from pybcast.flows.keychain import KeyChain, LongTermKey, Programme
 from pybcast.flows.ltkm import Addressee, Group, Issuer, Letter, Page, Right, Subscriber
 from pybcast.flows.peer import Asked, Peering
 from pybcast.flows.schedule import Period
-from pybcast.flows.serial import counter_of, near
+from pybcast.flows.serial import near
 from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, BackendMessage, KeyMaterial, KeyType, PartialItem, Profile, StkmItem
-from pybcast.flows.tables import KEY, KeyEvent, KeyState, Side, Status, Tag, step
+from pybcast.flows.tables import KeyState, Side, Status, Tag
 from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm, Reporting
-from pybcast.secret import Secret
 
-PROGRAMME_EXTENSIONS: Final = 0x80000000
-"""programme_CID_extension numbers begin here: a BCI does not say whether it names a service or a programme - confidence: own."""
-KEY_NUMBER_JUMP: Final = 256  # after a restore from an older copy: past key ids that copy cannot know of (R2) - confidence: own
 HORIZON: Final = 3600.0  # R27: how far ahead a periodStart may lie, beyond look_ahead periods
-BCRO_TIME_JUMP: Final = 60  # seconds, for the same reason (R21) - confidence: own
 REOFFER: Final = 10.0  # seconds until a key or window that a BSD/A refused is offered again - confidence: own
-ENDED_KEPT: Final = 10  # periods for which a key that has ended is kept: its last STKMs may be asked for again
-
-
-@dataclass(frozen=True)
-class LongTermKey:
-    """One version of a long-term key: ``material`` is what a BSD/A gets; ``programme``: GlobalContentID of a PEAK.
-
-    ``sealer``: the one kind of server that seals under it, for good (R1).  ``at_once``: it takes the place of what was prepared
-    under another (R10).  ``first_end``: the end that was told first, where another took its place early.  ``confirmed``: the
-    BSD/As that have it (F4) or know from when to when it holds (F3).
-    """
-
-    material: KeyMaterial
-    state: KeyState
-    programme: str | None = None
-    confirmed: frozenset[str] = frozenset()
-    sealer: Literal["bsm", "bsda"] = "bsm"
-    at_once: bool = False
-    first_end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,17 +39,6 @@ class Loss:
 
     keys: frozenset[bytes]
     served: frozenset[tuple[str, str]] = frozenset()
-
-
-@dataclass(frozen=True)
-class Programme:
-    """A programme that can be bought by itself: [start, end) in NTP seconds."""
-
-    service: str
-    stream: int
-    content: str
-    start: int
-    end: int
 
 
 class BSM:
@@ -101,6 +67,7 @@ class BSM:
         self._allocator = Allocator(self._journal)
         self._peers = Peering(me, Side.BSM, self._journal, randomness, self._handle, self._answered, self._expired)
         self._issuer = Issuer(fqdn, self._journal, randomness, rights_issuer_id, self._streams.values())
+        self._keys = KeyChain(self._journal, self._allocator, randomness, self._issue, self._issuer.key_ended)
         self._services: dict[str, list[tuple[str, int]]] = {}
         for key in self._streams:
             self._services.setdefault(key[0], []).append(key)
@@ -156,7 +123,7 @@ class BSM:
         config = self._config(right.service, right.stream)
         self._begin(now)
         self._issuer.grant(config, subscriber, right)
-        for row in self._chain(config):
+        for row in self._keys.rows(config):
             if row.state is not KeyState.ENDED:
                 self._issue(config, row, now, only=self._issuer.addressee(subscriber))
         return self._done(now, config.key)
@@ -168,7 +135,7 @@ class BSM:
         config = self._config(service, stream)
         self._begin(now)
         self._issuer.forget(config, subscriber)
-        for row in self._chain(config):
+        for row in self._keys.rows(config):
             if row.state is KeyState.ENDED:
                 continue
             if row.material.key_type == "SEK" and self._issuer.is_smartcard(subscriber):
@@ -177,7 +144,7 @@ class BSM:
             elif row.material.key_type != "SEK" and not self._issuer.is_smartcard(subscriber):
                 self._issue(config, row, now, only=self._issuer.addressee(subscriber))
         if at_once:
-            self._journal.put("rekey", config.key, True)
+            self._keys.renew(config)
         return self._done(now, config.key)
 
     def add_programme(self, programme: Programme, now: float) -> tuple[Programme, list[Output]]:
@@ -188,35 +155,11 @@ class BSM:
         """
         config = self._config(programme.service, programme.stream)
         self._begin(now)
-        earliest = self._unprepared(config, now)
-        known = self._journal.get("programme", (*config.key, programme.content), Programme)
-        if known is not None:  # said again: it stays as it was scheduled
-            return known, self._schedule_programme(config, known, now)
-        start, end = config.grid(max(programme.start, earliest)), config.grid(programme.end)
-        if start >= end:
-            raise LocalFlowError(f"programme {programme.content}: over before it can be protected (R5)")
-        for other in self._journal.select("programme", config.key, Programme).values():
-            if other.content != programme.content and other.start < end and start < other.end:
-                raise LocalFlowError(f"programme {programme.content} overlaps {other.content} (R33)")
-        if (start, end) != (programme.start, programme.end):
-            self._journal.emit(Alarm("boundary-deferred", *config.key, f"{programme.content}: {start} to {end} (R5, R8)"))
-        held = replace(programme, start=start, end=end)
-        self._journal.put("programme", (*config.key, programme.content), held)
-        return held, self._schedule_programme(config, held, now)
-
-    def _schedule_programme(self, config: StreamConfig, programme: Programme, now: float) -> list[Output]:
-        start, end = programme.start, programme.end
-        if config.drm and not any(row.programme == programme.content for row in self._chain(config, "PEAK")):
-            number = PROGRAMME_EXTENSIONS + self._number(config, "PEAK")
-            key = KeyMaterial(
-                key_type="PEAK", key_id=number.to_bytes(4, "big"), key=Secret(self._randomness(32)), stream=config.stream,
-                valid_from=start, valid_to=end,
-            )  # fmt: skip
-            self._enter(config, key, now, programme.content)
-        elif not config.drm and config.generation == "bsm":
+        held = self._keys.add_programme(config, programme, now)
+        if not config.drm and config.generation == "bsm":
             for bsda in config.bsdas:
-                self._ask_window(config, "smartcard", bsda, start, end, now, content=programme.content)
-        return self._done(now, config.key)
+                self._ask_window(config, "smartcard", bsda, held.start, held.end, now, content=held.content)
+        return held, self._done(now, config.key)
 
     def rekey(self, service: str, stream: int, now: float) -> list[Output]:
         """New long-term keys as soon as entitled terminals can have them (R10); waits for a key that is not on air yet."""
@@ -232,7 +175,7 @@ class BSM:
         config = self._config(service, stream)
         if config.generation != generation:
             self._streams[config.key] = replace(config, generation=generation)
-            self._journal.put("rekey", config.key, True)
+            self._keys.renew(config)
         return self._done(now, config.key)
 
     def set_policy(self, service: str, stream: int, policy: stkm.Policy, now: float) -> list[Output]:
@@ -292,7 +235,7 @@ class BSM:
         self._begin(now)
         found: list[bytes] = []
         for config in self._streams.values():
-            for row in self._chain(config):
+            for row in self._keys.rows(config):
                 if row.state is not KeyState.ENDED:
                     found += self._issuer.personal(config, row.material, subscriber, now, row.programme)
         return tuple(found), self._done(now)
@@ -316,53 +259,9 @@ class BSM:
         except KeyError:
             raise LocalFlowError(f"no stream {stream} of {service}") from None
 
-    def _chain(self, config: StreamConfig, key_type: KeyType | None = None) -> list[LongTermKey]:
-        rows = self._journal.select("key", config.key, LongTermKey).values()
-        return sorted((r for r in rows if key_type in (None, r.material.key_type)), key=lambda r: r.material.valid_from)
-
     def keys(self, service: str, stream: int) -> tuple[LongTermKey, ...]:
         """The long-term keys of a stream, oldest first (for views and tests)."""
-        return tuple(self._chain(self._config(service, stream)))
-
-    def _store(self, config: StreamConfig, row: LongTermKey) -> None:
-        m = row.material
-        self._journal.put("key", (*config.key, m.key_type, m.key_id), row)
-
-    def _fire(self, config: StreamConfig, row: LongTermKey, event: KeyEvent) -> LongTermKey:
-        after = replace(row, state=step(KEY, row.state, event))
-        self._store(config, after)
-        return after
-
-    def _number(self, config: StreamConfig, key_type: KeyType) -> int:
-        """The next key number or CID extension of a stream; never used twice, stored before use."""
-        last = self._journal.get("key-number", (*config.key, key_type), int) or 0
-        self._journal.put("key-number", (*config.key, key_type), last + 1)
-        return last + 1
-
-    def _keys_at(self, config: StreamConfig, period: Period) -> dict[str, LongTermKey]:
-        """The keys of a period that lies between two edges."""
-        return {r.material.key_type: r for r in self._chain(config) if r.material.valid_from <= period.start < r.material.valid_to}
-
-    def _policy(self, config: StreamConfig) -> stkm.Policy:
-        return self._journal.get("policy", config.key, stkm.Policy) or stkm.Policy()
-
-    def _edge_in(self, config: StreamConfig, period: Period) -> int | None:
-        """The first time inside a period at which a key, a programme or a period of the other headend begins or ends (R9, R33)."""
-        chain = self._chain(config)
-        edges = [e for r in chain for e in (r.material.valid_from, r.material.valid_to)]
-        edges += [e for p in self._journal.select("programme", config.key, Programme).values() for e in (p.start, p.end)]
-        for row in chain:
-            for start, sealed in self._allocator.sealed(stkm.key_identity(config, row.material)).items():
-                edges += [start, sealed.until] if not sealed.burnt else []
-        return min((e for e in edges if period.start < e < period.end), default=None)
-
-    def _unprepared(self, config: StreamConfig, now: float) -> int:
-        """The first boundary that no BSD/A can have prepared past."""
-        schedule = config.schedule()
-        at = int(now) + (config.look_ahead + 2) * config.period
-        period = schedule.at(max(at, config.start))
-        assert period is not None
-        return period.start if period.start >= at else period.end
+        return tuple(self._keys.rows(self._config(service, stream)))
 
     def _done(self, now: float, *touched: tuple[str, int]) -> list[Output]:
         self._begin(now)
@@ -378,31 +277,16 @@ class BSM:
             return
         self._resumed = True
         if self._restored:
-            self._distrust(now)
+            self._issuer.distrust(now)
+            self._keys.distrust(self._streams.values(), now)
         for page in self._issuer.all_pages():
             if (page.service, page.stream) in self._streams:
                 self._offer(page, now)
         for config in self._streams.values():
-            self._mend(config, now)
+            self._keys.mend(config, now)
         for (name,), data in self._journal.rows("registration", bytes).items():
             self._offer_registration(str(name), data, now)
         self._touched.update(dict.fromkeys(self._streams))
-
-    def _distrust(self, now: float) -> None:
-        """The memory is an older copy (R2): go past whatever it cannot know of, and roll every key."""
-        self._issuer.counters.jump()
-        for name in self._streams:
-            for key_type in ("SEK", "SEAK", "PEAK"):  # also where the copy knows of none yet
-                last = self._journal.get("key-number", (*name, key_type), int) or 0
-                self._journal.put("key-number", (*name, key_type), last + KEY_NUMBER_JUMP)
-        self._journal.put("bcro-floor", (), int(now) + BCRO_TIME_JUMP)
-        for key, stamp in self._journal.rows("bcro-time", int).items():
-            self._journal.put("bcro-time", key, max(stamp, int(now)) + BCRO_TIME_JUMP)
-        for config in self._streams.values():
-            for row in self._chain(config):
-                # What a BSD/A can have prepared by now was sealed by the memory that is lost.
-                self._allocator.sent(stkm.key_identity(config, row.material), self._unprepared(config, now))
-                self._journal.put("rekey", config.key, True)
 
     def _work(self, now: float) -> None:
         """The streams that this input touched, and those whose time has come; never all of them."""
@@ -410,13 +294,16 @@ class BSM:
         for page in list(self._issuer.due(now)):
             config = self._streams.get((page.service, page.stream))
             if config is not None:
-                self._broadcast(config, self._issuer.again(page, self._live_materials(config)), page.end, now, page)
+                self._broadcast(config, self._issuer.again(page, self._keys.live(config, now)), page.end, now, page)
         self._touched.update(dict.fromkeys(self._wakes.due(now)))
         touched, self._touched = self._touched, {}
         for key in touched:
             config = self._streams[key]
-            self._age(config, now)
-            self._roll(config, now)
+            self._keys.age(config, now)
+            for name, item in self._journal.select("received", config.key, StkmItem).items():
+                if item.period_end <= now:
+                    self._journal.drop("received", name)
+            self._keys.roll(config, now)
             self._offer_keys(config, now)
             self._poll(config, now)
             self._wakes.set(key, self._wake(config, now))
@@ -427,143 +314,11 @@ class BSM:
             self._touched[asked.message.service, asked.message.stream] = None
 
     def _wake(self, config: StreamConfig, now: float) -> float | None:
-        times: list[float] = [self._polls.get(config.key, now)]
-        for row in self._chain(config):
-            m = row.material
-            times += [m.valid_from, m.valid_to - config.rollover_lead, m.valid_to, self._off_air(config, row)]
-            times.append(m.valid_to + ENDED_KEPT * config.period)
-            times += [self._offers[(*self._name(config, row), b)][1] for b in self._owed(config, row)]
+        times: list[float] = [self._polls.get(config.key, now), *self._keys.times(config)]
+        for row in self._keys.rows(config):
+            times += [self._offers[(*self._keys.name(config, row), b)][1] for b in self._owed(config, row)]
         times += [item.period_end for item in self._journal.select("received", config.key, StkmItem).values()]
-        times += [p.end for p in self._journal.select("programme", config.key, Programme).values()]
         return min((t for t in times if t > now), default=None)
-
-    def _live_materials(self, config: StreamConfig) -> list[KeyMaterial]:
-        """The keys whose LTKMs are worth issuing again: an LTKM that comes after its key has ended only takes room on the card."""
-        rows = [row for row in self._chain(config) if row.state is not KeyState.ENDED]
-        return [row.material for row in rows if row.material.valid_to > self._now]
-
-    def _age(self, config: StreamConfig, now: float) -> None:
-        for row in self._chain(config):
-            m = row.material
-            if row.state is KeyState.ISSUED and now >= m.valid_from:
-                row = self._fire(config, row, KeyEvent.START)
-            if row.state in (KeyState.ISSUED, KeyState.ON_AIR) and now >= self._off_air(config, row):
-                self._fire(config, row, KeyEvent.END)
-            elif row.state is KeyState.ENDED and now >= m.valid_to + ENDED_KEPT * config.period:
-                self._journal.drop("key", self._name(config, row))
-                self._issuer.key_ended(m)
-                self._allocator.forget(stkm.key_identity(config, m))
-        for key, item in self._journal.select("received", config.key, StkmItem).items():
-            if item.period_end <= now:
-                self._journal.drop("received", key)
-        for key, programme in self._journal.select("programme", config.key, Programme).items():
-            if programme.end <= now:
-                self._journal.drop("programme", key)
-
-    def _off_air(self, config: StreamConfig, row: LongTermKey) -> int:
-        """When a key counts as off air (R10): a period after its end.
-
-        Where another took its place early: when every BSD/A knows of that one, and what was prepared before has run out; until
-        then one that could not be told may hold the old key up to the end it was told first (R9).
-        """
-        m, margin = row.material, config.period * (1 + config.look_ahead * (row.first_end is not None))
-        follows = [r for r in self._chain(config) if (r.material.key_type, r.material.valid_from) == (m.key_type, m.valid_to)]
-        told = row.first_end is None or any(r.confirmed.issuperset(config.bsdas) for r in follows)
-        return (m.valid_to if told else max(m.valid_to, row.first_end or 0)) + margin
-
-    def _roll(self, config: StreamConfig, now: float) -> None:
-        """Make the first keys, the next keys in time, and new ones at once when asked (R10).  Both profiles roll together (R38)."""
-        chain = [r for r in self._chain(config) if r.material.key_type in ("SEK", "SEAK")]
-        if not chain:
-            first = config.schedule().at(max(now, config.start))
-            assert first is not None
-            self._create(config, first.start, now)
-            return
-        if len({r.material.valid_from for r in chain if r.state is not KeyState.ENDED}) > 1:
-            return  # a card keeps two keys: the one before must be off air first
-        last = chain[-1].material
-        if self._journal.get("rekey", config.key, bool) or now >= last.valid_to:
-            # Time for its LTKMs to arrive, and for its STKMs to take the place of those that are not on air yet.
-            start = max(self._edge(config, now + max(config.rekey_lead, config.period)), last.valid_from + config.granularity)
-            if start < last.valid_to or now >= last.valid_to:
-                # In this order a crash between two of them loses nothing (see _mend).
-                self._create(config, start, now, at_once=True)
-                self._cut_short(config, start)
-                self._journal.drop("rekey", config.key)
-                return
-        if now >= last.valid_to - config.rollover_lead:
-            self._create(config, last.valid_to, now)
-            self._journal.drop("rekey", config.key)
-
-    def _mend(self, config: StreamConfig, now: float) -> None:
-        """Finish what a crash has interrupted: a key without its LTKMs, one profile's without the other's, or without its room."""
-        for row in self._chain(config):
-            if row.state is KeyState.CREATED:
-                self._issue(config, row, now)
-                self._fire(config, row, KeyEvent.ISSUE)
-        chain = [r for r in self._chain(config) if r.material.key_type in ("SEK", "SEAK")]
-        if chain:
-            start = chain[-1].material.valid_from
-            made = {r.material.key_type for r in chain if r.material.valid_from == start}
-            self._create(config, start, now, at_once=chain[-1].at_once, but=made)
-            self._cut_short(config, start)
-
-    def _edge(self, config: StreamConfig, time: float) -> int:
-        """The first period start after ``time`` on the stream's grid, counted from the key in force."""
-        chain = [r.material for r in self._chain(config) if r.material.key_type in ("SEK", "SEAK")]
-        origin = max((m.valid_from for m in chain if m.valid_from <= time), default=config.start)
-        return config.grid(origin + (int(max(0, time - origin)) // config.period + 1) * config.period)
-
-    def _cut_short(self, config: StreamConfig, at: int) -> None:
-        for row in self._chain(config):
-            m = row.material
-            if m.key_type in ("SEK", "SEAK") and m.valid_from < at < m.valid_to:
-                row = self._fire(config, row, KeyEvent.CUT_SHORT)
-                self._store(config, replace(row, material=replace(m, valid_to=at), first_end=row.first_end or m.valid_to))
-                identity = stkm.key_identity(config, m)
-                for start in self._allocator.sealed(identity):
-                    if start >= at:
-                        self._allocator.burn(identity, start)
-
-    def _create(
-        self, config: StreamConfig, start: int, now: float, *, at_once: bool = False, but: Collection[KeyType] = ()
-    ) -> None:
-        """New keys of all the stream's profiles, valid for ``key_period`` from ``start``; ``but``: there already."""
-        end = start + config.key_period
-        if config.smartcard and "SEK" not in but:
-            number = 1 + (self._number(config, "SEK") - 1) % 0xFFFF  # 0000 would ask for the current one (smartcard-profile 4.3)
-            key = KeyMaterial(
-                key_type="SEK",
-                key_id=config.key_domain_id + config.key_group.to_bytes(2, "big") + number.to_bytes(2, "big"),
-                key=Secret(self._randomness(16)), stream=config.stream, valid_from=start, valid_to=end,
-                csb_id=self._randomness(4), rand=self._randomness(16),
-                ts_low=counter_of(start - 1), ts_high=counter_of(end - 1),
-                first_counter=counter_of(start), granularity=config.granularity, next_counter=counter_of(start),
-            )  # fmt: skip
-            self._enter(config, key, now, at_once=at_once)
-        if config.drm and "SEAK" not in but:
-            key = KeyMaterial(
-                key_type="SEAK", key_id=self._number(config, "SEAK").to_bytes(4, "big"), key=Secret(self._randomness(32)),
-                stream=config.stream, valid_from=start, valid_to=end, socID=config.socID, serviceBaseCID=config.serviceBaseCID,
-            )  # fmt: skip
-            self._enter(config, key, now, at_once=at_once)
-
-    def _enter(
-        self, config: StreamConfig, material: KeyMaterial, now: float, programme: str | None = None, *, at_once: bool = False
-    ) -> None:
-        """Keep a new key and send its LTKMs."""
-        policy = self._policy(config)
-        criteria = None if policy.access_criteria is None else tuple((c.tag, c.value) for c in policy.access_criteria)
-        material = replace(
-            material,
-            protection_after_reception=policy.protection_after_reception,
-            permissions_category=policy.permissions_category,
-            access_criteria=criteria,
-        )
-        row = LongTermKey(material, KeyState.CREATED, programme, sealer=config.generation, at_once=at_once)
-        self._store(config, row)
-        self._issue(config, row, now)
-        self._fire(config, row, KeyEvent.ISSUE)
 
     # --- LTKMs (F2) and registration (F1) -------------------------------------------------------------------------------
 
@@ -603,9 +358,6 @@ class BSM:
 
     # --- keys (F4) and windows (F3) to the BSD/As ------------------------------------------------------------------------
 
-    def _name(self, config: StreamConfig, row: LongTermKey) -> tuple[object, ...]:
-        return (*config.key, row.material.key_type, row.material.key_id)
-
     def _owed(self, config: StreamConfig, row: LongTermKey) -> list[str]:
         """The BSD/As that must still be told of a key."""
         m = row.material
@@ -621,9 +373,9 @@ class BSM:
 
     def _offer_keys(self, config: StreamConfig, now: float) -> None:
         """Tell the BSD/As of keys, again where one was refused."""
-        for row in self._chain(config):
+        for row in self._keys.rows(config):
             for bsda in self._owed(config, row):
-                name = (*self._name(config, row), bsda)
+                name = (*self._keys.name(config, row), bsda)
                 message_id, due = self._offers.get(name, ("", now))
                 if self._peers.asking(message_id) or now < due:
                     continue
@@ -641,10 +393,10 @@ class BSM:
                 self._offers[name] = (message_id, now + REOFFER)
 
     def _told(self, config: StreamConfig, key_type: str, valid_from: int, bsda: str) -> None:
-        for row in self._chain(config):
+        for row in self._keys.rows(config):
             if (row.material.key_type, row.material.valid_from) == (key_type, valid_from) and bsda not in row.confirmed:
-                self._store(config, replace(row, confirmed=row.confirmed | {bsda}))
-                self._offers.pop((*self._name(config, row), bsda), None)
+                self._keys.store(config, replace(row, confirmed=row.confirmed | {bsda}))
+                self._offers.pop((*self._keys.name(config, row), bsda), None)
 
     def _ask_window(
         self, config: StreamConfig, profile: Profile, bsda: str, start: int | None, end: int | None, now: float, *,
@@ -720,7 +472,7 @@ class BSM:
 
     def _complete(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F3: complete the partial STKMs, each with its own status (R27, R31)."""
-        if config.generation != "bsm" and not any(row.sealer == "bsm" for row in self._chain(config)):
+        if config.generation != "bsm" and not any(row.sealer == "bsm" for row in self._keys.rows(config)):
             raise PeerFlowError(Status.INVALID_REQUEST, "the STKMs of this stream are made by the BSD/A")
         items = [i for i in message.items if isinstance(i, PartialItem)]
         done = [self._complete_item(config, message.profile or "drm", item, now) for item in items]
@@ -739,22 +491,22 @@ class BSM:
     def _complete_item(self, config: StreamConfig, profile: Profile, item: PartialItem, now: float) -> StkmItem:
         out = StkmItem(stream=item.stream, period_start=item.period_start, period_end=item.period_end, tek_id=item.tek_id)
         period = Period(0, item.period_start, item.period_end)
-        edge = self._edge_in(config, period)
+        edge = self._keys.edge_in(config, period)
         if edge is not None:  # R32: the BSD/A learns where to cut
             return replace(out, status=Status.INFORMATION_INVALID, authority_end=edge)
         try:
             self._check_horizon(config, item, now)
             content = codec.decode(item.content.reveal(), "drm-stkm" if profile == "drm" else "smartcard-stkm", partial=True)
             assert isinstance(content, PartialDrmStkm | PartialSmartcardStkm)
-            rows = self._keys_at(config, period)
+            rows = self._keys.at(config, period)
             first = rows.get("SEK" if profile == "smartcard" else "SEAK")
             if first is None:
-                coming = any(r.material.valid_to <= period.start for r in self._chain(config))
+                coming = any(r.material.valid_to <= period.start for r in self._keys.rows(config))
                 raise PeerFlowError(Status.DELAYED if coming else Status.NON_EXISTENT, "no key for that period")
             if first.sealer != "bsm":
                 raise PeerFlowError(Status.INVALID_REQUEST, "the key of that period is the BSD/A's to seal under (R1)")
             held = {key_type: row.material for key_type, row in rows.items()}
-            policy = self._policy(config)
+            policy = self._keys.policy(config)
             data = self._allocator.seal(
                 stkm.key_identity(config, first.material),
                 period,
@@ -777,12 +529,12 @@ class BSM:
 
     def _give_keys(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F4, pulled: the keys from the first uncovered period on; new ones for a BSD/A that lost its store (R33)."""
-        if config.generation != "bsda" and not any(row.sealer == "bsda" for row in self._chain(config)):
+        if config.generation != "bsda" and not any(row.sealer == "bsda" for row in self._keys.rows(config)):
             raise PeerFlowError(Status.INVALID_REQUEST, "the STKMs of this stream are made by the BSM")
         wanted: KeyType = "SEK" if message.profile == "smartcard" else "SEAK"
         start = message.start if message.start is not None else int(now)
         name = (*config.key, message.source)
-        chain = [r for r in self._chain(config) if r.sealer == "bsda" and r.material.key_type == wanted]
+        chain = [r for r in self._keys.rows(config) if r.sealer == "bsda" and r.material.key_type == wanted]
         if message.fresh:
             self._note_loss(config, message, name)
         loss = self._journal.get("fresh", name, Loss)
@@ -791,7 +543,7 @@ class BSM:
         if not found:
             raise PeerFlowError(Status.DELAYED if chain else Status.NON_EXISTENT, "no key for that time")
         if wanted == "SEAK":
-            found += [r for r in self._chain(config, "PEAK") if r.sealer == "bsda" and r.material.valid_to > max(start, now)]
+            found += [r for r in self._keys.rows(config, "PEAK") if r.sealer == "bsda" and r.material.valid_to > max(start, now)]
         if loss is not None and message.fresh:
             self._journal.put("fresh", name, replace(loss, served=loss.served | {(wanted, message.message_id)}))
         for row in found:
@@ -804,16 +556,16 @@ class BSM:
         loss = self._journal.get("fresh", name, Loss)
         wanted = "SEK" if message.profile == "smartcard" else "SEAK"
         if loss is None or ((wanted, message.message_id) not in loss.served and wanted in dict(loss.served)):
-            known = frozenset(r.material.key_id for r in self._chain(config) if r.material.key_type != "PEAK")
+            known = frozenset(r.material.key_id for r in self._keys.rows(config) if r.material.key_type != "PEAK")
             self._journal.put("fresh", name, Loss(known))
-            self._journal.put("rekey", config.key, True)
+            self._keys.renew(config)
 
     # --- STKMs for terminals (F6) and for the BSD/A (F5) ----------------------------------------------------------------
 
     def _stkms(self, config: StreamConfig, profile: Profile) -> Iterator[StkmItem]:
         """Every STKM of a stream at hand, in order of its period."""
         found: dict[int, StkmItem] = {}
-        for row in self._chain(config, "SEK" if profile == "smartcard" else "SEAK"):
+        for row in self._keys.rows(config, "SEK" if profile == "smartcard" else "SEAK"):
             for start, sealed in self._allocator.sealed(stkm.key_identity(config, row.material)).items():
                 if not sealed.burnt:
                     found[start] = StkmItem(
@@ -838,7 +590,7 @@ class BSM:
 
     def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
         self._check_horizon(config, item, now)
-        held = {t: row.material for t, row in self._keys_at(config, Period(0, item.period_start, item.period_end)).items()}
+        held = {t: row.material for t, row in self._keys.at(config, Period(0, item.period_start, item.period_end)).items()}
         key = held.get("SEK" if profile == "smartcard" else "SEAK")
         if key is None:
             raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "no key for that period")

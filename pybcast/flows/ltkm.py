@@ -30,6 +30,7 @@ from pybcast.messages import (
 )
 from pybcast.secret import Secret
 
+BCRO_TIME_JUMP: Final = 60  # seconds, after a restore from an older copy: past stamps it cannot know of (R21) - confidence: own
 FIRST_COPIES: Final = 3  # of the LTKM that must not be lost before another one of its SEK - confidence: own
 NO_KEY: Final = Secret(bytes(16))
 """The key field of a withdrawal (R3)."""
@@ -170,6 +171,13 @@ class Issuer:
         self._by_id: dict[str, PageKey] = {}
         for page in journal.rows("page", Page).values():
             self._watch(page)
+
+    def distrust(self, now: float) -> None:
+        """The memory is an older copy: COUNTERs and BCRO timestamps go past what it cannot know of (R2, R21)."""
+        self.counters.jump()
+        self._journal.put("bcro-floor", (), int(now) + BCRO_TIME_JUMP)
+        for key, stamp in self._journal.rows("bcro-time", int).items():
+            self._journal.put("bcro-time", key, max(stamp, int(now)) + BCRO_TIME_JUMP)
 
     # --- subscribers and rights ---------------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ def test_an_input_works_on_its_own_stream_only() -> None:
 
         setattr(machine, step, noted)
 
-    note(bsm, "_age")
+    note(bsm, "_offer_keys")
     note(bsda, "_plan")
     outputs = bsm.tick(NOON) + bsda.tick(NOON)
     assert len(set(worked)) == 200, "at the start it looks at all of them"

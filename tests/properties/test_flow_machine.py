@@ -207,7 +207,7 @@ LONG = os.environ.get("PYBCAST_LONG") == "1"
 TestFlowMachine = System.TestCase
 # A run is long and shrinking runs it hundreds of times: what fails is printed as it was found.
 TestFlowMachine.settings = settings(
-    max_examples=settings().max_examples // 8 if LONG else 6,
+    max_examples=settings().max_examples // 8 if LONG else 15,
     stateful_step_count=30,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The long-term keys of the streams: made, issued, rolled over, cut short, ended; and the programmes that have one of their own.
+
+One key version is one record that walks through ``tables.KEY``.  Who is told of it, and how, is the BSM's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from pybcast.errors import LocalFlowError
+from pybcast.flows import stkm
+from pybcast.flows.allocator import Allocator
+from pybcast.flows.config import StreamConfig
+from pybcast.flows.events import Alarm, Journal
+from pybcast.flows.schedule import Period
+from pybcast.flows.serial import counter_of
+from pybcast.flows.spcp import KeyMaterial, KeyType
+from pybcast.flows.tables import KEY, KeyEvent, KeyState, step
+from pybcast.secret import Secret
+
+PROGRAMME_EXTENSIONS: Final = 0x80000000
+"""programme_CID_extension numbers begin here: a BCI does not say whether it names a service or a programme - confidence: own."""
+KEY_NUMBER_JUMP: Final = 256  # after a restore from an older copy: past key ids that copy cannot know of (R2) - confidence: own
+ENDED_KEPT: Final = 10  # periods for which a key that has ended is kept: its last STKMs may be asked for again
+
+
+@dataclass(frozen=True)
+class LongTermKey:
+    """One version of a long-term key: ``material`` is what a BSD/A gets; ``programme``: GlobalContentID of a PEAK.
+
+    ``sealer``: the one kind of server that seals under it, for good (R1).  ``at_once``: it takes the place of what was prepared
+    under another (R10).  ``first_end``: the end that was told first, where another took its place early.  ``confirmed``: the
+    BSD/As that have it (F4) or know from when to when it holds (F3).
+    """
+
+    material: KeyMaterial
+    state: KeyState
+    programme: str | None = None
+    confirmed: frozenset[str] = frozenset()
+    sealer: Literal["bsm", "bsda"] = "bsm"
+    at_once: bool = False
+    first_end: int | None = None
+
+
+@dataclass(frozen=True)
+class Programme:
+    """A programme that can be bought by itself: [start, end) in NTP seconds."""
+
+    service: str
+    stream: int
+    content: str
+    start: int
+    end: int
+
+
+class KeyChain:
+    """The keys of every stream, in the BSM's journal.
+
+    ``issue(config, row, now)``: makes the LTKMs of a new key and sends them.  ``ended(material)``: called when one is forgotten.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        allocator: Allocator,
+        randomness: Callable[[int], bytes],
+        issue: Callable[[StreamConfig, LongTermKey, float], None],
+        ended: Callable[[KeyMaterial], None],
+    ) -> None:
+        self._journal = journal
+        self._allocator = allocator
+        self._randomness = randomness
+        self._issue = issue
+        self._ended = ended
+
+    def rows(self, config: StreamConfig, key_type: KeyType | None = None) -> list[LongTermKey]:
+        """The keys of a stream, oldest first."""
+        rows = self._journal.select("key", config.key, LongTermKey).values()
+        return sorted((r for r in rows if key_type in (None, r.material.key_type)), key=lambda r: r.material.valid_from)
+
+    def name(self, config: StreamConfig, row: LongTermKey) -> tuple[object, ...]:
+        """What a key is called in the journal."""
+        return (*config.key, row.material.key_type, row.material.key_id)
+
+    def store(self, config: StreamConfig, row: LongTermKey) -> None:
+        """Keep a key as it is now."""
+        self._journal.put("key", self.name(config, row), row)
+
+    def _fire(self, config: StreamConfig, row: LongTermKey, event: KeyEvent) -> LongTermKey:
+        after = replace(row, state=step(KEY, row.state, event))
+        self.store(config, after)
+        return after
+
+    def _number(self, config: StreamConfig, key_type: KeyType) -> int:
+        """The next key number or CID extension of a stream; never used twice, stored before use."""
+        last = self._journal.get("key-number", (*config.key, key_type), int) or 0
+        self._journal.put("key-number", (*config.key, key_type), last + 1)
+        return last + 1
+
+    def live(self, config: StreamConfig, now: float) -> list[KeyMaterial]:
+        """The keys whose LTKMs are worth issuing again: an LTKM that comes after its key has ended only takes room on the card."""
+        rows = [row for row in self.rows(config) if row.state is not KeyState.ENDED]
+        return [row.material for row in rows if row.material.valid_to > now]
+
+    def at(self, config: StreamConfig, period: Period) -> dict[str, LongTermKey]:
+        """The keys of a period that lies between two edges."""
+        return {r.material.key_type: r for r in self.rows(config) if r.material.valid_from <= period.start < r.material.valid_to}
+
+    def policy(self, config: StreamConfig) -> stkm.Policy:
+        """What the STKMs and keys of a stream say from now on (R31, R33)."""
+        return self._journal.get("policy", config.key, stkm.Policy) or stkm.Policy()
+
+    def edge_in(self, config: StreamConfig, period: Period) -> int | None:
+        """The first time inside a period at which a key, a programme or a period of the other headend begins or ends (R9, R33)."""
+        chain = self.rows(config)
+        edges = [e for r in chain for e in (r.material.valid_from, r.material.valid_to)]
+        edges += [e for p in self._journal.select("programme", config.key, Programme).values() for e in (p.start, p.end)]
+        for row in chain:
+            for start, sealed in self._allocator.sealed(stkm.key_identity(config, row.material)).items():
+                edges += [start, sealed.until] if not sealed.burnt else []
+        return min((e for e in edges if period.start < e < period.end), default=None)
+
+    def unprepared(self, config: StreamConfig, now: float) -> int:
+        """The first boundary that no BSD/A can have prepared past."""
+        schedule = config.schedule()
+        at = int(now) + (config.look_ahead + 2) * config.period
+        period = schedule.at(max(at, config.start))
+        assert period is not None
+        return period.start if period.start >= at else period.end
+
+    def renew(self, config: StreamConfig) -> None:
+        """New keys are wanted as soon as terminals can have them (R10)."""
+        self._journal.put("rekey", config.key, True)
+
+    def distrust(self, streams: Iterable[StreamConfig], now: float) -> None:
+        """The memory is an older copy (R2): go past whatever it cannot know of, and roll every key."""
+        for config in streams:
+            for key_type in ("SEK", "SEAK", "PEAK"):  # also where the copy knows of none yet
+                last = self._journal.get("key-number", (*config.key, key_type), int) or 0
+                self._journal.put("key-number", (*config.key, key_type), last + KEY_NUMBER_JUMP)
+            for row in self.rows(config):
+                # What a BSD/A can have prepared by now was sealed by the memory that is lost.
+                self._allocator.sent(stkm.key_identity(config, row.material), self.unprepared(config, now))
+                self.renew(config)
+
+    def mend(self, config: StreamConfig, now: float) -> None:
+        """Finish what a crash has interrupted: a key without its LTKMs, one profile's without the other's, or without its room."""
+        for row in self.rows(config):
+            if row.state is KeyState.CREATED:
+                self._issue(config, row, now)
+                self._fire(config, row, KeyEvent.ISSUE)
+        chain = [r for r in self.rows(config) if r.material.key_type in ("SEK", "SEAK")]
+        if chain:
+            start = chain[-1].material.valid_from
+            made = {r.material.key_type for r in chain if r.material.valid_from == start}
+            self._create(config, start, now, at_once=chain[-1].at_once, but=made)
+            self._cut_short(config, start)
+
+    def age(self, config: StreamConfig, now: float) -> None:
+        """Keys begin, end, and are forgotten."""
+        for row in self.rows(config):
+            m = row.material
+            if row.state is KeyState.ISSUED and now >= m.valid_from:
+                row = self._fire(config, row, KeyEvent.START)
+            if row.state in (KeyState.ISSUED, KeyState.ON_AIR) and now >= self.off_air(config, row):
+                self._fire(config, row, KeyEvent.END)
+            elif row.state is KeyState.ENDED and now >= m.valid_to + ENDED_KEPT * config.period:
+                self._journal.drop("key", self.name(config, row))
+                self._ended(m)
+                self._allocator.forget(stkm.key_identity(config, m))
+        for key, programme in self._journal.select("programme", config.key, Programme).items():
+            if programme.end <= now:
+                self._journal.drop("programme", key)
+
+    def times(self, config: StreamConfig) -> list[float]:
+        """When something of the stream's keys and programmes changes."""
+        times: list[float] = [p.end for p in self._journal.select("programme", config.key, Programme).values()]
+        for row in self.rows(config):
+            m = row.material
+            times += [m.valid_from, m.valid_to - config.rollover_lead, m.valid_to, self.off_air(config, row)]
+            times.append(m.valid_to + ENDED_KEPT * config.period)
+        return times
+
+    def off_air(self, config: StreamConfig, row: LongTermKey) -> int:
+        """When a key counts as off air (R10): a period after its end.
+
+        Where another took its place early: when every BSD/A knows of that one, and what was prepared before has run out; until
+        then one that could not be told may hold the old key up to the end it was told first (R9).
+        """
+        m, margin = row.material, config.period * (1 + config.look_ahead * (row.first_end is not None))
+        follows = [r for r in self.rows(config) if (r.material.key_type, r.material.valid_from) == (m.key_type, m.valid_to)]
+        told = row.first_end is None or any(r.confirmed.issuperset(config.bsdas) for r in follows)
+        return (m.valid_to if told else max(m.valid_to, row.first_end or 0)) + margin
+
+    def roll(self, config: StreamConfig, now: float) -> None:
+        """Make the first keys, the next keys in time, and new ones at once when asked (R10).  Both profiles roll together (R38)."""
+        chain = [r for r in self.rows(config) if r.material.key_type in ("SEK", "SEAK")]
+        if not chain:
+            first = config.schedule().at(max(now, config.start))
+            assert first is not None
+            self._create(config, first.start, now)
+            return
+        if len({r.material.valid_from for r in chain if r.state is not KeyState.ENDED}) > 1:
+            return  # a card keeps two keys: the one before must be off air first
+        last = chain[-1].material
+        if self._journal.get("rekey", config.key, bool) or now >= last.valid_to:
+            # Time for its LTKMs to arrive, and for its STKMs to take the place of those that are not on air yet.
+            start = max(self._edge(config, now + max(config.rekey_lead, config.period)), last.valid_from + config.granularity)
+            if start < last.valid_to or now >= last.valid_to:
+                # In this order a crash between two of them loses nothing (see _mend).
+                self._create(config, start, now, at_once=True)
+                self._cut_short(config, start)
+                self._journal.drop("rekey", config.key)
+                return
+        if now >= last.valid_to - config.rollover_lead:
+            self._create(config, last.valid_to, now)
+            self._journal.drop("rekey", config.key)
+
+    def _edge(self, config: StreamConfig, time: float) -> int:
+        """The first period start after ``time`` on the stream's grid, counted from the key in force."""
+        chain = [r.material for r in self.rows(config) if r.material.key_type in ("SEK", "SEAK")]
+        origin = max((m.valid_from for m in chain if m.valid_from <= time), default=config.start)
+        return config.grid(origin + (int(max(0, time - origin)) // config.period + 1) * config.period)
+
+    def _cut_short(self, config: StreamConfig, at: int) -> None:
+        for row in self.rows(config):
+            m = row.material
+            if m.key_type in ("SEK", "SEAK") and m.valid_from < at < m.valid_to:
+                row = self._fire(config, row, KeyEvent.CUT_SHORT)
+                self.store(config, replace(row, material=replace(m, valid_to=at), first_end=row.first_end or m.valid_to))
+                identity = stkm.key_identity(config, m)
+                for start in self._allocator.sealed(identity):
+                    if start >= at:
+                        self._allocator.burn(identity, start)
+
+    def _create(
+        self, config: StreamConfig, start: int, now: float, *, at_once: bool = False, but: Collection[KeyType] = ()
+    ) -> None:
+        """New keys of all the stream's profiles, valid for ``key_period`` from ``start``; ``but``: there already."""
+        end = start + config.key_period
+        if config.smartcard and "SEK" not in but:
+            number = 1 + (self._number(config, "SEK") - 1) % 0xFFFF  # 0000 would ask for the current one (smartcard-profile 4.3)
+            key = KeyMaterial(
+                key_type="SEK",
+                key_id=config.key_domain_id + config.key_group.to_bytes(2, "big") + number.to_bytes(2, "big"),
+                key=Secret(self._randomness(16)), stream=config.stream, valid_from=start, valid_to=end,
+                csb_id=self._randomness(4), rand=self._randomness(16),
+                ts_low=counter_of(start - 1), ts_high=counter_of(end - 1),
+                first_counter=counter_of(start), granularity=config.granularity, next_counter=counter_of(start),
+            )  # fmt: skip
+            self._enter(config, key, now, at_once=at_once)
+        if config.drm and "SEAK" not in but:
+            key = KeyMaterial(
+                key_type="SEAK", key_id=self._number(config, "SEAK").to_bytes(4, "big"), key=Secret(self._randomness(32)),
+                stream=config.stream, valid_from=start, valid_to=end, socID=config.socID, serviceBaseCID=config.serviceBaseCID,
+            )  # fmt: skip
+            self._enter(config, key, now, at_once=at_once)
+
+    def _enter(
+        self, config: StreamConfig, material: KeyMaterial, now: float, programme: str | None = None, *, at_once: bool = False
+    ) -> None:
+        """Keep a new key and send its LTKMs."""
+        policy = self.policy(config)
+        criteria = None if policy.access_criteria is None else tuple((c.tag, c.value) for c in policy.access_criteria)
+        material = replace(
+            material,
+            protection_after_reception=policy.protection_after_reception,
+            permissions_category=policy.permissions_category,
+            access_criteria=criteria,
+        )
+        row = LongTermKey(material, KeyState.CREATED, programme, sealer=config.generation, at_once=at_once)
+        self.store(config, row)
+        self._issue(config, row, now)
+        self._fire(config, row, KeyEvent.ISSUE)
+
+    # --- programmes -----------------------------------------------------------------------------------------------------
+
+    def add_programme(self, config: StreamConfig, programme: Programme, now: float) -> Programme:
+        """A programme from the first boundary on that nobody has prepared past (R5), where a TEK ID can begin (R8), and its key."""
+        held = self._journal.get("programme", (*config.key, programme.content), Programme)
+        if held is None:  # said again it stays as it was scheduled
+            held = self._fit(config, programme, now)
+            self._journal.put("programme", (*config.key, programme.content), held)
+        if config.drm and not any(row.programme == held.content for row in self.rows(config, "PEAK")):
+            number = PROGRAMME_EXTENSIONS + self._number(config, "PEAK")
+            key = KeyMaterial(
+                key_type="PEAK", key_id=number.to_bytes(4, "big"), key=Secret(self._randomness(32)), stream=config.stream,
+                valid_from=held.start, valid_to=held.end,
+            )  # fmt: skip
+            self._enter(config, key, now, held.content)
+        return held
+
+    def _fit(self, config: StreamConfig, programme: Programme, now: float) -> Programme:
+        start, end = config.grid(max(programme.start, self.unprepared(config, now))), config.grid(programme.end)
+        if start >= end:
+            raise LocalFlowError(f"programme {programme.content}: over before it can be protected (R5)")
+        for other in self._journal.select("programme", config.key, Programme).values():
+            if other.content != programme.content and other.start < end and start < other.end:
+                raise LocalFlowError(f"programme {programme.content} overlaps {other.content} (R33)")
+        if (start, end) != (programme.start, programme.end):
+            self._journal.emit(Alarm("boundary-deferred", *config.key, f"{programme.content}: {start} to {end} (R5, R8)"))
+        return replace(programme, start=start, end=end)
