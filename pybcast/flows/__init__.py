@@ -7,7 +7,7 @@ Bytes, messages and the time go in, events come out; sockets, clocks, disks and 
 
 from __future__ import annotations
 
-from pybcast.flows.bsda import BSDA, PeriodRecord
+from pybcast.flows.bsda import BSDA
 from pybcast.flows.bsm import BSM
 from pybcast.flows.card import Card, SimulatedCard
 from pybcast.flows.config import StreamConfig
@@ -32,6 +32,7 @@ from pybcast.flows.events import (
 )
 from pybcast.flows.keychain import LongTermKey, Programme
 from pybcast.flows.ltkm import Group, Right, Subscriber
+from pybcast.flows.periods import PeriodRecord
 from pybcast.flows.registration import RightsIssuer, device_registration, domain_registration, smartcard_registration
 from pybcast.flows.schedule import Period, Schedule
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem

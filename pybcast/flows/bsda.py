@@ -8,10 +8,9 @@ outputs to carry out in order (see ``events``).  One crypto period is one record
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal
 
 from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
@@ -27,47 +26,15 @@ from pybcast.flows.events import (
     CarouselPut,
     FlowDone,
     Journal,
-    OffAir,
     Output,
-    StopTraffic,
-    UseKey,
 )
 from pybcast.flows.peer import RETRY, Asked, Peering
-from pybcast.flows.schedule import REPETITIONS_AHEAD, Period, Schedule, Segment
+from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, PeriodRecord, Periods
+from pybcast.flows.schedule import Period
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
-from pybcast.flows.stkm import TekSource, TrafficKey
-from pybcast.flows.tables import PERIOD, PeriodEvent, PeriodState, Side, Status, Tag, step
+from pybcast.flows.stkm import TekSource
+from pybcast.flows.tables import PeriodEvent, PeriodState, Side, Status, Tag
 from pybcast.secret import Secret
-
-_OPEN: Final = frozenset({PeriodState.PLANNED, PeriodState.KEYED, PeriodState.SEALED, PeriodState.ON_AIR})
-_USED: Final = frozenset({PeriodState.IN_USE, PeriodState.HELD})
-_FINAL: Final = frozenset({PeriodState.PAST, PeriodState.MISSED, PeriodState.STOPPED})
-_NOT_ON_AIR: Final = frozenset({PeriodState.KEYED, PeriodState.SEALED})
-KEY_KEPT: Final = 60  # seconds that a key is kept after its end - confidence: own
-BOUNDARY_KEPT: Final = 3600  # the longest period: a boundary is the end of authority of the one before it
-
-
-@dataclass(frozen=True)
-class PeriodRecord:
-    """One crypto period: its TEK, what has been sealed for it, and how far it is.
-
-    ``key_ids``: (profile, key identity) it was sealed under here (F4).  ``waived``: profiles that cannot have a STKM for it (R15).
-    ``announced_at``: when its first STKM left, in this life of the process.
-    """
-
-    period: Period
-    state: PeriodState
-    key: TrafficKey
-    stkms: tuple[AirStkm, ...] = ()
-    key_ids: tuple[tuple[Profile, bytes], ...] = ()
-    waived: tuple[Profile, ...] = ()
-    traffic_id: bytes = b""
-    csb_id: bytes | None = None
-    authority_end: int | None = None
-    announced_at: float | None = None
-
-    def has(self, profile: Profile) -> bool:
-        return profile in self.waived or any(s.profile == profile for s in self.stkms)
 
 
 class BSDA:
@@ -97,7 +64,7 @@ class BSDA:
         self._lost = fresh
         self._fresh = {key for key in self._streams if self._journal.get("fresh", key, bool)}
         self._services: dict[str, list[tuple[str, int]]] = {}
-        self._schedules: dict[tuple[str, int], Schedule] = {}
+        self._periods = Periods(self._journal, self._allocator, self._streams.values())
         self._wakes: Agenda[tuple[str, int]] = Agenda()
         self._touched: dict[tuple[str, int], None] = {}
         self._not_before: dict[tuple[str, int, Tag, Profile], float] = {}
@@ -107,8 +74,6 @@ class BSDA:
         self._resumed = False
         for config in self._streams.values():
             self._services.setdefault(config.service, []).append(config.key)
-            saved = self._journal.get("schedule", config.key, tuple) or ()
-            self._schedules[config.key] = Schedule(config.start, config.period, [s for s in saved if isinstance(s, Segment)])
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -120,9 +85,10 @@ class BSDA:
 
     def announced(self, service: str, stream: int, start: int, now: float) -> list[Output]:
         """The sender's report: the first datagram of that period's STKMs has left."""
-        record = self._record(service, stream, start)
-        if record is not None and record.state is PeriodState.ON_AIR and record.announced_at is None:
-            self._put(service, stream, replace(record, announced_at=now))
+        config = self._streams.get((service, stream))
+        record = None if config is None else self._periods.record(config, start)
+        if config is not None and record is not None and record.state is PeriodState.ON_AIR and record.announced_at is None:
+            self._periods.put(config, replace(record, announced_at=now))
         return self._done(now, (service, stream))
 
     def tick(self, now: float) -> list[Output]:
@@ -136,7 +102,7 @@ class BSDA:
         """
         config = self._config(service, stream)
         self._begin(now)
-        held = self._cut(config, config.grid(at), rights=True)
+        held = self._periods.cut(config, config.grid(at), rights=True)
         if held != at:
             self._journal.emit(Alarm("boundary-deferred", service, stream, f"{at} is prepared already or off the grid: {held}"))
         return held, self._done(now, config.key)
@@ -151,8 +117,8 @@ class BSDA:
         config = self._config(service, stream)
         changed = replace(config, period=length)  # refuses what cannot work
         self._begin(now)
-        earliest = max(self._horizon(config), int(now) + 1)
-        held = self._cut(config, config.grid(earliest if at is None else max(at, earliest)), length)
+        earliest = max(self._periods._horizon(config), int(now) + 1)
+        held = self._periods.cut(config, config.grid(earliest if at is None else max(at, earliest)), length)
         self._streams[config.key] = changed
         return held, self._done(now, config.key)
 
@@ -181,7 +147,7 @@ class BSDA:
 
     def records(self, service: str, stream: int) -> tuple[PeriodRecord, ...]:
         """The crypto periods it knows, oldest first (for views and tests)."""
-        return tuple(self._records(self._config(service, stream)))
+        return tuple(self._periods.records(self._config(service, stream)))
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -190,42 +156,6 @@ class BSDA:
             return self._streams[service, stream]
         except KeyError:
             raise LocalFlowError(f"no stream {stream} of {service}") from None
-
-    def _records(self, config: StreamConfig) -> list[PeriodRecord]:
-        """The periods of a stream, oldest first."""
-        return sorted(self._journal.select("period", config.key, PeriodRecord).values(), key=lambda r: r.period.start)
-
-    def _record(self, service: str, stream: int, start: int) -> PeriodRecord | None:
-        return self._journal.get("period", (service, stream, start), PeriodRecord)
-
-    def _put(self, service: str, stream: int, record: PeriodRecord) -> None:
-        self._journal.put("period", (service, stream, record.period.start), record)
-
-    def _fire(self, config: StreamConfig, record: PeriodRecord, event: PeriodEvent, **changes: object) -> PeriodRecord:
-        after = replace(record, state=step(PERIOD, record.state, event), **changes)  # type: ignore[arg-type]  # fields of the record
-        self._put(*config.key, after)
-        return after
-
-    def _keys(self, config: StreamConfig) -> list[KeyMaterial]:
-        return list(self._journal.select("key", config.key, KeyMaterial).values())
-
-    def _keys_at(self, config: StreamConfig, time: float) -> dict[str, KeyMaterial]:
-        return {key.key_type: key for key in self._keys(config) if key.valid_from <= time < key.valid_to}
-
-    def _horizon(self, config: StreamConfig) -> int:
-        """End of the last period that has been prepared."""
-        return max((r.period.end for r in self._records(config) if r.state is not PeriodState.PLANNED), default=config.start)
-
-    def _cut(self, config: StreamConfig, at: int, length: int | None = None, *, rights: bool = False) -> int:
-        """A boundary of periods; with ``rights`` the end of authority of what lies before it (R9)."""
-        schedule = self._schedules[config.key]
-        before = schedule.segments
-        held = schedule.cut(at, self._horizon(config), length)
-        if schedule.segments != before:
-            self._journal.put("schedule", config.key, schedule.segments)
-        if rights:
-            self._journal.put("boundary", (*config.key, held), True)
-        return held
 
     # --- the work of every input --------------------------------------------------------------------------------------
 
@@ -251,11 +181,11 @@ class BSDA:
                 continue
             self._plan(config, now)
             self._seal_or_ask(config, now)
-            self._announce(config, now)
-            self._switch(config, now)
-            self._end(config, now)
+            self._periods.announce(config, now)
+            self._periods.switch(config, now)
+            self._periods.end(config, now)
             self._ask_for_keys(config, now)
-            self._prune(config, now)
+            self._periods.prune(config, now)
             self._wakes.set(key, self._wake(config, now))
         for service in list(self._polls.due(now)):
             self._poll_objects(service, now)
@@ -279,7 +209,7 @@ class BSDA:
                 self._polls.set(service, now)
         for config in self._streams.values():
             self._touched[config.key] = None
-            self._catch_up(config)
+            self._periods.catch_up(config)
             if self._lost and config.generation == "bsda":
                 self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
                 self._fresh.add(config.key)
@@ -287,68 +217,51 @@ class BSDA:
                 for table in ("key", "period") if config.generation == "bsda" else ("period",):
                     for key in self._journal.select(table, config.key, object):
                         self._journal.drop(table, key)
-            for record in self._records(config):
+            for record in self._periods.records(config):
                 if record.state is PeriodState.ON_AIR:
-                    self._put(*config.key, replace(record, announced_at=None))
-                if record.state in _USED or record.state is PeriodState.ON_AIR:
+                    self._periods.put(config, replace(record, announced_at=None))
+                if record.state in USED or record.state is PeriodState.ON_AIR:
                     self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
-                if record.state in _USED and not self._ended(config, record, now):
-                    self._use(config, record)
+                if record.state in USED and not self._periods.ended(config, record, now):
+                    self._periods.use(config, record)
                 if record.key_ids and record.period.end > now:
                     self._deliver(config, record, now)
-
-    def _catch_up(self, config: StreamConfig) -> None:
-        """The periods of the configuration were changed while this BSD/A was dead: they hold from where it says (R5)."""
-        schedule = self._schedules[config.key]
-        there = schedule.at(config.start)
-        if schedule.segments[-1].length != config.period or (there is not None and there.start != config.start):
-            self._cut(config, config.start, config.period)
-        if self._journal.get("schedule", config.key, tuple) is None:  # what the configuration says next time may begin later
-            self._journal.put("schedule", config.key, schedule.segments)
 
     def _plan(self, config: StreamConfig, now: float) -> None:
         """Prepare the running period and ``look_ahead`` more; never one whose key is missing (F4)."""
         if config.key in self._fresh:
             return
-        for period in self._upcoming(config, now):
-            if self._record(*config.key, period.start) is None and self._may_prepare(config, period):
+        for period in self._periods.upcoming(config, now):
+            if self._periods.record(config, period.start) is None and self._may_prepare(config, period):
                 self._key(config, period)
 
     def _may_prepare(self, config: StreamConfig, period: Period) -> bool:
         """A period is sealed here when its keys are here (F4), else by the BSM where that is its work (F3)."""
-        if self._covered(config, period):
+        if self._periods.covered(config, period):
             return True
         if config.generation == "bsm":
             return True
         if self._journal.get("before", config.key, str) is None:
             return False
-        return all(period.start < key.valid_from for key in self._keys(config))  # F3 to the first key of F4
-
-    def _covered(self, config: StreamConfig, period: Period) -> bool:
-        held = self._keys_at(config, period.start)
-        if any(key.valid_to < period.end for key in held.values()):
-            return False
-        if config.dual:  # the SEK names the key in both profiles (R38), so both roll together
-            return "SEAK" in held and "SEK" in held and held["SEAK"].valid_from == held["SEK"].valid_from
-        return ("SEK" if config.smartcard else "SEAK") in held
+        return all(period.start < key.valid_from for key in self._periods.keys(config))  # F3 to the first key of F4
 
     def _key(self, config: StreamConfig, period: Period) -> PeriodRecord:
         """Make the TEK of a period and store it (R41: before anything with it leaves)."""
-        held = self._keys_at(config, period.start)
+        held = self._periods.keys_at(config, period.start)
         first = held.get("SEK") or held.get("SEAK")
         key = self._teks(config, period, b"" if first is None else stkm.key_identity(config, first))
-        return self._fire(config, PeriodRecord(period, PeriodState.PLANNED, key), PeriodEvent.TEK_STORED)
+        return self._periods.fire(config, PeriodRecord(period, PeriodState.PLANNED, key), PeriodEvent.TEK_STORED)
 
     def _seal_or_ask(self, config: StreamConfig, now: float) -> None:
-        for record in self._records(config):
-            if record.state is PeriodState.KEYED and self._covered(config, record.period):
+        for record in self._periods.records(config):
+            if record.state is PeriodState.KEYED and self._periods.covered(config, record.period):
                 self._seal(config, record, now)
         if config.delivery == "push":
             self._send_teks(config, now)
 
     def _seal(self, config: StreamConfig, record: PeriodRecord, now: float) -> None:
         """F4: seal under the delivered keys, through the allocator (R1)."""
-        held = self._keys_at(config, record.period.start)
+        held = self._periods.keys_at(config, record.period.start)
         policy = stkm.Policy.of(held.get("SEAK"), held.get("SEK"), held.get("PEAK"))
         sek = held.get("SEK")
         stkms, key_ids, waived = [], [], []
@@ -371,7 +284,7 @@ class BSDA:
             except PeerFlowError as error:
                 self._give_up(config, record, str(error))
                 return
-        sealed = self._fire(
+        sealed = self._periods.fire(
             config,
             record,
             PeriodEvent.STKM_STORED,
@@ -380,7 +293,7 @@ class BSDA:
             waived=tuple(waived),
             traffic_id=stkm.traffic_id(config, record.period, sek),
             csb_id=sek.csb_id if sek else None,
-            authority_end=self._authority(config, record.period, (k.valid_to for k in held.values())),
+            authority_end=self._periods.authority(config, record.period, (k.valid_to for k in held.values())),
         )
         self._deliver(config, sealed, now)
         for profile in config.profiles:
@@ -388,7 +301,7 @@ class BSDA:
 
     def _waive_unsayable(self, config: StreamConfig) -> None:
         """F3: no DRM timestamp can be said after 2038-04-22 (R15); the other profile goes on, a stream of DRM alone does not."""
-        for record in self._records(config) if config.drm else ():
+        for record in self._periods.records(config) if config.drm else ():
             unsayable = record.state is PeriodState.KEYED and record.period.start > stkm.LAST_MJD_TIME and not record.has("drm")
             if unsayable and self._waive(config, record, "drm", "its timestamp cannot be said any more (R15)"):
                 self._complete(config, replace(record, waived=("drm",)))
@@ -403,12 +316,7 @@ class BSDA:
 
     def _give_up(self, config: StreamConfig, record: PeriodRecord, why: str) -> None:
         self._journal.emit(Alarm("not-sealed", *config.key, f"period {record.period.start}: {why}"))
-        self._fire(config, record, PeriodEvent.MISS)
-
-    def _authority(self, config: StreamConfig, period: Period, ends: Iterable[int]) -> int | None:
-        """The end of the right under which the period's key is used (R9)."""
-        boundaries = [at for (_, _, at) in self._journal.select("boundary", config.key, bool) if isinstance(at, int)]
-        return min([*ends, *(at for at in boundaries if at >= period.end)], default=None)
+        self._periods.fire(config, record, PeriodEvent.MISS)
 
     def _send_teks(self, config: StreamConfig, now: float) -> None:
         """F3 push: the partial STKMs of what is not sealed, unless they are already asked for."""
@@ -417,7 +325,7 @@ class BSDA:
             asked = self._peers.outstanding(Tag.TEKDelivery, config.service, profile, config.stream)
             records = [
                 r
-                for r in self._records(config)
+                for r in self._periods.records(config)
                 if r.state is PeriodState.KEYED and not r.has(profile) and r.period.start not in asked and r.period.end > now
             ]
             if records and self._may_ask(config, Tag.TEKDelivery, profile, now):
@@ -447,119 +355,11 @@ class BSDA:
             content=Secret(codec.encode(content)),
         )
 
-    def _announce(self, config: StreamConfig, now: float) -> None:
-        for record in list(self._records(config)):
-            if record.state is PeriodState.SEALED and self._lead(config, record) <= now < record.period.end:
-                for _, identity in record.key_ids:
-                    self._allocator.sent(identity, record.period.start)
-                self._fire(config, record, PeriodEvent.ANNOUNCE)
-                self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
-
-    def _lead(self, config: StreamConfig, record: PeriodRecord) -> float:
-        """When its STKM goes on air: half of the period before it ahead (R6)."""
-        before = self._schedules[config.key].at(record.period.start - 1)
-        return record.period.start - (before.duration / 2 if before is not None else record.period.duration / 2)
-
-    def _ready(self, config: StreamConfig, record: PeriodRecord) -> float | None:
-        """When traffic may use its key: not before its start, nor before three repetitions were on air (R40)."""
-        if record.announced_at is None:
-            return None
-        return max(record.period.start, record.announced_at + REPETITIONS_AHEAD * config.repetition)
-
-    def _switch(self, config: StreamConfig, now: float) -> None:
-        ready = [
-            r
-            for r in self._records(config)
-            if r.state is PeriodState.ON_AIR
-            and not self._ended(config, r, now)
-            and (at := self._ready(config, r)) is not None
-            and at <= now
-        ]
-        if not ready:
-            return
-        chosen = ready[-1]
-        self._use(config, self._fire(config, chosen, PeriodEvent.SWITCH))
-        for record in list(self._records(config)):
-            if record.period.start >= chosen.period.start or record.state in _FINAL:
-                continue
-            on_air = record.state in _USED or record.state is PeriodState.ON_AIR
-            if record.state is PeriodState.HELD:
-                self._journal.emit(Alarm("held-key", *config.key, active=False))
-            self._fire(config, record, PeriodEvent.SUPERSEDED if record.state in _USED else PeriodEvent.MISS)
-            if on_air:
-                self._journal.emit(OffAir(*config.key, record.period.start))
-
-    def _use(self, config: StreamConfig, record: PeriodRecord) -> None:
-        key = record.key
-        self._journal.emit(
-            UseKey(
-                *config.key,
-                record.period.start,
-                config.protocol,
-                record.traffic_id,
-                key.tek,
-                key.salt,
-                stkm.auth_key(config, key, record.csb_id),
-                None if config.hold_through else record.authority_end,
-            )
-        )
-
-    def _ended(self, config: StreamConfig, record: PeriodRecord, now: float) -> bool:
-        return record.authority_end is not None and now >= record.authority_end and not config.hold_through
-
-    def _end(self, config: StreamConfig, now: float) -> None:
-        """Hold what has no successor, stop what has lost its authority, give up what was never used."""
-        for record in list(self._records(config)):
-            if record.state in _USED and self._ended(config, record, now):
-                self._fire(config, record, PeriodEvent.AUTHORITY_ENDS)
-                self._journal.emit(StopTraffic(*config.key))
-                self._journal.emit(OffAir(*config.key, record.period.start))
-                if record.state is PeriodState.HELD:
-                    self._journal.emit(Alarm("held-key", *config.key, active=False))
-                self._journal.emit(
-                    Alarm("stopped", *config.key, f"authority of period {record.period.start} ended, no successor (R9)")
-                )
-            elif record.state is PeriodState.IN_USE and now >= record.period.end:
-                self._fire(config, record, PeriodEvent.HOLD)
-                self._journal.emit(Alarm("held-key", *config.key, f"no new key at {record.period.end}: the last one is held"))
-            elif record.state in _OPEN and now >= record.period.end:
-                self._fire(config, record, PeriodEvent.MISS)
-                if record.state is PeriodState.ON_AIR:
-                    self._journal.emit(OffAir(*config.key, record.period.start))
-
     def _wake(self, config: StreamConfig, now: float) -> float | None:
         """When the stream needs work without an input."""
-        schedule = self._schedules[config.key]
-        times: list[float | None] = [period.end if (period := schedule.at(now)) is not None else float(config.start)]
+        times = self._periods.times(config, now)
         times += [self._not_before.get((*config.key, tag, p)) for tag in (Tag.TEKDelivery, Tag.KeyRequest) for p in config.profiles]
-        for record in self._records(config):
-            if record.state in _FINAL:
-                continue
-            times.append(record.period.end)
-            if record.state is PeriodState.SEALED:
-                times.append(self._lead(config, record))
-            if record.state is PeriodState.ON_AIR:
-                times.append(self._ready(config, record))
-            if record.state in _USED and not config.hold_through:
-                times.append(record.authority_end)
         return min((t for t in times if t is not None and t > now), default=None)
-
-    def _prune(self, config: StreamConfig, now: float) -> None:
-        """Forget what has ended (R41)."""
-        records = self._records(config)
-        for record in records:
-            if record.state in _FINAL and record.period.end + record.period.duration < now:
-                self._journal.drop("period", (*config.key, record.period.start))
-        for key in self._keys(config):
-            if key.valid_to + KEY_KEPT < now:
-                self._journal.drop("key", (*config.key, key.key_type, key.key_id))
-                self._allocator.forget(stkm.key_identity(config, key))
-            elif key.valid_from <= now and self._journal.get("before", config.key, str) is not None:
-                self._journal.drop("before", config.key)
-        for name in self._journal.select("boundary", config.key, bool):
-            if isinstance(name[2], int) and name[2] + BOUNDARY_KEPT < now:
-                self._journal.drop("boundary", name)
-        self._schedules[config.key].forget(min([now, *(r.period.start for r in records)]) - config.period)
 
     # --- requests from the BSM ----------------------------------------------------------------------------------------
 
@@ -631,70 +431,12 @@ class BSDA:
         for config, key in zip(configs, keys, strict=True):
             if config is None or config.generation != "bsda" or message.profile not in config.profiles:
                 raise PeerFlowError(Status.INVALID_REQUEST, "stream not known here, or its STKMs are made by the BSM")
-            if self._check_key(config, key, message.replace, now):
+            if self._periods.check_key(config, key, message.replace, now):
                 fresh.append((config, key))
         for config, key in fresh:
-            self._install_key(config, key, message.replace, now)
+            self._periods.install_key(config, key, message.replace, now)
             self._touched[config.key] = None
         return message.answer(Status.SUCCESS, now=now)
-
-    def _check_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> bool:
-        """Whether a delivered key is new; ``PeerFlowError`` when it cannot be taken."""
-        if key.valid_to <= now:
-            raise PeerFlowError(Status.INFORMATION_INVALID, "the key has expired")
-        held = self._journal.get("key", (*config.key, key.key_type, key.key_id), KeyMaterial)
-        if held is not None:
-            if replace(held, valid_to=key.valid_to) != key:
-                raise PeerFlowError(Status.ALREADY_IN_USE, "another key has this id")
-            return False
-        later = [r for r in self._records(config) if key.valid_from <= r.period.start < key.valid_to and r.state not in _FINAL]
-        if replacing:
-            # One that is on air stays, and a key for a time to come is refused for it (R10).  A key that comes when its time has
-            # begun is taken all the same: the other headend may use it already, and what is not on air yet can still follow.
-            if key.valid_from > now and any(r.state not in _NOT_ON_AIR for r in later):
-                raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R10)")
-            return True
-        if later or self._horizon(config) > key.valid_from > now:
-            raise PeerFlowError(Status.INFORMATION_INVALID, "validFrom lies in what is already prepared (R33)")
-        for other in self._keys(config):
-            if other.key_type == key.key_type and other.valid_from < key.valid_to and key.valid_from < other.valid_to:
-                raise PeerFlowError(Status.INFORMATION_INVALID, "the validity overlaps another key's (R33)")
-        return True
-
-    def _install_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> None:
-        for other in self._keys(config):
-            if other.key_type != key.key_type or not other.valid_from < key.valid_to or not key.valid_from < other.valid_to:
-                continue
-            name = (*config.key, other.key_type, other.key_id)
-            if other.valid_from < key.valid_from:
-                self._journal.put("key", name, replace(other, valid_to=key.valid_from))
-            else:  # a BSM restored from an older copy does not know of it any more (R2)
-                self._journal.drop("key", name)
-        self._journal.put("key", (*config.key, key.key_type, key.key_id), key)
-        if replacing:
-            self._unprepare(config, key.valid_from)
-            self._shorten(config, key.valid_from)
-        for edge in (key.valid_from, key.valid_to):
-            if edge > now:
-                self._cut(config, edge)
-        if key.valid_from <= now:  # it came late: as soon as can be, periods begin where the other headend's do (R33)
-            late = max(0, self._horizon(config) - key.valid_from)
-            self._cut(config, key.valid_from + -(-late // config.period) * config.period)
-
-    def _unprepare(self, config: StreamConfig, start: int) -> None:
-        """R10: what is prepared from ``start`` on and not on air is taken back; its COUNTERs are burnt."""
-        for record in self._records(config):
-            if record.period.start >= start and record.state in _NOT_ON_AIR:
-                for _, identity in record.key_ids:
-                    self._allocator.burn(identity, record.period.start)
-                self._fire(config, record, PeriodEvent.REPLACED)
-                self._journal.drop("period", (*config.key, record.period.start))
-
-    def _shorten(self, config: StreamConfig, at: int) -> None:
-        """The period that runs when a key begins at once ends there: its STKM says nothing of its end, so it stays as it is."""
-        for record in self._records(config):
-            if record.period.start < at < record.period.end:
-                self._put(*config.key, replace(record, period=replace(record.period, end=at)))
 
     def _give_partials(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F3, pulled (and R32: the window's edges are boundaries of periods)."""
@@ -706,16 +448,16 @@ class BSDA:
                 self._replace(config, message.profile, message.start)
             for edge in (message.start, message.end):
                 if edge is not None and edge > now:
-                    self._cut(config, edge)
+                    self._periods.cut(config, edge)
         self._plan(config, now)
         low, high = message.start or 0, message.end or 1 << 62
         items = tuple(
             self._partial(config, message.profile, r)
-            for r in self._records(config)
+            for r in self._periods.records(config)
             if r.state is PeriodState.KEYED
             and not r.has(message.profile)
             and low <= r.period.start < high
-            and not self._covered(config, r.period)
+            and not self._periods.covered(config, r.period)
         )
         return message.answer(Status.SUCCESS if items else Status.DELAYED, items, now=now)
 
@@ -724,23 +466,25 @@ class BSDA:
 
         Both profiles roll together (R38), each with a message of its own: the first takes both STKMs away.
         """
-        records = [r for r in self._records(config) if r.period.start >= start and r.state not in _FINAL]
-        if any(r.state not in _NOT_ON_AIR for r in records):
+        records = [r for r in self._periods.records(config) if r.period.start >= start and r.state not in FINAL]
+        if any(r.state not in NOT_ON_AIR for r in records):
             raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R10)")
-        self._shorten(config, start)
-        for key in self._keys(config):  # sealed here until now (F4): that key ends, and so does what was made with it (R1)
+        self._periods.shorten(config, start)
+        for key in self._periods.keys(config):  # sealed here until now (F4): that key ends, and so does what was made with it (R1)
             if key.valid_from < start < key.valid_to:
                 self._journal.put("key", (*config.key, key.key_type, key.key_id), replace(key, valid_to=start))
         if any(r.key_ids for r in records):
-            self._unprepare(config, start)
+            self._periods.unprepare(config, start)
             return
         for record in records:
             if record.state is PeriodState.SEALED:
-                record = self._fire(config, record, PeriodEvent.REPLACED, stkms=(), traffic_id=b"", waived=(), authority_end=None)
-                self._fire(config, record, PeriodEvent.TEK_STORED)
+                record = self._periods.fire(
+                    config, record, PeriodEvent.REPLACED, stkms=(), traffic_id=b"", waived=(), authority_end=None
+                )
+                self._periods.fire(config, record, PeriodEvent.TEK_STORED)
             elif record.has(profile):
                 kept = tuple(s for s in record.stkms if s.profile != profile)
-                self._put(*config.key, replace(record, stkms=kept, waived=(), traffic_id=record.traffic_id if kept else b""))
+                self._periods.put(config, replace(record, stkms=kept, waived=(), traffic_id=record.traffic_id if kept else b""))
 
     def _take_stkms(self, config: StreamConfig, message: BackendMessage, now: float) -> None:
         """F5, pushed: all or nothing."""
@@ -756,7 +500,7 @@ class BSDA:
 
     def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, replacing: bool) -> PeriodRecord | None:
         """The record an STKM is for; ``None`` when it is known already.  ``PeerFlowError`` with the item's status."""
-        record = self._record(*config.key, item.period_start)
+        record = self._periods.record(config, item.period_start)
         if record is None or record.key_ids or record.period.end != item.period_end:
             raise PeerFlowError(Status.INVALID_REQUEST, f"no period begins at {item.period_start}")
         held = next((s.data for s in record.stkms if s.profile == profile), None)
@@ -778,12 +522,12 @@ class BSDA:
         return record
 
     def _store_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
-        record = self._record(*config.key, item.period_start)
+        record = self._periods.record(config, item.period_start)
         assert record is not None
         message, name = stkm.check_received(config, profile, record.period, record.key, item.content)
         if record.state is PeriodState.SEALED:
-            record = self._fire(config, record, PeriodEvent.REPLACED)
-            record = self._fire(config, record, PeriodEvent.TEK_STORED)
+            record = self._periods.fire(config, record, PeriodEvent.REPLACED)
+            record = self._periods.fire(config, record, PeriodEvent.TEK_STORED)
         others = tuple(s for s in record.stkms if s.profile != profile)
         ends = [e for e in (record.authority_end if others else None, item.authority_end) if e is not None]
         record = replace(
@@ -791,17 +535,17 @@ class BSDA:
             stkms=tuple(sorted((*others, AirStkm(profile, item.content)), key=lambda s: config.profiles.index(s.profile))),
             traffic_id=name,
             csb_id=getattr(message, "csb_id", record.csb_id),
-            authority_end=self._authority(config, record.period, ends),
+            authority_end=self._periods.authority(config, record.period, ends),
         )
         self._complete(config, record)
-        if item.authority_end is not None and item.authority_end >= self._horizon(config):
-            self._cut(config, item.authority_end)  # where the key ends a period ends, even if nobody said so before (R9)
+        if item.authority_end is not None and item.authority_end >= self._periods._horizon(config):
+            self._periods.cut(config, item.authority_end)  # where the key ends a period ends, even if nobody said so before (R9)
 
     def _complete(self, config: StreamConfig, record: PeriodRecord) -> None:
         if record.stkms and all(record.has(profile) for profile in config.profiles):
-            self._fire(config, record, PeriodEvent.STKM_STORED)
+            self._periods.fire(config, record, PeriodEvent.STKM_STORED)
         else:
-            self._put(*config.key, record)
+            self._periods.put(config, record)
 
     def _items(self, config: StreamConfig, profile: Profile, start: int | None, end: int | None) -> tuple[StkmItem, ...]:
         """F6: the STKMs of a window, for the BSM."""
@@ -815,8 +559,8 @@ class BSDA:
                 content=s.data,
                 authority_end=r.authority_end,
             )
-            for r in self._records(config)
-            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, *_FINAL) and low <= r.period.start < high
+            for r in self._periods.records(config)
+            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, *FINAL) and low <= r.period.start < high
             for s in r.stkms
             if s.profile == profile
         )
@@ -840,12 +584,12 @@ class BSDA:
         if config.generation != "bsda":
             return
         fresh = config.key in self._fresh
-        period = next((p for p in self._upcoming(config, now) if fresh or not self._covered(config, p)), None)
+        period = next((p for p in self._periods.upcoming(config, now) if fresh or not self._periods.covered(config, p)), None)
         if period is None or (config.delivery == "push" and not fresh and period.start - now > 2 * config.period):
             return
         for profile in config.profiles:
             wanted = "SEK" if profile == "smartcard" else "SEAK"
-            held = {k.key_type for k in self._keys(config)} if fresh else self._keys_at(config, period.start).keys()
+            held = {k.key_type for k in self._periods.keys(config)} if fresh else self._periods.keys_at(config, period.start).keys()
             asked = self._peers.outstanding(Tag.KeyRequest, config.service, profile, config.stream)
             if wanted not in held and not asked and self._may_ask(config, Tag.KeyRequest, profile, now):
                 self._peers.ask(
@@ -856,10 +600,6 @@ class BSDA:
     def _recovered(self, config: StreamConfig) -> None:
         self._fresh.discard(config.key)
         self._journal.drop("fresh", config.key)
-
-    def _upcoming(self, config: StreamConfig, now: float) -> Iterator[Period]:
-        """The running period and ``look_ahead`` more."""
-        return itertools.islice(self._schedules[config.key].walk(now), config.look_ahead + 1)
 
     def _pulls(self, service: str) -> bool:
         return any(self._streams[key].delivery == "pull" for key in self._services.get(service, ()))
@@ -891,7 +631,7 @@ class BSDA:
         return self._journal.take()
 
     def _pull_stkms(self, config: StreamConfig, profile: Profile, now: float) -> None:
-        records = [r for r in self._records(config) if r.state is PeriodState.KEYED and not r.has(profile)]
+        records = [r for r in self._periods.records(config) if r.state is PeriodState.KEYED and not r.has(profile)]
         if records and not self._peers.outstanding(Tag.STKMRequest, config.service, profile, config.stream):
             self._peers.ask(
                 Tag.STKMRequest, config.bsm, config.service, now, until=records[-1].period.end, profile=profile,
@@ -944,7 +684,7 @@ class BSDA:
 
     def _take_item(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
         """One STKM of an answer: each has its own status (R27)."""
-        record = self._record(*config.key, item.period_start)
+        record = self._periods.record(config, item.period_start)
         if record is None or record.state is not PeriodState.KEYED:
             return  # late, or already there
         if item.status == Status.GENERATION_FAILURE and len(config.profiles) > 1 + len(record.waived):
@@ -974,16 +714,16 @@ class BSDA:
 
         One that begins where it began before keeps its TEK: partial STKMs with it are on their way.
         """
-        later = [r for r in self._records(config) if r.period.start >= record.period.start]
+        later = [r for r in self._periods.records(config) if r.period.start >= record.period.start]
         if any(r.state is not PeriodState.KEYED or r.stkms for r in later):
             return
         for each in later:
             self._journal.drop("period", (*config.key, each.period.start))
-        self._cut(config, edge)
+        self._periods.cut(config, edge)
         for each in later:
-            period = self._schedules[config.key].at(each.period.start)
+            period = self._periods.at(config, each.period.start)
             if period is not None and period.start == each.period.start:
-                self._put(*config.key, replace(each, period=period))
+                self._periods.put(config, replace(each, period=period))
         for profile in config.profiles:
             self._not_before.pop((*config.key, Tag.TEKDelivery, profile), None)
 
@@ -991,12 +731,12 @@ class BSDA:
         for key in answer.items:
             if isinstance(key, KeyMaterial) and key.stream == config.stream:
                 try:
-                    if self._check_key(config, key, message.fresh, now):
-                        self._install_key(config, key, message.fresh, now)
+                    if self._periods.check_key(config, key, message.fresh, now):
+                        self._periods.install_key(config, key, message.fresh, now)
                 except PeerFlowError as error:
                     self._journal.emit(Alarm("key-refused", *config.key, str(error)))
         if message.fresh and all(
-            any(k.key_type == t for k in self._keys(config))
+            any(k.key_type == t for k in self._periods.keys(config))
             for t, used in (("SEAK", config.drm), ("SEK", config.smartcard))
             if used
         ):

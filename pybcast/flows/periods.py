@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The crypto periods of a BSD/A's streams: which there are, under which keys, and what of them is on air.
+
+One period is one record that walks through ``tables.PERIOD``.  How it is sealed, and what passes between BSD/A and BSM, is
+``bsda``'s.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pybcast.errors import PeerFlowError
+from pybcast.flows import stkm
+from pybcast.flows.allocator import Allocator
+from pybcast.flows.config import StreamConfig
+from pybcast.flows.events import AirStkm, Alarm, Announce, Journal, OffAir, StopTraffic, UseKey
+from pybcast.flows.schedule import REPETITIONS_AHEAD, Period, Schedule, Segment
+from pybcast.flows.spcp import KeyMaterial, Profile
+from pybcast.flows.stkm import TrafficKey
+from pybcast.flows.tables import PERIOD, PeriodEvent, PeriodState, Status, step
+
+OPEN: Final = frozenset({PeriodState.PLANNED, PeriodState.KEYED, PeriodState.SEALED, PeriodState.ON_AIR})
+USED: Final = frozenset({PeriodState.IN_USE, PeriodState.HELD})
+FINAL: Final = frozenset({PeriodState.PAST, PeriodState.MISSED, PeriodState.STOPPED})
+NOT_ON_AIR: Final = frozenset({PeriodState.KEYED, PeriodState.SEALED})
+KEY_KEPT: Final = 60  # seconds that a key is kept after its end - confidence: own
+BOUNDARY_KEPT: Final = 3600  # the longest period: a boundary is the end of authority of the one before it
+
+
+@dataclass(frozen=True)
+class PeriodRecord:
+    """One crypto period: its TEK, what has been sealed for it, and how far it is.
+
+    ``key_ids``: (profile, key identity) it was sealed under here (F4).  ``waived``: profiles that cannot have a STKM for it (R15).
+    ``announced_at``: when its first STKM left, in this life of the process.
+    """
+
+    period: Period
+    state: PeriodState
+    key: TrafficKey
+    stkms: tuple[AirStkm, ...] = ()
+    key_ids: tuple[tuple[Profile, bytes], ...] = ()
+    waived: tuple[Profile, ...] = ()
+    traffic_id: bytes = b""
+    csb_id: bytes | None = None
+    authority_end: int | None = None
+    announced_at: float | None = None
+
+    def has(self, profile: Profile) -> bool:
+        return profile in self.waived or any(s.profile == profile for s in self.stkms)
+
+
+class Periods:
+    """Periods, boundaries and keys of every stream, in the BSD/A's journal."""
+
+    def __init__(self, journal: Journal, allocator: Allocator, streams: Iterable[StreamConfig]) -> None:
+        self._journal = journal
+        self._allocator = allocator
+        self._schedules: dict[tuple[str, int], Schedule] = {}
+        for config in streams:
+            saved = journal.get("schedule", config.key, tuple) or ()
+            self._schedules[config.key] = Schedule(config.start, config.period, [s for s in saved if isinstance(s, Segment)])
+
+    def at(self, config: StreamConfig, time: float) -> Period | None:
+        """The period that contains ``time``."""
+        return self._schedules[config.key].at(time)
+
+    def records(self, config: StreamConfig) -> list[PeriodRecord]:
+        """The periods of a stream, oldest first."""
+        return sorted(self._journal.select("period", config.key, PeriodRecord).values(), key=lambda r: r.period.start)
+
+    def record(self, config: StreamConfig, start: int) -> PeriodRecord | None:
+        """The period that begins at ``start``."""
+        return self._journal.get("period", (*config.key, start), PeriodRecord)
+
+    def put(self, config: StreamConfig, record: PeriodRecord) -> None:
+        """Keep a period as it is now."""
+        self._journal.put("period", (*config.key, record.period.start), record)
+
+    def fire(self, config: StreamConfig, record: PeriodRecord, event: PeriodEvent, **changes: object) -> PeriodRecord:
+        """A period takes a step of its table; ``changes``: fields that change with it."""
+        after = replace(record, state=step(PERIOD, record.state, event), **changes)  # type: ignore[arg-type]  # fields of the record
+        self.put(config, after)
+        return after
+
+    def _horizon(self, config: StreamConfig) -> int:
+        """End of the last period that has been prepared."""
+        return max((r.period.end for r in self.records(config) if r.state is not PeriodState.PLANNED), default=config.start)
+
+    def cut(self, config: StreamConfig, at: int, length: int | None = None, *, rights: bool = False) -> int:
+        """A boundary of periods; with ``rights`` the end of authority of what lies before it (R9)."""
+        schedule = self._schedules[config.key]
+        before = schedule.segments
+        held = schedule.cut(at, self._horizon(config), length)
+        if schedule.segments != before:
+            self._journal.put("schedule", config.key, schedule.segments)
+        if rights:
+            self._journal.put("boundary", (*config.key, held), True)
+        return held
+
+    def upcoming(self, config: StreamConfig, now: float) -> Iterator[Period]:
+        """The running period and ``look_ahead`` more."""
+        return itertools.islice(self._schedules[config.key].walk(now), config.look_ahead + 1)
+
+    def catch_up(self, config: StreamConfig) -> None:
+        """The periods of the configuration were changed while this BSD/A was dead: they hold from where it says (R5)."""
+        schedule = self._schedules[config.key]
+        there = schedule.at(config.start)
+        if schedule.segments[-1].length != config.period or (there is not None and there.start != config.start):
+            self.cut(config, config.start, config.period)
+        if self._journal.get("schedule", config.key, tuple) is None:  # what the configuration says next time may begin later
+            self._journal.put("schedule", config.key, schedule.segments)
+
+    def authority(self, config: StreamConfig, period: Period, ends: Iterable[int]) -> int | None:
+        """The end of the right under which the period's key is used (R9)."""
+        boundaries = [at for (_, _, at) in self._journal.select("boundary", config.key, bool) if isinstance(at, int)]
+        return min([*ends, *(at for at in boundaries if at >= period.end)], default=None)
+
+    # --- keys ----------------------------------------------------------------------------------------------------------
+
+    def keys(self, config: StreamConfig) -> list[KeyMaterial]:
+        """What the BSM has delivered and has not ended long ago (F4)."""
+        return list(self._journal.select("key", config.key, KeyMaterial).values())
+
+    def keys_at(self, config: StreamConfig, time: float) -> dict[str, KeyMaterial]:
+        """The keys in force at a time, by their type."""
+        return {key.key_type: key for key in self.keys(config) if key.valid_from <= time < key.valid_to}
+
+    def covered(self, config: StreamConfig, period: Period) -> bool:
+        """Whether the keys of a whole period are here."""
+        held = self.keys_at(config, period.start)
+        if any(key.valid_to < period.end for key in held.values()):
+            return False
+        if config.dual:  # the SEK names the key in both profiles (R38), so both roll together
+            return "SEAK" in held and "SEK" in held and held["SEAK"].valid_from == held["SEK"].valid_from
+        return ("SEK" if config.smartcard else "SEAK") in held
+
+    def check_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> bool:
+        """Whether a delivered key is new; ``PeerFlowError`` when it cannot be taken."""
+        if key.valid_to <= now:
+            raise PeerFlowError(Status.INFORMATION_INVALID, "the key has expired")
+        held = self._journal.get("key", (*config.key, key.key_type, key.key_id), KeyMaterial)
+        if held is not None:
+            if replace(held, valid_to=key.valid_to) != key:
+                raise PeerFlowError(Status.ALREADY_IN_USE, "another key has this id")
+            return False
+        later = [r for r in self.records(config) if key.valid_from <= r.period.start < key.valid_to and r.state not in FINAL]
+        if replacing:
+            # One that is on air stays, and a key for a time to come is refused for it (R10).  A key that comes when its time has
+            # begun is taken all the same: the other headend may use it already, and what is not on air yet can still follow.
+            if key.valid_from > now and any(r.state not in NOT_ON_AIR for r in later):
+                raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R10)")
+            return True
+        if later or self._horizon(config) > key.valid_from > now:
+            raise PeerFlowError(Status.INFORMATION_INVALID, "validFrom lies in what is already prepared (R33)")
+        for other in self.keys(config):
+            if other.key_type == key.key_type and other.valid_from < key.valid_to and key.valid_from < other.valid_to:
+                raise PeerFlowError(Status.INFORMATION_INVALID, "the validity overlaps another key's (R33)")
+        return True
+
+    def install_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> None:
+        """Take a key that was checked: it ends what overlaps it, and periods begin and end where it does (R9, R33)."""
+        for other in self.keys(config):
+            if other.key_type != key.key_type or not other.valid_from < key.valid_to or not key.valid_from < other.valid_to:
+                continue
+            name = (*config.key, other.key_type, other.key_id)
+            if other.valid_from < key.valid_from:
+                self._journal.put("key", name, replace(other, valid_to=key.valid_from))
+            else:  # a BSM restored from an older copy does not know of it any more (R2)
+                self._journal.drop("key", name)
+        self._journal.put("key", (*config.key, key.key_type, key.key_id), key)
+        if replacing:
+            self.unprepare(config, key.valid_from)
+            self.shorten(config, key.valid_from)
+        for edge in (key.valid_from, key.valid_to):
+            if edge > now:
+                self.cut(config, edge)
+        if key.valid_from <= now:  # it came late: as soon as can be, periods begin where the other headend's do (R33)
+            late = max(0, self._horizon(config) - key.valid_from)
+            self.cut(config, key.valid_from + -(-late // config.period) * config.period)
+
+    def unprepare(self, config: StreamConfig, start: int) -> None:
+        """R10: what is prepared from ``start`` on and not on air is taken back; its COUNTERs are burnt."""
+        for record in self.records(config):
+            if record.period.start >= start and record.state in NOT_ON_AIR:
+                for _, identity in record.key_ids:
+                    self._allocator.burn(identity, record.period.start)
+                self.fire(config, record, PeriodEvent.REPLACED)
+                self._journal.drop("period", (*config.key, record.period.start))
+
+    def shorten(self, config: StreamConfig, at: int) -> None:
+        """The period that runs when a key begins at once ends there: its STKM says nothing of its end, so it stays as it is."""
+        for record in self.records(config):
+            if record.period.start < at < record.period.end:
+                self.put(config, replace(record, period=replace(record.period, end=at)))
+
+    # --- on air --------------------------------------------------------------------------------------------------------
+
+    def announce(self, config: StreamConfig, now: float) -> None:
+        """STKMs whose lead has begun go on air (R6)."""
+        for record in list(self.records(config)):
+            if record.state is PeriodState.SEALED and self._lead(config, record) <= now < record.period.end:
+                for _, identity in record.key_ids:
+                    self._allocator.sent(identity, record.period.start)
+                self.fire(config, record, PeriodEvent.ANNOUNCE)
+                self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
+
+    def _lead(self, config: StreamConfig, record: PeriodRecord) -> float:
+        """When its STKM goes on air: half of the period before it ahead (R6)."""
+        before = self._schedules[config.key].at(record.period.start - 1)
+        return record.period.start - (before.duration / 2 if before is not None else record.period.duration / 2)
+
+    def _ready(self, config: StreamConfig, record: PeriodRecord) -> float | None:
+        """When traffic may use its key: not before its start, nor before three repetitions were on air (R40)."""
+        if record.announced_at is None:
+            return None
+        return max(record.period.start, record.announced_at + REPETITIONS_AHEAD * config.repetition)
+
+    def switch(self, config: StreamConfig, now: float) -> None:
+        """Traffic takes the newest key that it may use (R40)."""
+        ready = [
+            r
+            for r in self.records(config)
+            if r.state is PeriodState.ON_AIR
+            and not self.ended(config, r, now)
+            and (at := self._ready(config, r)) is not None
+            and at <= now
+        ]
+        if not ready:
+            return
+        chosen = ready[-1]
+        self.use(config, self.fire(config, chosen, PeriodEvent.SWITCH))
+        for record in list(self.records(config)):
+            if record.period.start >= chosen.period.start or record.state in FINAL:
+                continue
+            on_air = record.state in USED or record.state is PeriodState.ON_AIR
+            if record.state is PeriodState.HELD:
+                self._journal.emit(Alarm("held-key", *config.key, active=False))
+            self.fire(config, record, PeriodEvent.SUPERSEDED if record.state in USED else PeriodEvent.MISS)
+            if on_air:
+                self._journal.emit(OffAir(*config.key, record.period.start))
+
+    def use(self, config: StreamConfig, record: PeriodRecord) -> None:
+        """Tell the encoder."""
+        key = record.key
+        self._journal.emit(
+            UseKey(
+                *config.key,
+                record.period.start,
+                config.protocol,
+                record.traffic_id,
+                key.tek,
+                key.salt,
+                stkm.auth_key(config, key, record.csb_id),
+                None if config.hold_through else record.authority_end,
+            )
+        )
+
+    def ended(self, config: StreamConfig, record: PeriodRecord, now: float) -> bool:
+        """Whether the right under which its key is used is over (R9)."""
+        return record.authority_end is not None and now >= record.authority_end and not config.hold_through
+
+    def end(self, config: StreamConfig, now: float) -> None:
+        """Hold what has no successor, stop what has lost its authority, give up what was never used."""
+        for record in list(self.records(config)):
+            if record.state in USED and self.ended(config, record, now):
+                self.fire(config, record, PeriodEvent.AUTHORITY_ENDS)
+                self._journal.emit(StopTraffic(*config.key))
+                self._journal.emit(OffAir(*config.key, record.period.start))
+                if record.state is PeriodState.HELD:
+                    self._journal.emit(Alarm("held-key", *config.key, active=False))
+                self._journal.emit(
+                    Alarm("stopped", *config.key, f"authority of period {record.period.start} ended, no successor (R9)")
+                )
+            elif record.state is PeriodState.IN_USE and now >= record.period.end:
+                self.fire(config, record, PeriodEvent.HOLD)
+                self._journal.emit(Alarm("held-key", *config.key, f"no new key at {record.period.end}: the last one is held"))
+            elif record.state in OPEN and now >= record.period.end:
+                self.fire(config, record, PeriodEvent.MISS)
+                if record.state is PeriodState.ON_AIR:
+                    self._journal.emit(OffAir(*config.key, record.period.start))
+
+    def times(self, config: StreamConfig, now: float) -> list[float | None]:
+        """When something of the stream's periods changes."""
+        period = self.at(config, now)
+        times: list[float | None] = [period.end if period is not None else float(config.start)]
+        for record in self.records(config):
+            if record.state in FINAL:
+                continue
+            times.append(record.period.end)
+            if record.state is PeriodState.SEALED:
+                times.append(self._lead(config, record))
+            if record.state is PeriodState.ON_AIR:
+                times.append(self._ready(config, record))
+            if record.state in USED and not config.hold_through:
+                times.append(record.authority_end)
+        return times
+
+    def prune(self, config: StreamConfig, now: float) -> None:
+        """Forget what has ended (R41)."""
+        records = self.records(config)
+        for record in records:
+            if record.state in FINAL and record.period.end + record.period.duration < now:
+                self._journal.drop("period", (*config.key, record.period.start))
+        for key in self.keys(config):
+            if key.valid_to + KEY_KEPT < now:
+                self._journal.drop("key", (*config.key, key.key_type, key.key_id))
+                self._allocator.forget(stkm.key_identity(config, key))
+            elif key.valid_from <= now and self._journal.get("before", config.key, str) is not None:
+                self._journal.drop("before", config.key)
+        for name in self._journal.select("boundary", config.key, bool):
+            if isinstance(name[2], int) and name[2] + BOUNDARY_KEPT < now:
+                self._journal.drop("boundary", name)
+        self._schedules[config.key].forget(min([now, *(r.period.start for r in records)]) - config.period)
