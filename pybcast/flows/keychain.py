@@ -59,7 +59,8 @@ class Programme:
 class KeyChain:
     """The keys of every stream, in the BSM's journal.
 
-    ``issue(config, row, now)``: makes the LTKMs of a new key and sends them.  ``ended(material)``: called when one is forgotten.
+    ``issue(config, row, now)``: makes the LTKMs of a new key and sends them.  ``ended(config, material)``: called when one is
+    forgotten.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class KeyChain:
         allocator: Allocator,
         randomness: Callable[[int], bytes],
         issue: Callable[[StreamConfig, LongTermKey, float], None],
-        ended: Callable[[KeyMaterial], None],
+        ended: Callable[[StreamConfig, KeyMaterial], None],
     ) -> None:
         self._journal = journal
         self._allocator = allocator
@@ -169,7 +170,7 @@ class KeyChain:
                 self._fire(config, row, KeyEvent.END)
             elif row.state is KeyState.ENDED and now >= m.valid_to + ENDED_KEPT * config.period:
                 self._journal.drop("key", self.name(config, row))
-                self._ended(m)
+                self._ended(config, m)
                 self._allocator.forget(stkm.key_identity(config, m))
         for key, programme in self._journal.select("programme", config.key, Programme).items():
             if programme.end <= now:

@@ -334,7 +334,7 @@ class Issuer:
         else:
             mask = mask_of([p for p, _ in members], group.size)
             mode, iek, riak = AddressMode.SUBSET, GroupTree(group.root, group.size).iek(mask), group.riak
-        mark = (address, position, identity)
+        mark = (identity, address, position)
         last = self._journal.get("bcro-time", mark, int) or self._journal.get("bcro-floor", (), int) or 0
         stamp = max(int(now), last + 1)  # rising by at least 1 s (R21)
         clear = ClearBcro(
@@ -390,8 +390,10 @@ class Issuer:
         """What a card reported last."""
         return self._journal.get("report", (name,), Reporting)
 
-    def key_ended(self, key: KeyMaterial) -> None:
-        """A key is off air: nothing about it is awaited any more."""
+    def key_ended(self, config: StreamConfig, key: KeyMaterial) -> None:
+        """A key is off air: nothing about it is awaited any more, and nothing carries it again."""
+        for mark in self._journal.select("bcro-time", (key_identity(config, key),), int):
+            self._journal.drop("bcro-time", mark)
         for name, row in self._journal.select("verify", (key.csb_id,), Awaited).items():
             if row.key_id == key.key_id:
                 self._journal.drop("verify", name)
