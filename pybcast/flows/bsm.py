@@ -292,9 +292,8 @@ class BSM:
         """The streams that this input touched, and those whose time has come; never all of them."""
         self._peers.tick(now)
         for page in list(self._issuer.due(now)):
-            config = self._streams.get((page.service, page.stream))
-            if config is not None:
-                self._broadcast(config, self._issuer.again(page, self._keys.live(config, now)), page.end, now, page)
+            config = self._streams[page.service, page.stream]  # pages of other streams end, and are not issued again
+            self._broadcast(config, self._issuer.again(page, self._keys.live(config, now)), page.end, now, page)
         self._touched.update(dict.fromkeys(self._wakes.due(now)))
         touched, self._touched = self._touched, {}
         for key in touched:

@@ -300,6 +300,17 @@ def test_a_faster_carousel_is_issued_again_sooner() -> None:
     assert len(letters(machine.tick(START + 10))) == len(letters(outputs)) > 0
 
 
+def test_pages_of_a_stream_that_is_configured_no_more_end_by_themselves() -> None:
+    machine, party = carded(CARD)
+    machine.grant(party.subscriber.id, right(), START)
+    other = bsm(replace(CARD, stream=2, key_group=2), state=machine._journal.tables)
+    left = []
+    for now in (START, START + 60, START + 640):
+        assert letters(other.tick(now)) == []
+        left.append(len(other._journal.tables["page"]))
+    assert left == [1, 1, 0]
+
+
 def test_a_page_takes_the_place_of_the_one_for_the_same_group_and_key() -> None:
     """R7: one BCRO of a group and key turns, whoever joins."""
     machine, group2 = bsm(DRM), replace(GROUP_KEYS, address=b"\0\1\2\4")
