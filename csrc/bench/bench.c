@@ -299,7 +299,7 @@ static IMB_JOB *hash_job(IMB_JOB *job, const mac_key *key, const uint8_t *data, 
 static void hash_submit(bcast_provider *p, uint32_t n)
 {
     for (uint32_t at = 0; at < n; at += BURST)
-        (void)IMB_SUBMIT_HASH_BURST_NOCHECK(p->mb, p->mb_hash + at, n - at < BURST ? n - at : BURST, IMB_AUTH_HMAC_SHA_1);
+        (void)IMB_SUBMIT_HASH_BURST_NOCHECK(p->mb, p->hash + at, n - at < BURST ? n - at : BURST, IMB_AUTH_HMAC_SHA_1);
 }
 
 static IMB_JOB *cipher_job(IMB_JOB *job, const aes_key *key, const uint8_t *iv, const uint8_t *in, uint8_t *out, uint32_t length)
@@ -314,7 +314,7 @@ static IMB_JOB *cipher_job(IMB_JOB *job, const aes_key *key, const uint8_t *iv, 
 
 static void counter_submit(bcast_provider *p, uint32_t n)
 {
-    (void)IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, p->mb_cipher, n, IMB_CIPHER_CNTR, IMB_DIR_ENCRYPT, IMB_KEY_128_BYTES);
+    (void)IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, p->cipher, n, IMB_CIPHER_CNTR, IMB_DIR_ENCRYPT, IMB_KEY_128_BYTES);
 }
 
 static void sha1_jobs(bcast_provider *p, uint32_t n, uint32_t length)
@@ -347,22 +347,22 @@ static void floor_mb(world *w, enum job job, uint32_t batch)
     for (uint32_t first = 0; first < w->messages; first += batch) {
         const uint32_t n = w->messages - first < batch ? w->messages - first : batch;
         const uint32_t half = BURST / 2;
-        IMB_JOB *c = p->mb_cipher, *h = p->mb_hash;
+        IMB_JOB *c = p->cipher, *h = p->hash;
         switch (job) {
         case DRM_SEAL:
             for (uint32_t from = 0; from < n; from += half) { /* two blocks a message: half as many messages */
-                c = p->mb_cipher;
+                c = p->cipher;
                 const uint32_t to = n - from < half ? n : from + half;
                 for (uint32_t i = first + from; i < first + to; i++) {
                     uint8_t *m = w->arena + (size_t)i * DRM_SIZE;
                     c = cipher_job(c, &drm_key(w, i)->pek_encrypt, m + DRM_MATERIAL, zeros, m + DRM_MATERIAL, 16);
                     c = cipher_job(c, &drm_key(w, i)->pek_encrypt, m + DRM_NEXT, zeros, m + DRM_NEXT, 16);
                 }
-                counter_submit(p, (uint32_t)(c - p->mb_cipher));
+                counter_submit(p, (uint32_t)(c - p->cipher));
             }
             for (int second = 0; second < 2; second++) {
                 const uint32_t at = second ? DRM_SECOND : DRM_FIRST;
-                h = p->mb_hash;
+                h = p->hash;
                 for (uint32_t i = first; i < first + n; i++) {
                     uint8_t *m = w->arena + (size_t)i * DRM_SIZE;
                     if (n < 3)
@@ -370,29 +370,29 @@ static void floor_mb(world *w, enum job job, uint32_t batch)
                     else
                         h = hash_job(h, second ? &drm_key(w, i)->sak : &drm_key(w, i)->pak, m, at, m + at, 12);
                 }
-                hash_submit(p, (uint32_t)(h - p->mb_hash));
+                hash_submit(p, (uint32_t)(h - p->hash));
             }
             break;
         case DRM_OPEN:
             for (uint32_t from = 0; from < n; from += half) {
                 const uint32_t to = n - from < half ? n : from + half;
-                h = p->mb_hash;
-                c = p->mb_cipher;
+                h = p->hash;
+                c = p->cipher;
                 for (uint32_t i = first + from; i < first + to; i++) {
                     uint8_t *m = w->arena + (size_t)i * DRM_SIZE;
                     if (2 * n < 3) {
                         raw_evp(p, drm_key(w, i)->pak.mb.raw, m, DRM_FIRST, p->tags[0]);
                         raw_evp(p, drm_key(w, i)->sak.mb.raw, m, DRM_SECOND, p->tags[0]);
                     } else {
-                        h = hash_job(h, &drm_key(w, i)->pak, m, DRM_FIRST, p->tags[h - p->mb_hash], 12);
-                        h = hash_job(h, &drm_key(w, i)->sak, m, DRM_SECOND, p->tags[h - p->mb_hash], 12);
+                        h = hash_job(h, &drm_key(w, i)->pak, m, DRM_FIRST, p->tags[h - p->hash], 12);
+                        h = hash_job(h, &drm_key(w, i)->sak, m, DRM_SECOND, p->tags[h - p->hash], 12);
                     }
                     c = cipher_job(c, &drm_key(w, i)->pek_decrypt, zeros, m + DRM_MATERIAL, w->drm_out[i].traffic_key_material, 16);
                     c = cipher_job(c, &drm_key(w, i)->pek_decrypt, zeros, m + DRM_NEXT, w->drm_out[i].next_traffic_key_material,
                                    16);
                 }
-                hash_submit(p, (uint32_t)(h - p->mb_hash));
-                (void)IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, p->mb_cipher, (uint32_t)(c - p->mb_cipher), IMB_CIPHER_CBC,
+                hash_submit(p, (uint32_t)(h - p->hash));
+                (void)IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, p->cipher, (uint32_t)(c - p->cipher), IMB_CIPHER_CBC,
                                                       IMB_DIR_DECRYPT, IMB_KEY_128_BYTES);
             }
             break;
@@ -409,11 +409,11 @@ static void floor_mb(world *w, enum job job, uint32_t batch)
                                  job == STKM_SEAL ? m + STKM_SIZE - 20 : p->tags[i - first], 20);
             }
             counter_submit(p, n);
-            hash_submit(p, (uint32_t)(h - p->mb_hash));
+            hash_submit(p, (uint32_t)(h - p->hash));
             break;
         default:
             for (int pass = 0; pass < 2; pass++) {
-                h = p->mb_hash;
+                h = p->hash;
                 for (uint32_t k = 0; k < 3 * n; k++) {
                     const mac_key *key = &smk(w, first + k / 3)->mac;
                     uint8_t *out = pass ? w->derived[first + k / 3][k % 3] : labels[k];
@@ -421,9 +421,9 @@ static void floor_mb(world *w, enum job job, uint32_t batch)
                         raw_evp(p, key->mb.raw, labels[k], pass ? 45 : 25, out);
                     else
                         h = hash_job(h, key, pass ? labels[k] : labels[k] + 20, pass ? 45 : 25, out, 20);
-                    if (h == p->mb_hash + BURST || k + 1 == 3 * n) {
-                        hash_submit(p, (uint32_t)(h - p->mb_hash));
-                        h = p->mb_hash;
+                    if (h == p->hash + BURST || k + 1 == 3 * n) {
+                        hash_submit(p, (uint32_t)(h - p->hash));
+                        h = p->hash;
                     }
                 }
             }

@@ -2,7 +2,7 @@
 /*
  * The table behind which AES-128 and HMAC-SHA-1 are computed, and the objects that know it.
  *
- * Five operations are all that the messages need, each on many independent items at once (`n` up to BURST times a few; a provider
+ * Few operations are all that the messages need, each on many independent items at once (`n` up to BURST times a few; a provider
  * cuts it as it likes).  Items may share keys.  A function gives false when the library failed; what the items' outputs hold then
  * is undefined and the caller clears it.
  */
@@ -13,6 +13,9 @@
 
 #include <openssl/evp.h>
 #include <stdalign.h>
+#ifdef BCAST_WITH_IPSEC_MB
+#include <intel-ipsec-mb.h>
+#endif
 
 /* Messages that go through a stage together: enough for four rounds of 16 lanes, few enough for the first-level cache. */
 #define BURST 64
@@ -41,48 +44,96 @@ typedef union mac_key {
     } mb;
 } mac_key;
 
+/*
+ * One cipher or MAC to compute.  Where ipsec_mb is built in this is that library's own job structure: what a message needs is written
+ * once, where it will be read.  evp takes the same fields.  The functions below fill it in.
+ */
+#ifdef BCAST_WITH_IPSEC_MB
+typedef IMB_JOB op;
+#else
+typedef struct op {
+    const void *enc_keys, *dec_keys;
+    const uint8_t *src, *iv;
+    uint8_t *dst, *auth_tag_output;
+    uint64_t msg_len_to_cipher_in_bytes, msg_len_to_hash_in_bytes, auth_tag_output_len_in_bytes;
+    struct {
+        struct {
+            const uint8_t *_hashed_auth_key_xor_ipad, *_hashed_auth_key_xor_opad;
+        } HMAC;
+    } u;
+} op;
+#endif
+
 /* `length` bytes (whole blocks) with CBC and a zero IV, in place. */
-typedef struct cbc_op {
-    const aes_key *key;
-    uint8_t *data;
-    uint32_t length;
-} cbc_op;
+INLINE void op_cbc_encrypt(op *o, const aes_key *key, uint8_t *data, uint32_t length)
+{
+    static const uint8_t zeros[AES_BLOCK];
+    o->enc_keys = key;
+    o->src = zeros; /* what ipsec_mb makes of it: see mb_cbc_encrypt() */
+    o->iv = data;
+    o->dst = data;
+    o->msg_len_to_cipher_in_bytes = length;
+}
+INLINE void op_cbc_decrypt(op *o, const aes_key *key, uint8_t *data, uint32_t length)
+{
+    static const uint8_t zeros[AES_BLOCK];
+    o->dec_keys = key;
+    o->src = data;
+    o->iv = zeros;
+    o->dst = data;
+    o->msg_len_to_cipher_in_bytes = length;
+}
 
-/* `length` bytes with counter mode, in place.  The last two bytes of iv are zero: at most 65,536 blocks (RFC 3830 4.2.3). */
-typedef struct ctr_op {
-    union {
-        const aes_key *key;
-        const uint8_t *raw; /* ctr_once: 16 bytes */
-    };
-    uint8_t *data;
-    uint32_t length;
-    uint8_t iv[AES_BLOCK];
-} ctr_op;
+/*
+ * `length` bytes with counter mode, in place.  `key`: an aes_key, or for ctr_once 16 bytes.  `iv` stays where it is until the
+ * operation; its last two bytes are zero: at most 65,536 blocks (RFC 3830 4.2.3).
+ */
+INLINE void op_ctr(op *o, const void *key, const uint8_t iv[AES_BLOCK], uint8_t *data, uint32_t length)
+{
+    o->enc_keys = key;
+    o->src = data;
+    o->iv = iv;
+    o->dst = data;
+    o->msg_len_to_cipher_in_bytes = length;
+}
 
-/* HMAC-SHA-1 of `length` bytes; how many bytes of it are wanted is the same for all items. */
-typedef struct mac_op {
-    union {
-        const mac_key *key;
-        const uint8_t *raw; /* hmac_once: 20 bytes */
-    };
-    const uint8_t *data;
-    uint8_t *out;
-    uint32_t length;
-} mac_op;
+/* The first `size` bytes of HMAC-SHA-1 over `length` bytes. */
+INLINE void op_hmac(op *o, const mac_key *key, const uint8_t *data, uint32_t length, uint8_t *out, uint32_t size)
+{
+    o->u.HMAC._hashed_auth_key_xor_ipad = key->mb.inner; /* also where evp finds its handles */
+    o->u.HMAC._hashed_auth_key_xor_opad = key->mb.outer;
+    o->src = data;
+    o->msg_len_to_hash_in_bytes = length;
+    o->auth_tag_output = out;
+    o->auth_tag_output_len_in_bytes = size;
+}
+INLINE void op_hmac_once(op *o, const uint8_t raw[SHA1_LENGTH], const uint8_t *data, uint32_t length, uint8_t *out, uint32_t size)
+{
+    o->u.HMAC._hashed_auth_key_xor_ipad = raw;
+    o->src = data;
+    o->msg_len_to_hash_in_bytes = length;
+    o->auth_tag_output = out;
+    o->auth_tag_output_len_in_bytes = size;
+}
 
+INLINE const aes_key *op_encrypts_with(const op *o) { return o->enc_keys; }
+INLINE const aes_key *op_decrypts_with(const op *o) { return o->dec_keys; }
+INLINE const mac_key *op_authenticates_with(const op *o) { return (const void *)o->u.HMAC._hashed_auth_key_xor_ipad; }
+
+/* An operation may change what it was given. */
 typedef struct crypto {
     const char *name;
     bool (*aes_set)(bcast_provider *p, aes_key *key, const uint8_t raw[16], bool encrypt);
     void (*aes_wipe)(aes_key *key);
     bool (*mac_set)(bcast_provider *p, mac_key *key, const uint8_t *raw, uint32_t length); /* length <= 32 */
     void (*mac_wipe)(mac_key *key);
-    bool (*cbc_encrypt)(bcast_provider *p, const cbc_op *ops, uint32_t n);
-    bool (*cbc_decrypt)(bcast_provider *p, const cbc_op *ops, uint32_t n);
-    bool (*ctr)(bcast_provider *p, const ctr_op *ops, uint32_t n);
-    bool (*hmac)(bcast_provider *p, const mac_op *ops, uint32_t n, uint32_t out_length);
+    bool (*cbc_encrypt)(bcast_provider *p, op *ops, uint32_t n, uint32_t longest); /* longest: of the lengths */
+    bool (*cbc_decrypt)(bcast_provider *p, op *ops, uint32_t n);
+    bool (*ctr)(bcast_provider *p, op *ops, uint32_t n);
+    bool (*hmac)(bcast_provider *p, op *ops, uint32_t n);
     /* The same with keys that serve one message only. */
-    bool (*ctr_once)(bcast_provider *p, const ctr_op *ops, uint32_t n);
-    bool (*hmac_once)(bcast_provider *p, const mac_op *ops, uint32_t n, uint32_t out_length);
+    bool (*ctr_once)(bcast_provider *p, op *ops, uint32_t n);
+    bool (*hmac_once)(bcast_provider *p, op *ops, uint32_t n);
 } crypto;
 
 extern const crypto crypto_evp;
@@ -93,10 +144,6 @@ typedef struct item {
     uint32_t mac;   /* index of its first MAC */
     uint32_t count; /* MACs to compare; 0 once it has failed */
 } item;
-
-#ifdef BCAST_WITH_IPSEC_MB
-#include <intel-ipsec-mb.h>
-#endif
 
 struct bcast_provider {
     uint64_t magic;
@@ -116,24 +163,24 @@ struct bcast_provider {
     void (*mb_free)(IMB_MGR *);
     const char *mb_version;
     const char *mb_isa;
-    IMB_JOB mb_cipher[BURST];
-    IMB_JOB mb_hash[BURST];
     alignas(16) uint8_t mb_schedules[BURST][176]; /* keys that serve one message */
 #endif
 
     /* work space of a burst */
+    op cipher[BURST + 1]; /* the last: for one that comes between */
+    op hash[3 * BURST];
     item items[BURST];
-    cbc_op cbc[2 * BURST];
-    ctr_op ctr[BURST];
-    mac_op mac[3 * BURST];
+    uint8_t iv[BURST][AES_BLOCK];
     uint8_t tags[2 * BURST][SHA1_LENGTH];
-    struct {
-        uint8_t chain[SHA1_LENGTH]; /* A1 */
-        uint8_t label[28];          /* 25 used */
-    } labels[3 * BURST];
     uint8_t derived[3 * BURST][SHA1_LENGTH];
-    uint8_t clear[BURST][40];          /* decrypted key data, 36 bytes used */
-    uint8_t blocks[BURST][ONCE_BLOCK]; /* one-time HMAC: padded key and message */
+    uint8_t clear[BURST][40]; /* decrypted key data, 36 bytes used */
+    union {                   /* one after the other */
+        struct {
+            uint8_t chain[SHA1_LENGTH]; /* A1 */
+            uint8_t label[28];          /* 25 used */
+        } labels[3 * BURST];
+        uint8_t blocks[BURST][ONCE_BLOCK]; /* one-time HMAC: padded key and message */
+    };
 };
 
 #define PROVIDER_MAGIC UINT64_C(0x6263617374707631)
@@ -192,6 +239,8 @@ typedef struct part {
 /* HMAC-SHA-1 over parts, under a key of up to 64 bytes that is used once. */
 bool evp_hmac_parts(bcast_provider *p, const uint8_t *raw, uint32_t raw_length, const part *parts, uint32_t n,
                     uint8_t out[SHA1_LENGTH]);
+/* What `o` asks for, under such a key. */
+bool evp_hmac_alone(bcast_provider *p, const uint8_t *raw, uint32_t raw_length, const op *o);
 
 #ifdef BCAST_WITH_IPSEC_MB
 /* crypto_ipsec_mb.c: BCAST_E_NO_PROVIDER when the library is not there or not the one this was built for */

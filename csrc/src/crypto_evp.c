@@ -124,36 +124,39 @@ static inline void fetch(const void *handle, uint32_t length)
         __builtin_prefetch((const void *)((uintptr_t)handle + at));
 }
 
-static bool evp_cbc_encrypt(bcast_provider *p, const cbc_op *ops, uint32_t n)
+static bool evp_cbc_encrypt(bcast_provider *p, op *ops, uint32_t n, uint32_t longest)
 {
     (void)p;
+    (void)longest;
     for (uint32_t i = 0; i < n; i++) {
+        EVP_CIPHER_CTX *context = op_encrypts_with(&ops[i])->evp;
+        uint8_t *data = ops[i].dst;
         if (i + AHEAD < n)
-            fetch(ops[i + AHEAD].key->evp, CIPHER_HANDLE);
-        uint8_t *data = ops[i].data;
-        for (uint32_t at = 0; at < ops[i].length; at += AES_BLOCK) {
+            fetch(op_encrypts_with(&ops[i + AHEAD])->evp, CIPHER_HANDLE);
+        for (uint32_t at = 0; at < ops[i].msg_len_to_cipher_in_bytes; at += AES_BLOCK) {
             if (at != 0)
                 xor_block(data + at, data + at - AES_BLOCK);
-            if (!update(ops[i].key->evp, true, data + at, data + at, AES_BLOCK))
+            if (!update(context, true, data + at, data + at, AES_BLOCK))
                 return false;
         }
     }
     return true;
 }
 
-static bool evp_cbc_decrypt(bcast_provider *p, const cbc_op *ops, uint32_t n)
+static bool evp_cbc_decrypt(bcast_provider *p, op *ops, uint32_t n)
 {
     (void)p;
     for (uint32_t i = 0; i < n; i++) {
+        EVP_CIPHER_CTX *context = op_decrypts_with(&ops[i])->evp;
+        uint8_t *data = ops[i].dst, cipher[AES_BLOCK] = {0};
         if (i + AHEAD < n)
-            fetch(ops[i + AHEAD].key->evp, CIPHER_HANDLE);
-        uint8_t *data = ops[i].data, cipher[AES_BLOCK] = {0};
-        for (uint32_t at = ops[i].length; at > 0;
-             at -= AES_BLOCK) { /* from the end, so that the block before is still ciphertext */
+            fetch(op_decrypts_with(&ops[i + AHEAD])->evp, CIPHER_HANDLE);
+        /* From the end, so that the block before is still ciphertext. */
+        for (uint32_t at = (uint32_t)ops[i].msg_len_to_cipher_in_bytes; at > 0; at -= AES_BLOCK) {
             uint8_t *block = data + at - AES_BLOCK;
             if (at > AES_BLOCK)
                 memcpy(cipher, block - AES_BLOCK, AES_BLOCK);
-            if (!update(ops[i].key->evp, false, block, block, AES_BLOCK))
+            if (!update(context, false, block, block, AES_BLOCK))
                 return false;
             if (at > AES_BLOCK)
                 xor_block(block, cipher);
@@ -162,61 +165,64 @@ static bool evp_cbc_decrypt(bcast_provider *p, const cbc_op *ops, uint32_t n)
     return true;
 }
 
-static bool counter_mode(EVP_CIPHER_CTX *context, const ctr_op *op)
+static bool counter_mode(EVP_CIPHER_CTX *context, const op *o)
 {
     uint8_t stream[CTR_BLOCKS * AES_BLOCK];
+    const uint32_t length = (uint32_t)o->msg_len_to_cipher_in_bytes;
     bool ok = true;
-    for (uint32_t at = 0, block = 0; ok && at < op->length; at += sizeof stream) {
-        const uint32_t piece = op->length - at < sizeof stream ? op->length - at : (uint32_t)sizeof stream;
+    for (uint32_t at = 0, block = 0; ok && at < length; at += sizeof stream) {
+        const uint32_t piece = length - at < sizeof stream ? length - at : (uint32_t)sizeof stream;
         const uint32_t blocks = (piece + AES_BLOCK - 1) / AES_BLOCK;
         uint32_t i;
         for (i = 0; i < blocks; i++, block++) {
-            memcpy(stream + i * AES_BLOCK, op->iv, AES_BLOCK);
+            memcpy(stream + i * AES_BLOCK, o->iv, AES_BLOCK);
             stream[i * AES_BLOCK + 14] = (uint8_t)(block >> 8);
             stream[i * AES_BLOCK + 15] = (uint8_t)block;
         }
         ok = update(context, true, stream, stream, blocks * AES_BLOCK);
         for (i = 0; i + AES_BLOCK <= piece; i += AES_BLOCK)
-            xor_block(op->data + at + i, stream + i);
+            xor_block(o->dst + at + i, stream + i);
         for (; i < piece; i++)
-            op->data[at + i] ^= stream[i];
+            o->dst[at + i] ^= stream[i];
         OPENSSL_cleanse(stream, blocks * AES_BLOCK);
     }
     return ok;
 }
 
-static bool evp_ctr(bcast_provider *p, const ctr_op *ops, uint32_t n)
+static bool evp_ctr(bcast_provider *p, op *ops, uint32_t n)
 {
     (void)p;
     for (uint32_t i = 0; i < n; i++) {
         if (i + AHEAD < n)
-            fetch(ops[i + AHEAD].key->evp, CIPHER_HANDLE);
-        if (!counter_mode(ops[i].key->evp, &ops[i]))
+            fetch(op_encrypts_with(&ops[i + AHEAD])->evp, CIPHER_HANDLE);
+        if (!counter_mode(op_encrypts_with(&ops[i])->evp, &ops[i]))
             return false;
     }
     return true;
 }
 
-static bool evp_ctr_once(bcast_provider *p, const ctr_op *ops, uint32_t n)
+static bool evp_ctr_once(bcast_provider *p, op *ops, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (!rekey(p, p->encrypt, ops[i].raw, true) || !counter_mode(p->encrypt, &ops[i]))
+        if (!rekey(p, p->encrypt, ops[i].enc_keys, true) || !counter_mode(p->encrypt, &ops[i]))
             return false;
     return true;
 }
 
-static bool evp_hmac(bcast_provider *p, const mac_op *ops, uint32_t n, uint32_t out_length)
+static bool evp_hmac(bcast_provider *p, op *ops, uint32_t n)
 {
     uint8_t tag[SHA1_LENGTH];
     for (uint32_t i = 0; i < n; i++) {
-        const mac_op *op = &ops[i];
+        const op *o = &ops[i];
+        const mac_key *key = op_authenticates_with(o);
         if (i + AHEAD < n)
-            fetch(ops[i + AHEAD].key->evp.inner, DIGEST_HANDLES);
-        if (EVP_MD_CTX_copy_ex(p->digest, op->key->evp.inner) != 1 || EVP_DigestUpdate(p->digest, op->data, op->length) != 1
-            || EVP_DigestFinal_ex(p->digest, tag, NULL) != 1 || EVP_MD_CTX_copy_ex(p->digest, op->key->evp.outer) != 1
+            fetch(op_authenticates_with(&ops[i + AHEAD])->evp.inner, DIGEST_HANDLES);
+        if (EVP_MD_CTX_copy_ex(p->digest, key->evp.inner) != 1
+            || EVP_DigestUpdate(p->digest, o->src, o->msg_len_to_hash_in_bytes) != 1
+            || EVP_DigestFinal_ex(p->digest, tag, NULL) != 1 || EVP_MD_CTX_copy_ex(p->digest, key->evp.outer) != 1
             || EVP_DigestUpdate(p->digest, tag, sizeof tag) != 1 || EVP_DigestFinal_ex(p->digest, tag, NULL) != 1)
             return false;
-        memcpy(op->out, tag, out_length);
+        memcpy(o->auth_tag_output, tag, o->auth_tag_output_len_in_bytes);
     }
     return true;
 }
@@ -233,15 +239,21 @@ bool evp_hmac_parts(bcast_provider *p, const uint8_t *raw, uint32_t raw_length, 
     return ok && EVP_DigestUpdate(p->digest, inner, sizeof inner) == 1 && EVP_DigestFinal_ex(p->digest, out, NULL) == 1;
 }
 
-static bool evp_hmac_once(bcast_provider *p, const mac_op *ops, uint32_t n, uint32_t out_length)
+bool evp_hmac_alone(bcast_provider *p, const uint8_t *raw, uint32_t raw_length, const op *o)
 {
+    const part whole = {o->src, o->msg_len_to_hash_in_bytes};
     uint8_t tag[SHA1_LENGTH];
-    for (uint32_t i = 0; i < n; i++) {
-        const part whole = {ops[i].data, ops[i].length};
-        if (!evp_hmac_parts(p, ops[i].raw, SHA1_LENGTH, &whole, 1, tag))
+    if (!evp_hmac_parts(p, raw, raw_length, &whole, 1, tag))
+        return false;
+    memcpy(o->auth_tag_output, tag, o->auth_tag_output_len_in_bytes);
+    return true;
+}
+
+static bool evp_hmac_once(bcast_provider *p, op *ops, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!evp_hmac_alone(p, ops[i].u.HMAC._hashed_auth_key_xor_ipad, SHA1_LENGTH, &ops[i]))
             return false;
-        memcpy(ops[i].out, tag, out_length);
-    }
     return true;
 }
 

@@ -18,8 +18,6 @@
 /* Below this many HMACs in a burst, libcrypto is faster. */
 #define HASH_LEAST 3
 
-static const uint8_t zeros[SHA1_BLOCK];
-
 /* --- keys -------------------------------------------------------------------------------------------------------------------- */
 
 static bool mb_aes_set(bcast_provider *p, aes_key *key, const uint8_t raw[16], bool encrypt)
@@ -57,91 +55,75 @@ static void mb_mac_wipe(mac_key *key) { OPENSSL_cleanse(key, sizeof *key); }
 
 /* --- ciphers ----------------------------------------------------------------------------------------------------------------- */
 
-static inline void counter_job(IMB_JOB *job, const void *schedule, const uint8_t *iv, const uint8_t *in, uint8_t *out,
-                               uint32_t length)
+static inline bool counter_burst(bcast_provider *p, op *ops, uint32_t n)
 {
-    job->enc_keys = schedule;
-    job->iv = iv;
-    job->src = in;
-    job->dst = out;
-    job->msg_len_to_cipher_in_bytes = length;
+    return n == 0 || IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, ops, n, IMB_CIPHER_CNTR, IMB_DIR_ENCRYPT, IMB_KEY_128_BYTES) == n;
 }
 
-static inline bool counter_burst(bcast_provider *p, uint32_t n)
-{
-    return n == 0
-           || IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, p->mb_cipher, n, IMB_CIPHER_CNTR, IMB_DIR_ENCRYPT, IMB_KEY_128_BYTES) == n;
-}
-
-static bool mb_cbc_encrypt(bcast_provider *p, const cbc_op *ops, uint32_t n)
+/* Block after block: counter mode over zeros from the block as counter, see above.  op_cbc_encrypt() has prepared the first. */
+static bool mb_cbc_encrypt(bcast_provider *p, op *ops, uint32_t n, uint32_t longest)
 {
     for (uint32_t first = 0; first < n; first += BURST) {
-        const uint32_t last = n - first < BURST ? n : first + BURST;
-        uint32_t longest = AES_BLOCK;
-        for (uint32_t at = 0; at < longest; at += AES_BLOCK) {
-            uint32_t jobs = 0;
-            for (uint32_t i = first; i < last; i++) {
-                longest = ops[i].length > longest ? ops[i].length : longest;
-                if (ops[i].length <= at)
-                    continue;
-                uint8_t *block = ops[i].data + at;
-                if (at != 0)
-                    for (int k = 0; k < AES_BLOCK; k++)
-                        block[k] ^= block[k - AES_BLOCK];
-                counter_job(&p->mb_cipher[jobs++], ops[i].key->schedule, block, zeros, block, AES_BLOCK);
-            }
-            if (!counter_burst(p, jobs))
+        op *const burst = ops + first;
+        uint32_t jobs = n - first < BURST ? n - first : BURST;
+        uint32_t rest[BURST];
+        if (LIKELY(longest == AES_BLOCK)) {
+            if (!counter_burst(p, burst, jobs))
                 return false;
+            continue;
+        }
+        for (uint32_t i = 0; i < jobs; i++) {
+            rest[i] = (uint32_t)burst[i].msg_len_to_cipher_in_bytes - AES_BLOCK;
+            burst[i].msg_len_to_cipher_in_bytes = AES_BLOCK;
+        }
+        while (jobs != 0) {
+            if (!counter_burst(p, burst, jobs))
+                return false;
+            uint32_t still = 0;
+            for (uint32_t i = 0; i < jobs; i++) {
+                if (rest[i] == 0)
+                    continue;
+                uint8_t *block = burst[i].dst + AES_BLOCK;
+                for (int k = 0; k < AES_BLOCK; k++)
+                    block[k] ^= block[k - AES_BLOCK];
+                op_cbc_encrypt(&burst[still], op_encrypts_with(&burst[i]), block, AES_BLOCK);
+                rest[still++] = rest[i] - AES_BLOCK;
+            }
+            jobs = still;
         }
     }
     return true;
 }
 
-static bool mb_cbc_decrypt(bcast_provider *p, const cbc_op *ops, uint32_t n)
+static bool mb_cbc_decrypt(bcast_provider *p, op *ops, uint32_t n)
 {
     for (uint32_t first = 0; first < n; first += BURST) {
         const uint32_t jobs = n - first < BURST ? n - first : BURST;
-        for (uint32_t i = 0; i < jobs; i++) {
-            const cbc_op *op = &ops[first + i];
-            IMB_JOB *job = &p->mb_cipher[i];
-            job->dec_keys = op->key->schedule;
-            job->iv = zeros;
-            job->src = op->data;
-            job->dst = op->data;
-            job->msg_len_to_cipher_in_bytes = op->length;
-        }
-        if (IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, p->mb_cipher, jobs, IMB_CIPHER_CBC, IMB_DIR_DECRYPT, IMB_KEY_128_BYTES) != jobs)
+        if (IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, ops + first, jobs, IMB_CIPHER_CBC, IMB_DIR_DECRYPT, IMB_KEY_128_BYTES) != jobs)
             return false;
     }
     return true;
 }
 
-static bool mb_ctr(bcast_provider *p, const ctr_op *ops, uint32_t n)
+static bool mb_ctr(bcast_provider *p, op *ops, uint32_t n)
 {
-    for (uint32_t first = 0; first < n; first += BURST) {
-        const uint32_t jobs = n - first < BURST ? n - first : BURST;
-        for (uint32_t i = 0; i < jobs; i++) {
-            const ctr_op *op = &ops[first + i];
-            counter_job(&p->mb_cipher[i], op->key->schedule, op->iv, op->data, op->data, op->length);
-        }
-        if (!counter_burst(p, jobs))
+    for (uint32_t first = 0; first < n; first += BURST)
+        if (!counter_burst(p, ops + first, n - first < BURST ? n - first : BURST))
             return false;
-    }
     return true;
 }
 
-static bool mb_ctr_once(bcast_provider *p, const ctr_op *ops, uint32_t n)
+static bool mb_ctr_once(bcast_provider *p, op *ops, uint32_t n)
 {
     alignas(16) uint8_t unused[176];
     bool ok = true;
     for (uint32_t first = 0; ok && first < n; first += BURST) {
         const uint32_t jobs = n - first < BURST ? n - first : BURST;
         for (uint32_t i = 0; i < jobs; i++) {
-            const ctr_op *op = &ops[first + i];
-            IMB_AES_KEYEXP_128(p->mb, op->raw, p->mb_schedules[i], unused);
-            counter_job(&p->mb_cipher[i], p->mb_schedules[i], op->iv, op->data, op->data, op->length);
+            IMB_AES_KEYEXP_128(p->mb, ops[first + i].enc_keys, p->mb_schedules[i], unused);
+            ops[first + i].enc_keys = p->mb_schedules[i];
         }
-        ok = counter_burst(p, jobs);
+        ok = counter_burst(p, ops + first, jobs);
         OPENSSL_cleanse(p->mb_schedules, jobs * sizeof *p->mb_schedules);
     }
     OPENSSL_cleanse(unused, sizeof unused);
@@ -150,31 +132,17 @@ static bool mb_ctr_once(bcast_provider *p, const ctr_op *ops, uint32_t n)
 
 /* --- HMAC -------------------------------------------------------------------------------------------------------------------- */
 
-static bool mb_hmac(bcast_provider *p, const mac_op *ops, uint32_t n, uint32_t out_length)
+static bool mb_hmac(bcast_provider *p, op *ops, uint32_t n)
 {
     if (n < HASH_LEAST) {
-        for (uint32_t i = 0; i < n; i++) {
-            const part whole = {ops[i].data, ops[i].length};
-            uint8_t tag[SHA1_LENGTH];
-            if (!evp_hmac_parts(p, ops[i].key->mb.raw, sizeof ops[i].key->mb.raw, &whole, 1, tag))
+        for (uint32_t i = 0; i < n; i++)
+            if (!evp_hmac_alone(p, op_authenticates_with(&ops[i])->mb.raw, sizeof(((mac_key *)0)->mb.raw), &ops[i]))
                 return false;
-            memcpy(ops[i].out, tag, out_length);
-        }
         return true;
     }
     for (uint32_t first = 0; first < n; first += BURST) {
         const uint32_t jobs = n - first < BURST ? n - first : BURST;
-        for (uint32_t i = 0; i < jobs; i++) {
-            const mac_op *op = &ops[first + i];
-            IMB_JOB *job = &p->mb_hash[i];
-            job->src = op->data;
-            job->msg_len_to_hash_in_bytes = op->length;
-            job->auth_tag_output = op->out;
-            job->auth_tag_output_len_in_bytes = out_length;
-            job->u.HMAC._hashed_auth_key_xor_ipad = op->key->mb.inner;
-            job->u.HMAC._hashed_auth_key_xor_opad = op->key->mb.outer;
-        }
-        if (IMB_SUBMIT_HASH_BURST_NOCHECK(p->mb, p->mb_hash, jobs, IMB_AUTH_HMAC_SHA_1) != jobs)
+        if (IMB_SUBMIT_HASH_BURST_NOCHECK(p->mb, ops + first, jobs, IMB_AUTH_HMAC_SHA_1) != jobs)
             return false;
     }
     return true;
@@ -211,41 +179,40 @@ static void pad_key(uint8_t *block, const uint8_t raw[SHA1_LENGTH], uint8_t pad)
         block[i] = raw[i] ^ pad;
 }
 
-static bool mb_hmac_once(bcast_provider *p, const mac_op *ops, uint32_t n, uint32_t out_length)
+static bool mb_hmac_once(bcast_provider *p, op *ops, uint32_t n)
 {
     bool ok = true;
     for (uint32_t first = 0; ok && first < n; first += BURST) {
         const uint32_t last = n - first < BURST ? n : first + BURST;
         uint32_t lengths[BURST], jobs = 0;
         uint8_t *outputs[BURST];
-        const mac_op *taken[BURST];
+        const op *taken[BURST];
         uint8_t tags[BURST][SHA1_LENGTH];
         for (uint32_t i = first; ok && i < last; i++) {
-            const mac_op *op = &ops[i];
-            if (last - first < HASH_LEAST || op->length > ONCE_BLOCK - SHA1_BLOCK) {
-                const part whole = {op->data, op->length};
-                uint8_t tag[SHA1_LENGTH];
-                ok = evp_hmac_parts(p, op->raw, SHA1_LENGTH, &whole, 1, tag);
-                memcpy(op->out, tag, out_length);
+            const op *o = &ops[i];
+            const uint8_t *raw = o->u.HMAC._hashed_auth_key_xor_ipad;
+            const uint32_t length = (uint32_t)o->msg_len_to_hash_in_bytes;
+            if (last - first < HASH_LEAST || length > ONCE_BLOCK - SHA1_BLOCK) {
+                ok = evp_hmac_alone(p, raw, SHA1_LENGTH, o);
                 continue;
             }
-            pad_key(p->blocks[jobs], op->raw, 0x36);
-            memcpy(p->blocks[jobs] + SHA1_BLOCK, op->data, op->length);
-            lengths[jobs] = SHA1_BLOCK + op->length;
+            pad_key(p->blocks[jobs], raw, 0x36);
+            memcpy(p->blocks[jobs] + SHA1_BLOCK, o->src, length);
+            lengths[jobs] = SHA1_BLOCK + length;
             outputs[jobs] = tags[jobs];
-            taken[jobs++] = op;
+            taken[jobs++] = o;
         }
-        if (!ok || jobs == 0)
+        if (jobs == 0)
             continue;
-        ok = hash_blocks(p, jobs, lengths, outputs);
+        ok = ok && hash_blocks(p, jobs, lengths, outputs);
         for (uint32_t i = 0; ok && i < jobs; i++) {
-            pad_key(p->blocks[i], taken[i]->raw, 0x5c);
+            pad_key(p->blocks[i], taken[i]->u.HMAC._hashed_auth_key_xor_ipad, 0x5c);
             memcpy(p->blocks[i] + SHA1_BLOCK, tags[i], SHA1_LENGTH);
             lengths[i] = SHA1_BLOCK + SHA1_LENGTH;
         }
         ok = ok && hash_blocks(p, jobs, lengths, outputs);
         for (uint32_t i = 0; ok && i < jobs; i++)
-            memcpy(taken[i]->out, tags[i], out_length);
+            memcpy(taken[i]->auth_tag_output, tags[i], taken[i]->auth_tag_output_len_in_bytes);
         for (uint32_t i = 0; i < jobs; i++)
             OPENSSL_cleanse(p->blocks[i], SHA1_BLOCK);
     }
@@ -302,13 +269,16 @@ int ipsec_mb_open(bcast_provider *p)
         return BCAST_E_NO_PROVIDER;
     p->mb_version = version_text();
     p->mb_isa = isa(p->mb);
-    for (int i = 0; i < BURST; i++) { /* what is the same in every job */
-        p->mb_cipher[i].iv_len_in_bytes = AES_BLOCK;
-        p->mb_cipher[i].key_len_in_bytes = IMB_KEY_128_BYTES;
-        p->mb_cipher[i].hash_alg = IMB_AUTH_NULL;
-        p->mb_hash[i].cipher_mode = IMB_CIPHER_NULL;
-        p->mb_hash[i].hash_alg = IMB_AUTH_HMAC_SHA_1;
-        p->mb_hash[i].chain_order = IMB_ORDER_HASH_CIPHER;
+    /* What is the same in every job. */
+    for (size_t i = 0; i < sizeof p->cipher / sizeof *p->cipher; i++) {
+        p->cipher[i].iv_len_in_bytes = AES_BLOCK;
+        p->cipher[i].key_len_in_bytes = IMB_KEY_128_BYTES;
+        p->cipher[i].hash_alg = IMB_AUTH_NULL;
+    }
+    for (size_t i = 0; i < sizeof p->hash / sizeof *p->hash; i++) {
+        p->hash[i].cipher_mode = IMB_CIPHER_NULL;
+        p->hash[i].hash_alg = IMB_AUTH_HMAC_SHA_1;
+        p->hash[i].chain_order = IMB_ORDER_HASH_CIPHER;
     }
     p->crypto = &crypto_ipsec_mb;
     return BCAST_OK;

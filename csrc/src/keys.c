@@ -72,15 +72,13 @@ bool mikey_prf_burst(bcast_provider *p, const mac_key *const *keys, uint32_t n)
 {
     /* 20 bytes or less from a key of one chunk: P(s, label) = HMAC(s, A1 || label), A1 = HMAC(s, label) (RFC 3830 4.1.2). */
     for (uint32_t i = 0; i < 3 * n; i++)
-        p->mac[i] = (mac_op){.key = keys[i / 3], .data = p->labels[i].label, .out = p->labels[i].chain, .length = 25};
-    if (!p->crypto->hmac(p, p->mac, 3 * n, SHA1_LENGTH))
-        return false;
-    for (uint32_t i = 0; i < 3 * n; i++) {
-        p->mac[i].data = p->labels[i].chain;
-        p->mac[i].out = p->derived[i];
-        p->mac[i].length = SHA1_LENGTH + 25;
-    }
-    return p->crypto->hmac(p, p->mac, 3 * n, SHA1_LENGTH);
+        op_hmac(&p->hash[i], keys[i / 3], p->labels[i].label, 25, p->labels[i].chain, SHA1_LENGTH);
+    bool ok = p->crypto->hmac(p, p->hash, 3 * n);
+    for (uint32_t i = 0; i < 3 * n; i++)
+        op_hmac(&p->hash[i], keys[i / 3], p->labels[i].chain, SHA1_LENGTH + 25, p->derived[i], SHA1_LENGTH);
+    ok = ok && p->crypto->hmac(p, p->hash, 3 * n);
+    OPENSSL_cleanse(p->labels, (size_t)3 * n * sizeof *p->labels); /* others use this room next */
+    return ok;
 }
 
 void mikey_iv(uint8_t iv[16], const uint8_t salt[14], const uint8_t csb_id[4])
@@ -204,7 +202,6 @@ int bcast_smartcard_key_init(void *storage, size_t room, bcast_provider *provide
         ok = c->aes_set(provider, &key->encr, provider->derived[PSK_ENCR], true)
              && c->mac_set(provider, &key->auth, provider->derived[PSK_AUTH], SHA1_LENGTH);
     }
-    OPENSSL_cleanse(provider->labels, 3 * sizeof *provider->labels);
     OPENSSL_cleanse(provider->derived, 3 * sizeof *provider->derived);
     if (!ok) {
         c->aes_wipe(&key->encr);

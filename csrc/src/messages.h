@@ -48,27 +48,33 @@ bool criteria_read(reader *r, bcast_span *span, uint32_t *count, int which_index
 int criteria_count(const source *s, bcast_span span, int scope, uint32_t payload);
 
 bool drm_read(reader *r, bool partial, bcast_drm_stkm *message);
-uint32_t drm_measure(const source *s, const bcast_drm_stkm *message);
 
-/* Offsets from the start of the message; 0 = not there. */
-typedef struct drm_places {
-    uint32_t material;
-    uint32_t next_material;
-    uint32_t programme_MAC;
-    uint32_t service_MAC;
-} drm_places;
-
-/* The time written last: the services of a batch change keys in the same second. */
-typedef struct mjd_bcd {
+/*
+ * What is remembered from the message before: the services of a batch are alike and change keys in the same second.  The first eight
+ * octets of a bcast_drm_stkm decide where everything stands.
+ */
+typedef struct drm_memory {
+    uint64_t shape; /* those octets; 0: nothing yet, since `present` is never 0 */
+    uint32_t size;  /* without access criteria */
+    uint32_t material_at;
+    uint8_t flags[2]; /* as on the wire */
+    uint8_t clock[5]; /* `time`, as on the wire */
     int64_t time;
-    uint8_t bytes[5];
-} mjd_bcd;
-#define NO_TIME INT64_MIN
+} drm_memory;
+/* Modified Julian Date 0, midnight: all zero on the wire, as the clock is. */
+#define DRM_NOTHING ((drm_memory){.time = INT64_C(-15020) * 86400})
 
-void drm_write(uint8_t *out, const bcast_drm_stkm *message, const uint8_t *base, const uint8_t *encrypted_PEK, mjd_bcd *clock,
-               drm_places *places);
+/* The size of the message; 0 and an error when it cannot be written.  Its MACs are its last fields. */
+uint32_t drm_measure(const source *s, const bcast_drm_stkm *message, drm_memory *memory);
+/* After drm_measure() of the same message.  Bytes of MACs are left as they are. */
+void drm_write(uint8_t *out, const bcast_drm_stkm *message, const uint8_t *base, const uint8_t *encrypted_PEK, drm_memory *memory);
+static inline uint32_t drm_service_MAC(uint32_t size) { return size - BCAST_DRM_MAC_LENGTH; }
+static inline uint32_t drm_programme_MAC(uint32_t size, unsigned present)
+{
+    return size - BCAST_DRM_MAC_LENGTH - (present & BCAST_DRM_SERVICE ? 4 + BCAST_DRM_MAC_LENGTH : 0U);
+}
 
-/* --- mikey.c ----------------------------------------------------------------------------------------------------------------- */
+/* --- mikey_*.c --------------------------------------------------------------------------------------------------------------- */
 
 enum {
     PAYLOAD_LAST = 0,
@@ -89,9 +95,24 @@ bool stkm_read(reader *r, bool partial, bcast_smartcard_stkm *message);
 /* The decrypted key data of a STKM; `at`: where it stood in the message. */
 bool stkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t lenient, bcast_smartcard_stkm *message,
                    bcast_error *error);
-uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *message, bool partial);
-/* Returns where the key data stands, in clear; MAC bytes are left as they are. */
-uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *message, const uint8_t *base, const uint8_t *csb_id, bool partial);
+
+/*
+ * What is remembered from the message before, when nothing in it was of variable length.  The eight octets from has_salt on decide
+ * the shape; what stands before the key is then the same but for the identifiers and the COUNTER.
+ */
+typedef struct stkm_memory {
+    uint64_t shape; /* those octets; all ones: nothing yet, since has_salt is 0 or 1 */
+    uint32_t size;
+    uint32_t key_at;
+    bool same; /* the message measured last has this shape */
+    uint8_t head[48];
+} stkm_memory;
+#define STKM_NOTHING ((stkm_memory){.shape = UINT64_MAX})
+
+uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *message, bool partial, stkm_memory *memory);
+/* After stkm_measure() of the same message.  Returns where the key data stands, in clear; MAC bytes are left as they are. */
+uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *message, const uint8_t *base, const uint8_t *csb_id, bool partial,
+                    stkm_memory *memory);
 
 bool ltkm_read(reader *r, bcast_smartcard_ltkm *message);
 bool ltkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t lenient, bcast_smartcard_ltkm *message,

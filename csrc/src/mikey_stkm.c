@@ -2,6 +2,9 @@
 /* STKM of the Smartcard Profile (smartcard-profile 4.4, 5.3): reading, then building. */
 #include "mikey.h"
 
+/* Key data up to the key (RFC 3830 6.13): last payload, type and no validity, 16 bytes. */
+enum { KEY_ALONE = TEK << 20 | KV_NONE << 16 | BCAST_KEY_LENGTH, KEY_WITH_SALT = TEK_SALT << 20 | KV_NONE << 16 | BCAST_KEY_LENGTH };
+
 /* --- reading ------------------------------------------------------------------------------------------------------------------ */
 
 /* confidence: guess - widths and order; the names are likely (smartcard-profile 5.3, decision 10) */
@@ -132,11 +135,11 @@ bool stkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t 
                    bcast_error *error)
 {
     const uint32_t head = load_u32(clear);
-    if (LIKELY(head == 0x00200010 && length == TEK_DATA)) {
+    if (LIKELY(head == KEY_ALONE && length == TEK_DATA)) {
         memcpy(s->tek, clear + 4, BCAST_KEY_LENGTH);
         return true;
     }
-    if (LIKELY(head == 0x00300010 && length == TEK_SALT_DATA && load_u16(clear + TEK_DATA) == BCAST_SALT_LENGTH)) {
+    if (LIKELY(head == KEY_WITH_SALT && length == TEK_SALT_DATA && load_u16(clear + TEK_DATA) == BCAST_SALT_LENGTH)) {
         memcpy(s->tek, clear + 4, BCAST_KEY_LENGTH);
         memcpy(s->salt, clear + TEK_DATA + 2, BCAST_SALT_LENGTH);
         s->has_salt = 1;
@@ -149,19 +152,26 @@ bool stkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t 
 
 /* --- building ----------------------------------------------------------------------------------------------------------------- */
 
-uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *m, bool partial)
+/* The octets that decide the shape, in one word: has_salt to has_binding. */
+static inline uint64_t shape_of(const bcast_smartcard_stkm *m)
 {
-    /* The common one: nothing of variable length, nothing wrong.  Whatever is not is looked at in order, below. */
-    const unsigned srtp = m->traffic_protection_protocol == BCAST_SRTP;
-    const bool other = ((m->has_salt | m->has_management) > 1) | (m->tek_id_length != 2) | (m->other_key_ids.length != 0)
-                       | (m->max_size != 0) | partial
-                       | (m->has_management
-                          & ((m->protection_after_reception > 3) | !known_protocol(m->traffic_protection_protocol)
-                             | (m->traffic_authentication_flag > 1) | (m->traffic_key_lifetime > 15) | (srtp != m->has_salt)
-                             | m->tail.has_criteria | m->tail.has_binding));
-    if (LIKELY(!other))
-        return 80U + (TEK_SALT_DATA - TEK_DATA) * m->has_salt + 7U * m->has_management;
+    uint64_t shape;
+    _Static_assert(offsetof(bcast_smartcard_stkm, tail.has_binding) == offsetof(bcast_smartcard_stkm, has_salt) + 7, "eight octets");
+    memcpy(&shape, (const uint8_t *)m + offsetof(bcast_smartcard_stkm, has_salt), sizeof shape);
+    return shape;
+}
 
+/* Is there nothing outside the shape but values of fixed length? */
+static inline bool plain(const bcast_smartcard_stkm *m)
+{
+    return (m->tek_id_length == 2) & (m->max_size == 0) & (m->other_key_ids.length == 0);
+}
+
+uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *m, bool partial, stkm_memory *memory)
+{
+    memory->same = !partial && shape_of(m) == memory->shape && plain(m);
+    if (LIKELY(memory->same))
+        return memory->size;
     if (UNLIKELY((m->has_salt > 1) | (m->has_management > 1)))
         return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, m->has_salt > 1 ? BCAST_F_SALT : BCAST_F_MANAGEMENT, 0, 0);
     if (UNLIKELY(m->has_management && (m->traffic_protection_protocol == BCAST_SRTP) != m->has_salt)) /* rules R18 */
@@ -201,43 +211,49 @@ uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *m, bool parti
     return size;
 }
 
-uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *m, const uint8_t *base, const uint8_t *csb_id, bool partial)
+uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *m, const uint8_t *base, const uint8_t *csb_id, bool partial,
+                    stkm_memory *memory)
 {
-    /* HDR, EXT 3 with three Key IDs: one copy, then what differs. */
-    static const uint8_t head[HEADER + EXT_HEAD + DOMAIN_AND_SEK + TEK_ID] = {
-        VERSION,  0, PAYLOAD_EXT, 0, [9] = EMPTY_MAP, [10] = PAYLOAD_T, EXT_KEY_ID, 0, DOMAIN_AND_SEK + TEK_ID, 0, 3,
-        [19] = 1, 4, [25] = 2,    2};
-    memcpy(out, head, sizeof head);
-    memcpy(out + 4, csb_id, 4);
-    memcpy(out + 16, m->key_domain_id, 3);
-    memcpy(out + 21, m->sek_id, 4);
-    memcpy(out + 27, m->tek_id, 2);
-    writer w = {out + sizeof head};
-    if (UNLIKELY(m->other_key_ids.length != 0)) {
-        out[12] = (uint8_t)((DOMAIN_AND_SEK + TEK_ID + m->other_key_ids.length) >> 8);
-        out[13] = (uint8_t)(DOMAIN_AND_SEK + TEK_ID + m->other_key_ids.length);
+    uint32_t at = memory->key_at;
+    if (LIKELY(memory->same)) {
+        memcpy(out, memory->head, sizeof memory->head);
+        memcpy(out + HEADER - 6, csb_id, 4);
+        memcpy(out + HEADER + EXT_HEAD + 2, m->key_domain_id, 3);
+        memcpy(out + HEADER + EXT_HEAD + 7, m->sek_id, 4);
+        memcpy(out + HEADER + EXT_HEAD + DOMAIN_AND_SEK + 2, m->tek_id, 2);
+        store_u32(out + at - KEMAC_HEAD - 4, m->counter);
+    } else {
+        const uint32_t ids = DOMAIN_AND_SEK + TEK_ID + m->other_key_ids.length;
+        writer w = {out};
+        write_header(&w, 0, PAYLOAD_EXT, 0, csb_id);
+        write_extension(&w, m->has_management ? PAYLOAD_EXT : PAYLOAD_T, EXT_KEY_ID, ids);
+        write_domain_and_sek(&w, m->key_domain_id, m->sek_id);
+        put_u16(&w, 0x0202);
+        put_bytes(&w, m->tek_id, 2);
         put_span(&w, base, m->other_key_ids);
-    }
-    if (m->has_management) {
-        const bool tail = m->tail.has_criteria | m->tail.has_binding;
-        out[10] = PAYLOAD_EXT;
-        write_extension(&w, PAYLOAD_T, EXT_OMA_BCAST, 3 + (UNLIKELY(tail) ? tail_size(&m->tail) : 0));
-        put_u8(&w, STKM_SUBTYPE);
-        put_u8(&w, MANAGEMENT_VERSION << 4 | (unsigned)m->protection_after_reception << 2 | (unsigned)m->tail.has_binding << 1
-                       | m->tail.has_criteria);
-        put_u8(&w, (unsigned)m->traffic_protection_protocol << 5 | (unsigned)m->traffic_authentication_flag << 4
-                       | m->traffic_key_lifetime);
-        if (UNLIKELY(tail))
+        if (m->has_management) {
+            write_extension(&w, PAYLOAD_T, EXT_OMA_BCAST, 3 + tail_size(&m->tail));
+            put_u8(&w, STKM_SUBTYPE);
+            put_u8(&w, MANAGEMENT_VERSION << 4 | (unsigned)m->protection_after_reception << 2 | (unsigned)m->tail.has_binding << 1
+                           | m->tail.has_criteria);
+            put_u8(&w, (unsigned)m->traffic_protection_protocol << 5 | (unsigned)m->traffic_authentication_flag << 4
+                           | m->traffic_key_lifetime);
             tail_write(&w, &m->tail, base);
+        }
+        write_counter(&w, PAYLOAD_KEMAC, m->counter);
+        put_u8(&w, PAYLOAD_LAST);
+        put_u8(&w, partial ? 0 : AES_CM_128);
+        put_u16(&w, m->has_salt ? TEK_SALT_DATA : TEK_DATA);
+        at = (uint32_t)(w.at - out);
+        if (!partial && plain(m) && !(m->tail.has_criteria | m->tail.has_binding)) {
+            memory->shape = shape_of(m);
+            memory->key_at = at;
+            memory->size = at + (m->has_salt ? TEK_SALT_DATA : TEK_DATA) + 1U + BCAST_MIKEY_MAC_LENGTH;
+            memcpy(memory->head, out, at);
+        }
     }
-    write_counter(&w, PAYLOAD_KEMAC, m->counter);
-    put_u8(&w, PAYLOAD_LAST);
-    put_u8(&w, partial ? 0 : AES_CM_128);
-    put_u16(&w, m->has_salt ? TEK_SALT_DATA : TEK_DATA);
-    const uint32_t at = (uint32_t)(w.at - out);
-    put_u8(&w, PAYLOAD_LAST);
-    put_u8(&w, m->has_salt ? TEK_SALT << 4 | KV_NONE : TEK << 4 | KV_NONE);
-    put_u16(&w, BCAST_KEY_LENGTH);
+    writer w = {out + at};
+    put_u32(&w, m->has_salt ? KEY_WITH_SALT : KEY_ALONE);
     put_bytes(&w, m->tek, BCAST_KEY_LENGTH);
     if (m->has_salt) {
         put_u16(&w, BCAST_SALT_LENGTH);

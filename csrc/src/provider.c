@@ -58,25 +58,20 @@ static bool known_aes(bcast_provider *p, uint32_t n, const aes_key *encrypt, con
         plain[16 + i] = (uint8_t)(aes_second[i] ^ aes_cipher[i]);
     for (uint32_t i = 0; i < n; i++) {
         memcpy(data + i * STRIDE, plain, 32);
-        p->cbc[i] = (cbc_op){encrypt, data + i * STRIDE, 32};
+        op_cbc_encrypt(&p->cipher[i], encrypt, data + i * STRIDE, 32);
     }
-    if (!p->crypto->cbc_encrypt(p, p->cbc, n) || !all_equal(data, STRIDE, n, cipher, 32))
+    if (!p->crypto->cbc_encrypt(p, p->cipher, n, 32) || !all_equal(data, STRIDE, n, cipher, 32))
         return false;
     for (uint32_t i = 0; i < n; i++)
-        p->cbc[i].key = decrypt;
-    if (!p->crypto->cbc_decrypt(p, p->cbc, n) || !all_equal(data, STRIDE, n, plain, 32))
+        op_cbc_decrypt(&p->cipher[i], decrypt, data + i * STRIDE, 32);
+    if (!p->crypto->cbc_decrypt(p, p->cipher, n) || !all_equal(data, STRIDE, n, plain, 32))
         return false;
     for (int once = 0; once < 2; once++) {
         memset(data, 0, sizeof data);
         for (uint32_t i = 0; i < n; i++) {
-            p->ctr[i] = (ctr_op){.data = data + i * STRIDE, .length = 36}; /* a TEK with its salt */
-            memcpy(p->ctr[i].iv, cm_iv, 16);
-            if (once)
-                p->ctr[i].raw = aes_raw;
-            else
-                p->ctr[i].key = encrypt;
+            op_ctr(&p->cipher[i], once ? (const void *)aes_raw : encrypt, cm_iv, data + i * STRIDE, 36); /* a TEK with its salt */
         }
-        if (!(once ? p->crypto->ctr_once : p->crypto->ctr)(p, p->ctr, n) || !all_equal(data, STRIDE, n, cm_stream, 36))
+        if (!(once ? p->crypto->ctr_once : p->crypto->ctr)(p, p->cipher, n) || !all_equal(data, STRIDE, n, cm_stream, 36))
             return false;
     }
     return true;
@@ -92,13 +87,12 @@ static bool known_hmac(bcast_provider *p, uint32_t n, const mac_key *key, const 
     for (int once = 0; once < 2; once++) {
         memset(p->tags, 0, sizeof p->tags);
         for (uint32_t i = 0; i < n; i++) {
-            p->mac[i] = (mac_op){.data = data, .out = p->tags[i], .length = sizeof data};
             if (once)
-                p->mac[i].raw = raw;
+                op_hmac_once(&p->hash[i], raw, data, sizeof data, p->tags[i], SHA1_LENGTH);
             else
-                p->mac[i].key = key;
+                op_hmac(&p->hash[i], key, data, sizeof data, p->tags[i], SHA1_LENGTH);
         }
-        if (!(once ? p->crypto->hmac_once : p->crypto->hmac)(p, p->mac, n, SHA1_LENGTH)
+        if (!(once ? p->crypto->hmac_once : p->crypto->hmac)(p, p->hash, n)
             || !all_equal(p->tags[0], SHA1_LENGTH, n, hmac_tag, SHA1_LENGTH))
             return false;
     }

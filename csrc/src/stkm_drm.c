@@ -246,23 +246,49 @@ __attribute__((cold)) static uint32_t too_long(const source *s, const bcast_drm_
 #define SIXTEEN(p) FOUR(p), FOUR((p) + 4), FOUR((p) + 8), FOUR((p) + 12)
 static const uint8_t parts[64] = {SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48)};
 
-uint32_t drm_measure(const source *s, const bcast_drm_stkm *m)
+/* The octets that decide the shape, in one word: the first fields of the structure. */
+static inline uint64_t shape_of(const bcast_drm_stkm *m)
+{
+    uint64_t shape;
+    _Static_assert(offsetof(bcast_drm_stkm, material_length) == 7 && offsetof(bcast_drm_stkm, id) == 8, "eight octets");
+    memcpy(&shape, m, sizeof shape);
+    return shape;
+}
+
+/* A shape that differs from the one before: check it, and remember it. */
+static bool learn(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
 {
     const unsigned present = m->present, protocol = m->traffic_protection_protocol;
-    const bool ipsec = protocol == BCAST_IPSEC;
+    const bool ipsec = protocol == BCAST_IPSEC, next = present & BCAST_DRM_NEXT;
     const unsigned material = 16U << (ipsec & m->traffic_authentication_flag);
     const bool bad = ((present & (BCAST_DRM_SERVICE | BCAST_DRM_PROGRAMME)) == 0) | (present > 63) | (protocol > BCAST_ISMACRYP)
                      | (m->protection_after_reception > 3) | (m->traffic_authentication_flag > 1) | (m->traffic_key_lifetime > 15)
                      | (m->material_length != material) | (m->id_length - 1U >= BCAST_ID_MAX) | (ipsec & (m->id_length != 4))
                      | ((present & (BCAST_DRM_PERMISSIONS | BCAST_DRM_PROGRAMME)) == BCAST_DRM_PERMISSIONS);
-    if (UNLIKELY(bad))
-        return explain(s, m);
-    if (UNLIKELY((present & BCAST_DRM_TIMESTAMP) && (m->timestamp < FIRST_TIME || m->timestamp > LAST_TIME)))
-        return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_TIMESTAMP, 0, 0);
+    if (bad)
+        return explain(s, m) != 0;
     /* What is there with every key, then the flags, the two lengths and the lifetime. */
-    const unsigned each = m->id_length + material + (protocol == BCAST_SRTP ? BCAST_SALT_LENGTH : 0U);
-    uint32_t size = parts[present] + (each << (present >> 3 & 1)) + 4U + !ipsec;
-    if (present & BCAST_DRM_CRITERIA) {
+    const unsigned before = m->id_length + (protocol == BCAST_SRTP ? BCAST_SALT_LENGTH : 0U);
+    memory->shape = shape_of(m);
+    memory->material_at = 2U + !ipsec + (before << next) + 1U;
+    memory->size = parts[present] + ((before + material) << next) + 4U + !ipsec;
+    memory->flags[0] = (uint8_t)(PROTOCOL_VERSION << 4 | (unsigned)m->protection_after_reception << 2
+                                 | (present & BCAST_DRM_CRITERIA ? 1U : 0U));
+    memory->flags[1] = (uint8_t)(protocol << 5 | (unsigned)m->traffic_authentication_flag << 4 | (next ? 8U : 0U)
+                                 | (present & BCAST_DRM_TIMESTAMP ? 4U : 0U) | (present & BCAST_DRM_PROGRAMME ? 2U : 0U)
+                                 | (present & BCAST_DRM_SERVICE ? 1U : 0U));
+    return true;
+}
+
+uint32_t drm_measure(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
+{
+    if (UNLIKELY(shape_of(m) != memory->shape) && !learn(s, m, memory))
+        return 0;
+    if (UNLIKELY((m->present & BCAST_DRM_TIMESTAMP) && m->timestamp != memory->time
+                 && (m->timestamp < FIRST_TIME || m->timestamp > LAST_TIME)))
+        return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_TIMESTAMP, 0, 0);
+    uint32_t size = memory->size;
+    if (UNLIKELY(m->present & BCAST_DRM_CRITERIA)) {
         if (criteria_count(s, m->access_criteria, BCAST_S_MESSAGE, 0) < 0)
             return 0;
         size += m->access_criteria.length;
@@ -274,36 +300,33 @@ uint32_t drm_measure(const source *s, const bcast_drm_stkm *m)
 
 static inline unsigned bcd(uint32_t value) { return value / 10 << 4 | value % 10; }
 
-static void read_clock(int64_t ntp, mjd_bcd *clock)
+static void read_clock(int64_t ntp, drm_memory *memory)
 {
     const uint64_t time = (uint64_t)(ntp - FIRST_TIME);
     const uint32_t day = (uint32_t)(time / DAY), second = (uint32_t)(time - (uint64_t)day * DAY);
-    writer w = {clock->bytes};
+    writer w = {memory->clock};
     put_u16(&w, day);
     put_u8(&w, bcd(second / 3600));
     put_u8(&w, bcd(second / 60 % 60));
     put_u8(&w, bcd(second % 60));
-    clock->time = ntp;
+    memory->time = ntp;
 }
 
-void drm_write(uint8_t *out, const bcast_drm_stkm *m, const uint8_t *base, const uint8_t *encrypted_PEK, mjd_bcd *clock,
-               drm_places *places)
+void drm_write(uint8_t *out, const bcast_drm_stkm *m, const uint8_t *base, const uint8_t *encrypted_PEK, drm_memory *memory)
 {
     const unsigned present = m->present, protocol = m->traffic_protection_protocol;
     const bool next = present & BCAST_DRM_NEXT;
+    const uint32_t id_length = m->id_length;
     writer w = {out};
-    put_u8(&w, PROTOCOL_VERSION << 4 | (unsigned)m->protection_after_reception << 2 | (present & BCAST_DRM_CRITERIA ? 1U : 0U));
-    put_u8(&w, protocol << 5 | (unsigned)m->traffic_authentication_flag << 4 | (next ? 8U : 0U)
-                   | (present & BCAST_DRM_TIMESTAMP ? 4 : 0) | (present & BCAST_DRM_PROGRAMME ? 2 : 0)
-                   | (present & BCAST_DRM_SERVICE ? 1 : 0));
+    put_bytes(&w, memory->flags, sizeof memory->flags);
     if (protocol != BCAST_IPSEC)
-        put_u8(&w, m->id_length);
+        put_u8(&w, id_length);
     /* Sixteen bytes at once, whatever the length: what follows is longer and is written over the rest. */
     memcpy(w.at, m->id, BCAST_ID_MAX);
-    w.at += m->id_length;
+    w.at += id_length;
     if (next) {
         memcpy(w.at, m->next_id, BCAST_ID_MAX);
-        w.at += m->id_length;
+        w.at += id_length;
     }
     if (protocol == BCAST_SRTP) {
         put_bytes(&w, m->salt, BCAST_SALT_LENGTH);
@@ -311,26 +334,22 @@ void drm_write(uint8_t *out, const bcast_drm_stkm *m, const uint8_t *base, const
             put_bytes(&w, m->next_salt, BCAST_SALT_LENGTH);
     }
     put_u8(&w, m->material_length);
-    places->material = (uint32_t)(w.at - out);
-    places->next_material = places->programme_MAC = places->service_MAC = 0;
-    memcpy(w.at, m->traffic_key_material, 16);
-    if (m->material_length == 32)
-        memcpy(w.at + 16, m->traffic_key_material + 16, 16);
-    w.at += m->material_length;
-    if (next) {
-        places->next_material = (uint32_t)(w.at - out);
-        memcpy(w.at, m->next_traffic_key_material, 16);
-        if (m->material_length == 32)
-            memcpy(w.at + 16, m->next_traffic_key_material + 16, 16);
-        w.at += m->material_length;
+    if (LIKELY(m->material_length == BCAST_KEY_LENGTH)) {
+        put_bytes(&w, m->traffic_key_material, BCAST_KEY_LENGTH);
+        if (next)
+            put_bytes(&w, m->next_traffic_key_material, BCAST_KEY_LENGTH);
+    } else {
+        put_bytes(&w, m->traffic_key_material, BCAST_MATERIAL_MAX);
+        if (next)
+            put_bytes(&w, m->next_traffic_key_material, BCAST_MATERIAL_MAX);
     }
     put_u8(&w, m->traffic_key_lifetime);
     if (present & BCAST_DRM_TIMESTAMP) {
-        if (UNLIKELY(m->timestamp != clock->time))
-            read_clock(m->timestamp, clock);
-        put_bytes(&w, clock->bytes, sizeof clock->bytes);
+        if (UNLIKELY(m->timestamp != memory->time))
+            read_clock(m->timestamp, memory);
+        put_bytes(&w, memory->clock, sizeof memory->clock);
     }
-    if (present & BCAST_DRM_CRITERIA) {
+    if (UNLIKELY(present & BCAST_DRM_CRITERIA)) {
         put_u8(&w, 0);
         uint8_t *number = w.at++;
         unsigned count = 0;
@@ -347,12 +366,8 @@ void drm_write(uint8_t *out, const bcast_drm_stkm *m, const uint8_t *base, const
         if (present & BCAST_DRM_SERVICE)
             put_bytes(&w, encrypted_PEK, BCAST_KEY_LENGTH);
         put_u32(&w, m->programme_CID_extension);
-        places->programme_MAC = (uint32_t)(w.at - out);
-        put_zeros(&w, BCAST_DRM_MAC_LENGTH);
+        w.at += BCAST_DRM_MAC_LENGTH;
     }
-    if (present & BCAST_DRM_SERVICE) {
+    if (present & BCAST_DRM_SERVICE)
         put_u32(&w, m->service_CID_extension);
-        places->service_MAC = (uint32_t)(w.at - out);
-        put_zeros(&w, BCAST_DRM_MAC_LENGTH);
-    }
 }

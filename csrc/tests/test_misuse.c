@@ -348,15 +348,12 @@ static const crypto *real;
 static unsigned calls, fails_at;
 
 static bool works(void) { return ++calls != fails_at; }
-static bool bad_cbc_encrypt(bcast_provider *p, const cbc_op *o, uint32_t n) { return works() && real->cbc_encrypt(p, o, n); }
-static bool bad_cbc_decrypt(bcast_provider *p, const cbc_op *o, uint32_t n) { return works() && real->cbc_decrypt(p, o, n); }
-static bool bad_ctr(bcast_provider *p, const ctr_op *o, uint32_t n) { return works() && real->ctr(p, o, n); }
-static bool bad_ctr_once(bcast_provider *p, const ctr_op *o, uint32_t n) { return works() && real->ctr_once(p, o, n); }
-static bool bad_hmac(bcast_provider *p, const mac_op *o, uint32_t n, uint32_t l) { return works() && real->hmac(p, o, n, l); }
-static bool bad_hmac_once(bcast_provider *p, const mac_op *o, uint32_t n, uint32_t l)
-{
-    return works() && real->hmac_once(p, o, n, l);
-}
+static bool bad_cbc_encrypt(bcast_provider *p, op *o, uint32_t n, uint32_t l) { return works() && real->cbc_encrypt(p, o, n, l); }
+static bool bad_cbc_decrypt(bcast_provider *p, op *o, uint32_t n) { return works() && real->cbc_decrypt(p, o, n); }
+static bool bad_ctr(bcast_provider *p, op *o, uint32_t n) { return works() && real->ctr(p, o, n); }
+static bool bad_ctr_once(bcast_provider *p, op *o, uint32_t n) { return works() && real->ctr_once(p, o, n); }
+static bool bad_hmac(bcast_provider *p, op *o, uint32_t n) { return works() && real->hmac(p, o, n); }
+static bool bad_hmac_once(bcast_provider *p, op *o, uint32_t n) { return works() && real->hmac_once(p, o, n); }
 static bool bad_aes_set(bcast_provider *p, aes_key *k, const uint8_t raw[16], bool e)
 {
     return works() && real->aes_set(p, k, raw, e);
