@@ -54,8 +54,8 @@ bool drm_read(reader *r, bool partial, bcast_drm_stkm *message);
  * octets of a bcast_drm_stkm decide where everything stands.
  */
 typedef struct drm_memory {
-    uint64_t shape; /* those octets; 0: nothing yet, since `present` is never 0 */
-    uint32_t size;  /* without access criteria */
+    uint64_t shape; /* those octets */
+    uint32_t size;  /* without access criteria; 0: nothing yet */
     uint32_t material_at;
     uint8_t flags[2]; /* as on the wire */
     uint8_t clock[5]; /* `time`, as on the wire */
@@ -101,13 +101,13 @@ bool stkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t 
  * the shape; what stands before the key is then the same but for the identifiers and the COUNTER.
  */
 typedef struct stkm_memory {
-    uint64_t shape; /* those octets; all ones: nothing yet, since has_salt is 0 or 1 */
-    uint32_t size;
+    uint64_t shape; /* those octets */
+    uint32_t size;  /* 0: nothing yet */
     uint32_t key_at;
     bool same; /* the message measured last has this shape */
     uint8_t head[48];
 } stkm_memory;
-#define STKM_NOTHING ((stkm_memory){.shape = UINT64_MAX})
+#define STKM_NOTHING ((stkm_memory){.size = 0})
 
 uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *message, bool partial, stkm_memory *memory);
 /* After stkm_measure() of the same message.  Returns where the key data stands, in clear; MAC bytes are left as they are. */

@@ -169,7 +169,7 @@ static inline bool plain(const bcast_smartcard_stkm *m)
 
 uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *m, bool partial, stkm_memory *memory)
 {
-    memory->same = !partial && shape_of(m) == memory->shape && plain(m);
+    memory->same = shape_of(m) == memory->shape && memory->size != 0 && plain(m) && !partial;
     if (LIKELY(memory->same))
         return memory->size;
     if (UNLIKELY((m->has_salt > 1) | (m->has_management > 1)))

@@ -282,7 +282,7 @@ static bool learn(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
 
 uint32_t drm_measure(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
 {
-    if (UNLIKELY(shape_of(m) != memory->shape) && !learn(s, m, memory))
+    if (UNLIKELY(shape_of(m) != memory->shape || memory->size == 0) && !learn(s, m, memory))
         return 0;
     if (UNLIKELY((m->present & BCAST_DRM_TIMESTAMP) && m->timestamp != memory->time
                  && (m->timestamp < FIRST_TIME || m->timestamp > LAST_TIME)))
