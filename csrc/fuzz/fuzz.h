@@ -29,20 +29,23 @@ static bcast_drm_key *fuzz_drm_key;
 static bcast_smartcard_key *fuzz_card_key;
 static bcast_smk *fuzz_smk;
 
+static inline void fuzz_keys(bcast_provider *p, bcast_drm_key **drm, bcast_smartcard_key **card, bcast_smk **smk)
+{
+    static const uint8_t raw[64] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+    const bcast_drm_keys keys = {raw, raw + 16, raw + 32, raw + 48};
+    const uint32_t use = BCAST_USE_SEAL | BCAST_USE_OPEN;
+    MUST(bcast_drm_key_init(fuzz_room(BCAST_DRM_KEY_SIZE), BCAST_DRM_KEY_SIZE, p, &keys, use, drm) == BCAST_OK);
+    MUST(bcast_smartcard_key_init(fuzz_room(BCAST_SMARTCARD_KEY_SIZE), BCAST_SMARTCARD_KEY_SIZE, p, raw, raw + 16, raw + 32, card)
+         == BCAST_OK);
+    MUST(bcast_smk_init(fuzz_room(BCAST_SMK_SIZE), BCAST_SMK_SIZE, p, raw, smk) == BCAST_OK);
+}
+
 static inline void fuzz_set_up(void)
 {
     if (fuzz_provider != NULL)
         return;
-    static const uint8_t raw[64] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
-    const bcast_drm_keys keys = {raw, raw + 16, raw + 32, raw + 48};
     MUST(bcast_provider_open(fuzz_room(BCAST_PROVIDER_SIZE), BCAST_PROVIDER_SIZE, "evp", &fuzz_provider) == BCAST_OK);
-    MUST(bcast_drm_key_init(fuzz_room(BCAST_DRM_KEY_SIZE), BCAST_DRM_KEY_SIZE, fuzz_provider, &keys,
-                            BCAST_USE_SEAL | BCAST_USE_OPEN, &fuzz_drm_key)
-         == BCAST_OK);
-    MUST(bcast_smartcard_key_init(fuzz_room(BCAST_SMARTCARD_KEY_SIZE), BCAST_SMARTCARD_KEY_SIZE, fuzz_provider, raw, raw + 16,
-                                  raw + 32, &fuzz_card_key)
-         == BCAST_OK);
-    MUST(bcast_smk_init(fuzz_room(BCAST_SMK_SIZE), BCAST_SMK_SIZE, fuzz_provider, raw, &fuzz_smk) == BCAST_OK);
+    fuzz_keys(fuzz_provider, &fuzz_drm_key, &fuzz_card_key, &fuzz_smk);
 }
 
 /* An error says something true: a known code, a path, an offset in the message; and nothing is left in the output. */

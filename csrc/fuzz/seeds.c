@@ -25,6 +25,17 @@ static void seed(unsigned first, unsigned second, const char *hex)
     (void)fclose(file);
 }
 
+/* One job in an arena of 512 bytes, and the same job three times. */
+static void batch(unsigned kind, const char *message)
+{
+    char hex[4000];
+    const unsigned size = (unsigned)(strlen(message) / 2) & 255;
+    (void)snprintf(hex, sizeof hex, "00%02x%s", size, message);
+    seed(kind, 2, hex);
+    (void)snprintf(hex, sizeof hex, "00%02x%s%02x%s%02x%s", size, message, size, message, size, message);
+    seed(kind, 2, hex);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 3)
@@ -43,10 +54,27 @@ int main(int argc, char **argv)
         seed(0, 256, ltkm_vectors[i].message);
     for (size_t i = 0; strcmp(kind, "verification") == 0 && i < sizeof verification_vectors / sizeof *verification_vectors; i++)
         seed(verification_vectors[i].reporting << 3, 256, verification_vectors[i].message);
-    for (size_t i = 0; strcmp(kind, "batch") == 0 && i < sizeof drm_vectors / sizeof *drm_vectors; i++) {
-        char hex[2000];
-        (void)snprintf(hex, sizeof hex, "%02x%s", (unsigned)(strlen(drm_vectors[i].message) / 2) & 255, drm_vectors[i].message);
-        seed(2, 0, hex);
+    if (strcmp(kind, "batch") == 0) {
+        for (size_t i = 0; i < sizeof drm_vectors / sizeof *drm_vectors; i++)
+            batch(0, drm_vectors[i].message);
+        for (size_t i = 0; i < sizeof stkm_vectors / sizeof *stkm_vectors; i++)
+            batch(1, stkm_vectors[i].message);
+        for (size_t i = 0; i < sizeof ltkm_vectors / sizeof *ltkm_vectors; i++)
+            batch(2, ltkm_vectors[i].message);
+    }
+    if (strcmp(kind, "fields") == 0) { /* kind, and from the third bit on: lenient, partial */
+        for (size_t i = 0; i < sizeof drm_vectors / sizeof *drm_vectors; i++) {
+            seed(0, 256, drm_vectors[i].message);
+            seed(32, 256, drm_vectors[i].partial);
+        }
+        for (size_t i = 0; i < sizeof stkm_vectors / sizeof *stkm_vectors; i++)
+            seed(1, 256, stkm_vectors[i].message);
+        for (size_t i = 0; i < sizeof partial_vectors / sizeof *partial_vectors; i++)
+            seed(33, 256, partial_vectors[i].partial);
+        for (size_t i = 0; i < sizeof ltkm_vectors / sizeof *ltkm_vectors; i++)
+            seed(2, 256, ltkm_vectors[i].message);
+        for (size_t i = 0; i < sizeof verification_vectors / sizeof *verification_vectors; i++)
+            seed(verification_vectors[i].reporting ? 35 : 3, 256, verification_vectors[i].message);
     }
     return 0;
 }
