@@ -6,17 +6,16 @@
 #define DRM_HOT offsetof(struct bcast_drm_key, sek_encrypt)
 
 /* The key that a message needs and the context lacks, in the order SEK, SAS, PEK, PAS; 0: none. */
-INLINE int drm_missing(uint32_t held, unsigned present)
+static int drm_missing(uint32_t held, unsigned present)
 {
     const uint32_t needed =
         (present & BCAST_DRM_SERVICE ? HAS_SEK | HAS_SAS : 0U) | (present & BCAST_DRM_PROGRAMME ? HAS_PEK | HAS_PAS : 0U);
     const uint32_t missing = needed & ~held;
-    if (LIKELY(missing == 0))
-        return 0;
     return missing & HAS_SEK   ? BCAST_F_KEY_SEK
            : missing & HAS_SAS ? BCAST_F_KEY_SAS
            : missing & HAS_PEK ? BCAST_F_KEY_PEK
-                               : BCAST_F_KEY_PAS;
+           : missing & HAS_PAS ? BCAST_F_KEY_PAS
+                               : 0;
 }
 
 int bcast_drm_stkm_seal_batch(bcast_provider *p, bcast_drm_seal_job *jobs, size_t count, uint8_t *arena, size_t room, size_t *used)
@@ -48,8 +47,8 @@ int bcast_drm_stkm_seal_batch(bcast_provider *p, bcast_drm_seal_job *jobs, size_
             if (UNLIKELY(size == 0))
                 continue;
             if (LIKELY(arena != NULL)) {
-                const int missing = drm_missing(key->held, m->present);
-                if (UNLIKELY(missing != 0 || !(key->use & BCAST_USE_SEAL))) {
+                if (UNLIKELY(m->present & ~key->seals & (BCAST_DRM_SERVICE | BCAST_DRM_PROGRAMME))) {
+                    const int missing = drm_missing(key->held, m->present);
                     fail(&job->error, missing != 0 ? BCAST_E_KEY_UNAVAILABLE : BCAST_E_USE, missing);
                     continue;
                 }

@@ -195,8 +195,10 @@ typedef struct key_head {
 /* Hot first: what sealing touches stands in the first lines. */
 struct bcast_drm_key {
     key_head head;
-    uint32_t held; /* HAS_... */
-    uint32_t use;
+    uint8_t held; /* HAS_... */
+    uint8_t use;
+    uint8_t seals; /* BCAST_DRM_SERVICE, BCAST_DRM_PROGRAMME: the parts that it can seal */
+    uint8_t reserved[5];
     uint8_t encrypted_PEK[AES_BLOCK]; /* SEK and PEK never change in a context, so neither does this */
     mac_key pak;
     mac_key sak;

@@ -147,9 +147,12 @@ int bcast_drm_key_init(void *storage, size_t room, bcast_provider *provider, con
     struct bcast_drm_key *key = storage;
     memset(key, 0, sizeof *key);
     key->head.crypto = provider->crypto;
-    key->use = use;
-    key->held = (keys->sek != NULL ? HAS_SEK : 0U) | (keys->sas != NULL ? HAS_SAS : 0U) | (keys->pek != NULL ? HAS_PEK : 0U)
-                | (keys->pas != NULL ? HAS_PAS : 0U);
+    key->use = (uint8_t)use;
+    key->held = (uint8_t)((keys->sek != NULL ? HAS_SEK : 0U) | (keys->sas != NULL ? HAS_SAS : 0U)
+                          | (keys->pek != NULL ? HAS_PEK : 0U) | (keys->pas != NULL ? HAS_PAS : 0U));
+    if (use & BCAST_USE_SEAL)
+        key->seals = (uint8_t)((keys->sek != NULL && keys->sas != NULL ? BCAST_DRM_SERVICE : 0)
+                               | (keys->pek != NULL && keys->pas != NULL ? BCAST_DRM_PROGRAMME : 0));
     bool ok = keys->sas == NULL || drm_authentication(provider, &key->sak, keys->sas, C_SAK);
     ok = ok && (keys->pas == NULL || drm_authentication(provider, &key->pak, keys->pas, C_PAK));
     ok = ok && (keys->sek == NULL || drm_encryption(provider, use, &key->sek_encrypt, &key->sek_decrypt, keys->sek));

@@ -64,10 +64,25 @@ typedef struct drm_memory {
 /* Modified Julian Date 0, midnight: all zero on the wire, as the clock is. */
 #define DRM_NOTHING ((drm_memory){.time = INT64_C(-15020) * 86400})
 
+uint32_t drm_measure_anew(const source *s, const bcast_drm_stkm *message, drm_memory *memory);
+static inline uint64_t drm_shape(const bcast_drm_stkm *m)
+{
+    uint64_t shape;
+    _Static_assert(offsetof(bcast_drm_stkm, material_length) == 7 && offsetof(bcast_drm_stkm, id) == 8, "eight octets");
+    memcpy(&shape, m, sizeof shape);
+    return shape;
+}
 /* The size of the message; 0 and an error when it cannot be written.  Its MACs are its last fields. */
-uint32_t drm_measure(const source *s, const bcast_drm_stkm *message, drm_memory *memory);
+INLINE uint32_t drm_measure(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
+{
+    if (LIKELY(drm_shape(m) == memory->shape && !(m->present & BCAST_DRM_CRITERIA)
+               && (!(m->present & BCAST_DRM_TIMESTAMP) || m->timestamp == memory->time) && memory->size != 0))
+        return memory->size;
+    return drm_measure_anew(s, m, memory);
+}
 /* After drm_measure() of the same message.  Bytes of MACs are left as they are. */
-void drm_write(uint8_t *out, const bcast_drm_stkm *message, const uint8_t *base, const uint8_t *encrypted_PEK, drm_memory *memory);
+void drm_write(uint8_t *out, const bcast_drm_stkm *message, const uint8_t *base, const uint8_t *encrypted_PEK,
+               const drm_memory *memory);
 static inline uint32_t drm_service_MAC(uint32_t size) { return size - BCAST_DRM_MAC_LENGTH; }
 static inline uint32_t drm_programme_MAC(uint32_t size, unsigned present)
 {
@@ -109,7 +124,25 @@ typedef struct stkm_memory {
 } stkm_memory;
 #define STKM_NOTHING ((stkm_memory){.size = 0})
 
-uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *message, bool partial, stkm_memory *memory);
+uint32_t stkm_measure_anew(const source *s, const bcast_smartcard_stkm *message, bool partial);
+static inline uint64_t stkm_shape(const bcast_smartcard_stkm *m)
+{
+    uint64_t shape;
+    _Static_assert(offsetof(bcast_smartcard_stkm, tail.has_binding) == offsetof(bcast_smartcard_stkm, has_salt) + 7, "eight octets");
+    memcpy(&shape, (const uint8_t *)m + offsetof(bcast_smartcard_stkm, has_salt), sizeof shape);
+    return shape;
+}
+/* Is there nothing outside the shape but values of fixed length? */
+INLINE bool stkm_fixed(const bcast_smartcard_stkm *m)
+{
+    return (m->tek_id_length == 2) & (m->max_size == 0) & (m->other_key_ids.length == 0);
+}
+/* The size of the message; 0 and an error when it cannot be written. */
+INLINE uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *m, bool partial, stkm_memory *memory)
+{
+    memory->same = stkm_shape(m) == memory->shape && memory->size != 0 && stkm_fixed(m) && !partial;
+    return LIKELY(memory->same) ? memory->size : stkm_measure_anew(s, m, partial);
+}
 /* After stkm_measure() of the same message.  Returns where the key data stands, in clear; MAC bytes are left as they are. */
 uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *message, const uint8_t *base, const uint8_t *csb_id, bool partial,
                     stkm_memory *memory);

@@ -152,26 +152,8 @@ bool stkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t 
 
 /* --- building ----------------------------------------------------------------------------------------------------------------- */
 
-/* The octets that decide the shape, in one word: has_salt to has_binding. */
-static inline uint64_t shape_of(const bcast_smartcard_stkm *m)
+uint32_t stkm_measure_anew(const source *s, const bcast_smartcard_stkm *m, bool partial)
 {
-    uint64_t shape;
-    _Static_assert(offsetof(bcast_smartcard_stkm, tail.has_binding) == offsetof(bcast_smartcard_stkm, has_salt) + 7, "eight octets");
-    memcpy(&shape, (const uint8_t *)m + offsetof(bcast_smartcard_stkm, has_salt), sizeof shape);
-    return shape;
-}
-
-/* Is there nothing outside the shape but values of fixed length? */
-static inline bool plain(const bcast_smartcard_stkm *m)
-{
-    return (m->tek_id_length == 2) & (m->max_size == 0) & (m->other_key_ids.length == 0);
-}
-
-uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *m, bool partial, stkm_memory *memory)
-{
-    memory->same = shape_of(m) == memory->shape && memory->size != 0 && plain(m) && !partial;
-    if (LIKELY(memory->same))
-        return memory->size;
     if (UNLIKELY((m->has_salt > 1) | (m->has_management > 1)))
         return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, m->has_salt > 1 ? BCAST_F_SALT : BCAST_F_MANAGEMENT, 0, 0);
     if (UNLIKELY(m->has_management && (m->traffic_protection_protocol == BCAST_SRTP) != m->has_salt)) /* rules R18 */
@@ -245,8 +227,8 @@ uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *m, const uint8_t *
         put_u8(&w, partial ? 0 : AES_CM_128);
         put_u16(&w, m->has_salt ? TEK_SALT_DATA : TEK_DATA);
         at = (uint32_t)(w.at - out);
-        if (!partial && plain(m) && !(m->tail.has_criteria | m->tail.has_binding)) {
-            memory->shape = shape_of(m);
+        if (!partial && stkm_fixed(m) && !(m->tail.has_criteria | m->tail.has_binding)) {
+            memory->shape = stkm_shape(m);
             memory->key_at = at;
             memory->size = at + (m->has_salt ? TEK_SALT_DATA : TEK_DATA) + 1U + BCAST_MIKEY_MAC_LENGTH;
             memcpy(memory->head, out, at);

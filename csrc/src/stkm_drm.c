@@ -246,17 +246,8 @@ __attribute__((cold)) static uint32_t too_long(const source *s, const bcast_drm_
 #define SIXTEEN(p) FOUR(p), FOUR((p) + 4), FOUR((p) + 8), FOUR((p) + 12)
 static const uint8_t parts[64] = {SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48)};
 
-/* The octets that decide the shape, in one word: the first fields of the structure. */
-static inline uint64_t shape_of(const bcast_drm_stkm *m)
-{
-    uint64_t shape;
-    _Static_assert(offsetof(bcast_drm_stkm, material_length) == 7 && offsetof(bcast_drm_stkm, id) == 8, "eight octets");
-    memcpy(&shape, m, sizeof shape);
-    return shape;
-}
-
 /* A shape that differs from the one before: check it, and remember it. */
-static bool learn(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
+__attribute__((noinline)) static bool learn(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
 {
     const unsigned present = m->present, protocol = m->traffic_protection_protocol;
     const bool ipsec = protocol == BCAST_IPSEC, next = present & BCAST_DRM_NEXT;
@@ -269,7 +260,7 @@ static bool learn(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
         return explain(s, m) != 0;
     /* What is there with every key, then the flags, the two lengths and the lifetime. */
     const unsigned before = m->id_length + (protocol == BCAST_SRTP ? BCAST_SALT_LENGTH : 0U);
-    memory->shape = shape_of(m);
+    memory->shape = drm_shape(m);
     memory->material_at = 2U + !ipsec + (before << next) + 1U;
     memory->size = parts[present] + ((before + material) << next) + 4U + !ipsec;
     memory->flags[0] = (uint8_t)(PROTOCOL_VERSION << 4 | (unsigned)m->protection_after_reception << 2
@@ -280,27 +271,9 @@ static bool learn(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
     return true;
 }
 
-uint32_t drm_measure(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
-{
-    if (UNLIKELY(shape_of(m) != memory->shape || memory->size == 0) && !learn(s, m, memory))
-        return 0;
-    if (UNLIKELY((m->present & BCAST_DRM_TIMESTAMP) && m->timestamp != memory->time
-                 && (m->timestamp < FIRST_TIME || m->timestamp > LAST_TIME)))
-        return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_TIMESTAMP, 0, 0);
-    uint32_t size = memory->size;
-    if (UNLIKELY(m->present & BCAST_DRM_CRITERIA)) {
-        if (criteria_count(s, m->access_criteria, BCAST_S_MESSAGE, 0) < 0)
-            return 0;
-        size += m->access_criteria.length;
-        if (UNLIKELY(size > BCAST_DRM_STKM_MAX))
-            return too_long(s, m);
-    }
-    return size;
-}
-
 static inline unsigned bcd(uint32_t value) { return value / 10 << 4 | value % 10; }
 
-static void read_clock(int64_t ntp, drm_memory *memory)
+static void learn_time(int64_t ntp, drm_memory *memory)
 {
     const uint64_t time = (uint64_t)(ntp - FIRST_TIME);
     const uint32_t day = (uint32_t)(time / DAY), second = (uint32_t)(time - (uint64_t)day * DAY);
@@ -312,7 +285,27 @@ static void read_clock(int64_t ntp, drm_memory *memory)
     memory->time = ntp;
 }
 
-void drm_write(uint8_t *out, const bcast_drm_stkm *m, const uint8_t *base, const uint8_t *encrypted_PEK, drm_memory *memory)
+uint32_t drm_measure_anew(const source *s, const bcast_drm_stkm *m, drm_memory *memory)
+{
+    if ((drm_shape(m) != memory->shape || memory->size == 0) && !learn(s, m, memory))
+        return 0;
+    if ((m->present & BCAST_DRM_TIMESTAMP) && m->timestamp != memory->time) {
+        if (m->timestamp < FIRST_TIME || m->timestamp > LAST_TIME)
+            return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_TIMESTAMP, 0, 0);
+        learn_time(m->timestamp, memory);
+    }
+    uint32_t size = memory->size;
+    if (m->present & BCAST_DRM_CRITERIA) {
+        if (criteria_count(s, m->access_criteria, BCAST_S_MESSAGE, 0) < 0)
+            return 0;
+        size += m->access_criteria.length;
+        if (size > BCAST_DRM_STKM_MAX)
+            return too_long(s, m);
+    }
+    return size;
+}
+
+void drm_write(uint8_t *out, const bcast_drm_stkm *m, const uint8_t *base, const uint8_t *encrypted_PEK, const drm_memory *memory)
 {
     const unsigned present = m->present, protocol = m->traffic_protection_protocol;
     const bool next = present & BCAST_DRM_NEXT;
@@ -344,11 +337,8 @@ void drm_write(uint8_t *out, const bcast_drm_stkm *m, const uint8_t *base, const
             put_bytes(&w, m->next_traffic_key_material, BCAST_MATERIAL_MAX);
     }
     put_u8(&w, m->traffic_key_lifetime);
-    if (present & BCAST_DRM_TIMESTAMP) {
-        if (UNLIKELY(m->timestamp != memory->time))
-            read_clock(m->timestamp, memory);
+    if (present & BCAST_DRM_TIMESTAMP)
         put_bytes(&w, memory->clock, sizeof memory->clock);
-    }
     if (UNLIKELY(present & BCAST_DRM_CRITERIA)) {
         put_u8(&w, 0);
         uint8_t *number = w.at++;
