@@ -3,8 +3,9 @@
  * How long sealing and opening take, beside the floor: the same primitive calls on the same bytes with the same keys and provider
  * and nothing else, measured in turn with them.  One JSON object a line.
  *
- *   bench [--provider NAME] [--job NAME] [--services N] [--batch N] [--threads N] [--rounds N] [--messages N]
+ *   bench [--provider NAME] [--job NAME] [--services N] [--batch N] [--threads N] [--rounds N] [--messages N] [--seconds N]
  *
+ * --seconds: how many different timestamps there are; 1 unless told, since services change keys in the same second.
  * ns_per_message and floor_ns are the smallest of the rounds, which on a shared machine is the least disturbed one.
  */
 #define _GNU_SOURCE
@@ -49,6 +50,7 @@ static void must(bool ok, const char *what)
 typedef struct world {
     bcast_provider *p;
     uint32_t services, messages;
+    uint32_t *service;                    /* of each message; no division in what is measured */
     uint8_t *drm_keys, *stkm_keys, *smks; /* storage, one after the other */
     bcast_drm_stkm *drm, *drm_out;
     bcast_smartcard_stkm *stkm, *stkm_out;
@@ -65,18 +67,18 @@ typedef struct world {
 
 static const struct bcast_drm_key *drm_key(const world *w, uint32_t i)
 {
-    return (const void *)(w->drm_keys + (size_t)(i % w->services) * BCAST_DRM_KEY_SIZE);
+    return (const void *)(w->drm_keys + (size_t)w->service[i] * BCAST_DRM_KEY_SIZE);
 }
 static const struct bcast_smartcard_key *stkm_key(const world *w, uint32_t i)
 {
-    return (const void *)(w->stkm_keys + (size_t)(i % w->services) * BCAST_SMARTCARD_KEY_SIZE);
+    return (const void *)(w->stkm_keys + (size_t)w->service[i] * BCAST_SMARTCARD_KEY_SIZE);
 }
 static const struct bcast_smk *smk(const world *w, uint32_t i)
 {
-    return (const void *)(w->smks + (size_t)(i % w->services) * BCAST_SMK_SIZE);
+    return (const void *)(w->smks + (size_t)w->service[i] * BCAST_SMK_SIZE);
 }
 
-static void build(world *w, const char *provider, uint32_t services, uint32_t messages)
+static void build(world *w, const char *provider, uint32_t services, uint32_t messages, uint32_t seconds)
 {
     uint32_t n = w->messages = messages;
     w->services = services;
@@ -102,6 +104,9 @@ static void build(world *w, const char *provider, uint32_t services, uint32_t me
              "key");
         must(bcast_smk_init(w->smks + (size_t)i * BCAST_SMK_SIZE, BCAST_SMK_SIZE, w->p, raw, &c) == BCAST_OK, "key");
     }
+    w->service = room(n * sizeof *w->service);
+    for (uint32_t i = 0; i < n; i++)
+        w->service[i] = i % services;
     w->drm = room(n * sizeof *w->drm);
     w->drm_out = room(n * sizeof *w->drm);
     w->stkm = room(n * sizeof *w->stkm);
@@ -127,12 +132,12 @@ static void build(world *w, const char *provider, uint32_t services, uint32_t me
         d->material_length = 16;
         memset(d->traffic_key_material, (int)i & 255, 16);
         memset(d->next_traffic_key_material, (int)(i >> 3) & 255, 16);
-        d->timestamp = 3413018730 + (int64_t)(i & 15);
+        d->timestamp = 3413018730 + (int64_t)(i % seconds);
         d->service_CID_extension = i;
         d->programme_CID_extension = i + 1;
         /* TEK and salt, management data: 103 bytes. */
         bcast_smartcard_stkm *s = &w->stkm[i];
-        s->counter = 3413018730U + (i & 15);
+        s->counter = 3413018730U + i % seconds;
         s->tek_id_length = 2;
         s->has_salt = s->has_management = 1;
         s->protection_after_reception = 3;
@@ -392,8 +397,8 @@ static void floor_mb(world *w, enum job job, uint32_t batch)
                                    16);
                 }
                 hash_submit(p, (uint32_t)(h - p->hash));
-                (void)IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, p->cipher, (uint32_t)(c - p->cipher), IMB_CIPHER_CBC,
-                                                      IMB_DIR_DECRYPT, IMB_KEY_128_BYTES);
+                (void)IMB_SUBMIT_CIPHER_BURST_NOCHECK(p->mb, p->cipher, (uint32_t)(c - p->cipher), IMB_CIPHER_CBC, IMB_DIR_DECRYPT,
+                                                      IMB_KEY_128_BYTES);
             }
             break;
         case STKM_SEAL:
@@ -526,7 +531,7 @@ int main(int argc, char **argv)
     static world worlds[64];
     static const uint32_t batches[] = {1, 8, 64, 1024}, services[] = {1, SERVICES};
     const char *provider = NULL, *only = NULL;
-    uint32_t batch = 0, one_service = 0, threads = 1, rounds = 9, messages = SERVICES;
+    uint32_t batch = 0, one_service = 0, threads = 1, rounds = 9, messages = SERVICES, seconds = 1;
     for (int i = 1; i + 1 < argc; i += 2) {
         const uint32_t value = (uint32_t)strtoul(argv[i + 1], NULL, 10);
         if (strcmp(argv[i], "--provider") == 0)
@@ -543,6 +548,8 @@ int main(int argc, char **argv)
             rounds = value < 1 ? 1 : value;
         else if (strcmp(argv[i], "--messages") == 0)
             messages = value < 1 ? 1 : value;
+        else if (strcmp(argv[i], "--seconds") == 0)
+            seconds = value < 1 ? 1 : value;
         else
             must(false, argv[i]);
     }
@@ -559,7 +566,7 @@ int main(int argc, char **argv)
             if (one_service != 0 && s != 0)
                 continue;
             for (uint32_t t = 0; t < threads; t++)
-                build(&worlds[t], names[n], one_service != 0 ? one_service : services[s], messages);
+                build(&worlds[t], names[n], one_service != 0 ? one_service : services[s], messages, seconds);
             for (int job = 0; job < JOBS; job++)
                 for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
                     if ((only == NULL || strcmp(only, job_names[job]) == 0) && (batch == 0 || b == 0))

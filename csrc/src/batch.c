@@ -31,7 +31,7 @@ int one_result(int status, size_t used, const bcast_error *result, size_t *lengt
 }
 
 int sink_open(sink *s, const bcast_provider *p, const void *jobs, size_t count, size_t job_size, uint8_t *arena, size_t room,
-                     size_t *used)
+              size_t *used)
 {
     if (used == NULL)
         return BCAST_E_ARGUMENT;
@@ -76,8 +76,8 @@ bool admit_partial(const void *message, const uint8_t *base, size_t base_length,
            || fail(error, BCAST_E_ARGUMENT, 0);
 }
 
-bool admit_decode(const uint8_t *data, size_t data_length, uint32_t flag, uint32_t lenient, void *message,
-                         size_t message_size, bcast_error *error)
+bool admit_decode(const uint8_t *data, size_t data_length, uint32_t flag, uint32_t lenient, void *message, size_t message_size,
+                  bcast_error *error)
 {
     clear_error(error);
     if (message == NULL)
@@ -101,4 +101,3 @@ void wipe_failed(void *message, size_t message_size, bcast_error *error, int cod
     OPENSSL_cleanse(message, message_size);
     fail(error, code, field);
 }
-

@@ -14,7 +14,7 @@
 #include <openssl/crypto.h>
 
 /* Items ahead that are fetched: far enough to hide a third-level cache behind the writing of messages, near enough to stay. */
-#define AHEAD 4
+#define AHEAD 8
 #define LINE 64
 
 INLINE void fetch(const void *object, size_t length)
@@ -93,7 +93,7 @@ bool admit_partial(const void *message, const uint8_t *base, size_t base_length,
 
 /* What every opening job must bring.  The message is cleared. */
 INLINE bool admit_open(const bcast_provider *p, bcast_error *error, const key_head *key, uint64_t magic, const uint8_t *data,
-                              uint32_t data_length, uint32_t lenient, void *message, size_t message_size)
+                       uint32_t data_length, uint32_t lenient, void *message, size_t message_size)
 {
     clear_error(error);
     if (UNLIKELY(message == NULL))

@@ -311,4 +311,3 @@ int bcast_drm_stkm_decode(const uint8_t *data, size_t data_length, uint32_t part
     reader r = reading(data, data_length, lenient, error);
     return decoded(drm_read(&r, partial != 0, message), message, sizeof *message, error);
 }
-

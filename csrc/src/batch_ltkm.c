@@ -97,7 +97,8 @@ static size_t ltkm_open_burst(bcast_provider *p, bcast_ltkm_open_job *jobs, uint
     bool ok = mikey_prf_burst(p, keys, n);
     for (uint32_t i = 0; ok && i < n; i++) {
         const bcast_ltkm_open_job *job = &jobs[p->items[i].job];
-        op_hmac_once(&p->hash[i], p->derived[3 * i + PSK_AUTH], job->data, job->message->mac_at, p->tags[i], BCAST_MIKEY_MAC_LENGTH);
+        op_hmac_once(&p->hash[i], p->derived[3 * i + PSK_AUTH], job->data, job->message->mac_at, p->tags[i],
+                     BCAST_MIKEY_MAC_LENGTH);
     }
     ok = ok && p->crypto->hmac_once(p, p->hash, n);
     for (uint32_t i = 0; i < n; i++) {
@@ -185,4 +186,3 @@ int bcast_smartcard_ltkm_decode(const uint8_t *data, size_t data_length, uint32_
     reader r = reading(data, data_length, lenient, error);
     return decoded(ltkm_read(&r, message), message, sizeof *message, error);
 }
-

@@ -193,4 +193,3 @@ int bcast_smartcard_stkm_decode(const uint8_t *data, size_t data_length, uint32_
     reader r = reading(data, data_length, lenient, error);
     return decoded(stkm_read(&r, partial != 0, message), message, sizeof *message, error);
 }
-

@@ -45,8 +45,8 @@ typedef union mac_key {
 } mac_key;
 
 /*
- * One cipher or MAC to compute.  Where ipsec_mb is built in this is that library's own job structure: what a message needs is written
- * once, where it will be read.  evp takes the same fields.  The functions below fill it in.
+ * One cipher or MAC to compute.  Where ipsec_mb is built in this is that library's own job structure: what a message needs is
+ * written once, where it will be read.  evp takes the same fields.  The functions below fill it in.
  */
 #ifdef BCAST_WITH_IPSEC_MB
 typedef IMB_JOB op;

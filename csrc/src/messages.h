@@ -50,8 +50,8 @@ int criteria_count(const source *s, bcast_span span, int scope, uint32_t payload
 bool drm_read(reader *r, bool partial, bcast_drm_stkm *message);
 
 /*
- * What is remembered from the message before: the services of a batch are alike and change keys in the same second.  The first eight
- * octets of a bcast_drm_stkm decide where everything stands.
+ * What is remembered from the message before: the services of a batch are alike and change keys in the same second.  The first
+ * eight octets of a bcast_drm_stkm decide where everything stands.
  */
 typedef struct drm_memory {
     uint64_t shape; /* those octets */
@@ -103,6 +103,8 @@ enum {
     PAYLOAD_EXT = 21
 };
 
+enum { AES_CM_128 = 1, HMAC_SHA_1_160 = 1 };
+
 /* Key data of the three kinds, in bytes (smartcard-profile 4.5). */
 enum { TEK_DATA = 20, TEK_SALT_DATA = 36, SEK_DATA = 30, SEK_DATA_SHORT = 26 };
 
@@ -128,7 +130,8 @@ uint32_t stkm_measure_anew(const source *s, const bcast_smartcard_stkm *message,
 static inline uint64_t stkm_shape(const bcast_smartcard_stkm *m)
 {
     uint64_t shape;
-    _Static_assert(offsetof(bcast_smartcard_stkm, tail.has_binding) == offsetof(bcast_smartcard_stkm, has_salt) + 7, "eight octets");
+    _Static_assert(offsetof(bcast_smartcard_stkm, tail.has_binding) == offsetof(bcast_smartcard_stkm, has_salt) + 7,
+                   "eight octets");
     memcpy(&shape, (const uint8_t *)m + offsetof(bcast_smartcard_stkm, has_salt), sizeof shape);
     return shape;
 }
@@ -143,9 +146,37 @@ INLINE uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *m, boo
     memory->same = stkm_shape(m) == memory->shape && memory->size != 0 && stkm_fixed(m) && !partial;
     return LIKELY(memory->same) ? memory->size : stkm_measure_anew(s, m, partial);
 }
+/* Key data up to the key (RFC 3830 6.13): last payload, type and no validity, 16 bytes. */
+enum { TEK_HEAD = 0x00200010, TEK_SALT_HEAD = 0x00300010 };
+uint32_t stkm_write_anew(uint8_t *out, const bcast_smartcard_stkm *message, const uint8_t *base, const uint8_t *csb_id,
+                         bool partial, stkm_memory *memory);
 /* After stkm_measure() of the same message.  Returns where the key data stands, in clear; MAC bytes are left as they are. */
-uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *message, const uint8_t *base, const uint8_t *csb_id, bool partial,
-                    stkm_memory *memory);
+INLINE uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *m, const uint8_t *base, const uint8_t *csb_id, bool partial,
+                           stkm_memory *memory)
+{
+    if (UNLIKELY(!memory->same))
+        return stkm_write_anew(out, m, base, csb_id, partial, memory);
+    /* HDR 10, EXT 3 with heads 4 + 2, 2, 2; EXT 5; T before the head of KEMAC. */
+    const uint32_t at = memory->key_at;
+    memcpy(out, memory->head, sizeof memory->head);
+    memcpy(out + 4, csb_id, 4);
+    memcpy(out + 16, m->key_domain_id, 3);
+    memcpy(out + 21, m->sek_id, 4);
+    memcpy(out + 27, m->tek_id, 2);
+    store_u32(out + at - 8, m->counter);
+    writer w = {out + at};
+    if (m->has_salt) {
+        put_u32(&w, TEK_SALT_HEAD);
+        put_bytes(&w, m->tek, BCAST_KEY_LENGTH);
+        put_u16(&w, BCAST_SALT_LENGTH);
+        put_bytes(&w, m->salt, BCAST_SALT_LENGTH);
+    } else {
+        put_u32(&w, TEK_HEAD);
+        put_bytes(&w, m->tek, BCAST_KEY_LENGTH);
+    }
+    put_u8(&w, HMAC_SHA_1_160);
+    return at;
+}
 
 bool ltkm_read(reader *r, bcast_smartcard_ltkm *message);
 bool ltkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t lenient, bcast_smartcard_ltkm *message,

@@ -10,7 +10,7 @@
 
 #include "messages.h"
 
-enum { VERSION = 1, COUNTER = 2, AES_CM_128 = 1, HMAC_SHA_1_160 = 1, EMPTY_MAP = 1, EXT_KEY_ID = 3, EXT_OMA_BCAST = 5 };
+enum { VERSION = 1, COUNTER = 2, EMPTY_MAP = 1, EXT_KEY_ID = 3, EXT_OMA_BCAST = 5 };
 enum { LTKM_SUBTYPE = 1, STKM_SUBTYPE = 2, REPORTING_SUBTYPE = 3 };
 enum { TGK = 0, TEK = 2, TEK_SALT = 3, KV_NONE = 0, KV_INTERVAL = 2 };
 enum { MANAGEMENT_VERSION = 0 }; /* confidence: guess (smartcard-profile 7, decisions 10, 12, 14) */

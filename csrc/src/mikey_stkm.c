@@ -2,9 +2,6 @@
 /* STKM of the Smartcard Profile (smartcard-profile 4.4, 5.3): reading, then building. */
 #include "mikey.h"
 
-/* Key data up to the key (RFC 3830 6.13): last payload, type and no validity, 16 bytes. */
-enum { KEY_ALONE = TEK << 20 | KV_NONE << 16 | BCAST_KEY_LENGTH, KEY_WITH_SALT = TEK_SALT << 20 | KV_NONE << 16 | BCAST_KEY_LENGTH };
-
 /* --- reading ------------------------------------------------------------------------------------------------------------------ */
 
 /* confidence: guess - widths and order; the names are likely (smartcard-profile 5.3, decision 10) */
@@ -135,11 +132,11 @@ bool stkm_key_read(const uint8_t *clear, uint32_t length, uint32_t at, uint32_t 
                    bcast_error *error)
 {
     const uint32_t head = load_u32(clear);
-    if (LIKELY(head == KEY_ALONE && length == TEK_DATA)) {
+    if (LIKELY(head == TEK_HEAD && length == TEK_DATA)) {
         memcpy(s->tek, clear + 4, BCAST_KEY_LENGTH);
         return true;
     }
-    if (LIKELY(head == KEY_WITH_SALT && length == TEK_SALT_DATA && load_u16(clear + TEK_DATA) == BCAST_SALT_LENGTH)) {
+    if (LIKELY(head == TEK_SALT_HEAD && length == TEK_SALT_DATA && load_u16(clear + TEK_DATA) == BCAST_SALT_LENGTH)) {
         memcpy(s->tek, clear + 4, BCAST_KEY_LENGTH);
         memcpy(s->salt, clear + TEK_DATA + 2, BCAST_SALT_LENGTH);
         s->has_salt = 1;
@@ -193,54 +190,44 @@ uint32_t stkm_measure_anew(const source *s, const bcast_smartcard_stkm *m, bool 
     return size;
 }
 
-uint32_t stkm_write(uint8_t *out, const bcast_smartcard_stkm *m, const uint8_t *base, const uint8_t *csb_id, bool partial,
-                    stkm_memory *memory)
+uint32_t stkm_write_anew(uint8_t *out, const bcast_smartcard_stkm *m, const uint8_t *base, const uint8_t *csb_id, bool partial,
+                         stkm_memory *memory)
 {
-    uint32_t at = memory->key_at;
-    if (LIKELY(memory->same)) {
-        memcpy(out, memory->head, sizeof memory->head);
-        memcpy(out + HEADER - 6, csb_id, 4);
-        memcpy(out + HEADER + EXT_HEAD + 2, m->key_domain_id, 3);
-        memcpy(out + HEADER + EXT_HEAD + 7, m->sek_id, 4);
-        memcpy(out + HEADER + EXT_HEAD + DOMAIN_AND_SEK + 2, m->tek_id, 2);
-        store_u32(out + at - KEMAC_HEAD - 4, m->counter);
-    } else {
-        const uint32_t ids = DOMAIN_AND_SEK + TEK_ID + m->other_key_ids.length;
-        writer w = {out};
-        write_header(&w, 0, PAYLOAD_EXT, 0, csb_id);
-        write_extension(&w, m->has_management ? PAYLOAD_EXT : PAYLOAD_T, EXT_KEY_ID, ids);
-        write_domain_and_sek(&w, m->key_domain_id, m->sek_id);
-        put_u16(&w, 0x0202);
-        put_bytes(&w, m->tek_id, 2);
-        put_span(&w, base, m->other_key_ids);
-        if (m->has_management) {
-            write_extension(&w, PAYLOAD_T, EXT_OMA_BCAST, 3 + tail_size(&m->tail));
-            put_u8(&w, STKM_SUBTYPE);
-            put_u8(&w, MANAGEMENT_VERSION << 4 | (unsigned)m->protection_after_reception << 2 | (unsigned)m->tail.has_binding << 1
-                           | m->tail.has_criteria);
-            put_u8(&w, (unsigned)m->traffic_protection_protocol << 5 | (unsigned)m->traffic_authentication_flag << 4
-                           | m->traffic_key_lifetime);
-            tail_write(&w, &m->tail, base);
-        }
-        write_counter(&w, PAYLOAD_KEMAC, m->counter);
-        put_u8(&w, PAYLOAD_LAST);
-        put_u8(&w, partial ? 0 : AES_CM_128);
-        put_u16(&w, m->has_salt ? TEK_SALT_DATA : TEK_DATA);
-        at = (uint32_t)(w.at - out);
-        if (!partial && stkm_fixed(m) && !(m->tail.has_criteria | m->tail.has_binding)) {
-            memory->shape = stkm_shape(m);
-            memory->key_at = at;
-            memory->size = at + (m->has_salt ? TEK_SALT_DATA : TEK_DATA) + 1U + BCAST_MIKEY_MAC_LENGTH;
-            memcpy(memory->head, out, at);
-        }
+    const uint32_t ids = DOMAIN_AND_SEK + TEK_ID + m->other_key_ids.length, key_data = m->has_salt ? TEK_SALT_DATA : TEK_DATA;
+    writer w = {out};
+    write_header(&w, 0, PAYLOAD_EXT, 0, csb_id);
+    write_extension(&w, m->has_management ? PAYLOAD_EXT : PAYLOAD_T, EXT_KEY_ID, ids);
+    write_domain_and_sek(&w, m->key_domain_id, m->sek_id);
+    put_u16(&w, 0x0202);
+    put_bytes(&w, m->tek_id, 2);
+    put_span(&w, base, m->other_key_ids);
+    if (m->has_management) {
+        write_extension(&w, PAYLOAD_T, EXT_OMA_BCAST, 3 + tail_size(&m->tail));
+        put_u8(&w, STKM_SUBTYPE);
+        put_u8(&w, MANAGEMENT_VERSION << 4 | (unsigned)m->protection_after_reception << 2 | (unsigned)m->tail.has_binding << 1
+                       | m->tail.has_criteria);
+        put_u8(&w, (unsigned)m->traffic_protection_protocol << 5 | (unsigned)m->traffic_authentication_flag << 4
+                       | m->traffic_key_lifetime);
+        tail_write(&w, &m->tail, base);
     }
-    writer w = {out + at};
-    put_u32(&w, m->has_salt ? KEY_WITH_SALT : KEY_ALONE);
+    write_counter(&w, PAYLOAD_KEMAC, m->counter);
+    put_u8(&w, PAYLOAD_LAST);
+    put_u8(&w, partial ? 0 : AES_CM_128);
+    put_u16(&w, key_data);
+    const uint32_t at = (uint32_t)(w.at - out);
+    put_u32(&w, m->has_salt ? TEK_SALT_HEAD : TEK_HEAD);
     put_bytes(&w, m->tek, BCAST_KEY_LENGTH);
     if (m->has_salt) {
         put_u16(&w, BCAST_SALT_LENGTH);
         put_bytes(&w, m->salt, BCAST_SALT_LENGTH);
     }
     put_u8(&w, partial ? 0 : HMAC_SHA_1_160);
+
+    if (!partial && stkm_fixed(m) && !(m->tail.has_criteria | m->tail.has_binding)) {
+        memory->shape = stkm_shape(m);
+        memory->key_at = at;
+        memory->size = at + key_data + 1U + BCAST_MIKEY_MAC_LENGTH;
+        memcpy(memory->head, out, at);
+    }
     return at;
 }

@@ -263,8 +263,8 @@ __attribute__((noinline)) static bool learn(const source *s, const bcast_drm_stk
     memory->shape = drm_shape(m);
     memory->material_at = 2U + !ipsec + (before << next) + 1U;
     memory->size = parts[present] + ((before + material) << next) + 4U + !ipsec;
-    memory->flags[0] = (uint8_t)(PROTOCOL_VERSION << 4 | (unsigned)m->protection_after_reception << 2
-                                 | (present & BCAST_DRM_CRITERIA ? 1U : 0U));
+    memory->flags[0] =
+        (uint8_t)(PROTOCOL_VERSION << 4 | (unsigned)m->protection_after_reception << 2 | (present & BCAST_DRM_CRITERIA ? 1U : 0U));
     memory->flags[1] = (uint8_t)(protocol << 5 | (unsigned)m->traffic_authentication_flag << 4 | (next ? 8U : 0U)
                                  | (present & BCAST_DRM_TIMESTAMP ? 4U : 0U) | (present & BCAST_DRM_PROGRAMME ? 2U : 0U)
                                  | (present & BCAST_DRM_SERVICE ? 1U : 0U));
