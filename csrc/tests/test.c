@@ -255,7 +255,7 @@ int main(int argc, char **argv)
             refusals_file = argv[i];
     }
     static const char *const names[] = {"evp", "ipsec_mb"};
-    const struct test *const groups[] = {vector_tests, refusal_tests, misuse_tests, identity_tests};
+    const struct test *const groups[] = {vector_tests, refusal_tests, seal_refusal_tests, misuse_tests, identity_tests};
     for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
         bcast_information about;
         void *room = storage(BCAST_PROVIDER_SIZE);

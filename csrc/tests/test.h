@@ -48,6 +48,6 @@ struct test {
     const char *name;
     void (*run)(void);
 };
-extern const struct test vector_tests[], refusal_tests[], misuse_tests[], identity_tests[]; /* ended by NULL */
+extern const struct test vector_tests[], refusal_tests[], seal_refusal_tests[], misuse_tests[], identity_tests[]; /* ended by NULL */
 
 #endif
