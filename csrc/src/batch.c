@@ -67,6 +67,13 @@ __attribute__((cold)) size_t undo(uint32_t *length, bcast_error *error)
     return 1;
 }
 
+int no_room(const bcast_error *error, size_t *length)
+{
+    if (error->code != BCAST_E_ROOM)
+        *length = 0;
+    return error->code;
+}
+
 bool admit_partial(const void *message, const uint8_t *base, size_t base_length, size_t *length, bcast_error *error)
 {
     clear_error(error);

@@ -69,17 +69,22 @@ INLINE bool admit(const bcast_provider *p, bcast_error *error, const key_head *k
     return LIKELY(key_ready(p, key, magic)) || fail(error, BCAST_E_NOT_READY, 0);
 }
 
-/* Room for `size` bytes that overlap nothing the job reads. */
+/*
+ * Room for `size` bytes.  What the job reads must lie outside the whole room given: within it, the result of another job could
+ * stand in its place before it is read.
+ */
 INLINE bool reserve(const sink *s, uint32_t size, const void *message, size_t message_size, const source *src, const void *key,
                     size_t key_size)
 {
     if (UNLIKELY(s->room - s->at < size))
         return fail(src->error, BCAST_E_ROOM, 0);
-    const uint8_t *out = s->arena + s->at;
-    return LIKELY(!overlap(out, size, message, message_size) && !overlap(out, size, src->base, src->base_length)
-                  && !overlap(out, size, key, key_size))
+    return LIKELY(!overlap(message, message_size, s->arena, s->room) && !overlap(src->base, src->base_length, s->arena, s->room)
+                  && !overlap(key, key_size, s->arena, s->room))
            || fail(src->error, BCAST_E_OVERLAP, 0);
 }
+
+/* The code, after reserve() has failed in a call for one message: its length is told when room is all that lacked. */
+int no_room(const bcast_error *error, size_t *length);
 
 /* The library failed: what the burst wrote goes away ... */
 void roll_back(sink *s);
@@ -92,13 +97,13 @@ bool admit_partial(const void *message, const uint8_t *base, size_t base_length,
 /* --- opening ----------------------------------------------------------------------------------------------------------------- */
 
 /* What every opening job must bring.  The message is cleared. */
-INLINE bool admit_open(const bcast_provider *p, bcast_error *error, const key_head *key, uint64_t magic, const uint8_t *data,
-                       uint32_t data_length, uint32_t lenient, void *message, size_t message_size)
+INLINE bool admit_open(const bcast_provider *p, bcast_error *error, const key_head *key, size_t key_size, uint64_t magic,
+                       const uint8_t *data, uint32_t data_length, uint32_t lenient, void *message, size_t message_size)
 {
     clear_error(error);
     if (UNLIKELY(message == NULL))
         return fail(error, BCAST_E_ARGUMENT, 0);
-    if (UNLIKELY(overlap(message, message_size, data, data_length)))
+    if (UNLIKELY(overlap(message, message_size, data, data_length) || overlap(message, message_size, key, key_size)))
         return fail(error, BCAST_E_OVERLAP, 0);
     memset(message, 0, message_size);
     if (UNLIKELY(key == NULL || (data == NULL && data_length != 0) || data_length > BCAST_INPUT_MAX || lenient > 7))

@@ -126,7 +126,7 @@ int bcast_drm_stkm_partial(const bcast_drm_stkm *m, const uint8_t *base, size_t 
         return BCAST_OK;
     const sink s = {.arena = out, .room = room};
     if (!reserve(&s, size, m, sizeof *m, &src, NULL, 0))
-        return error->code;
+        return no_room(error, length);
     drm_write(out, m, base, zeros, &memory);
     if (m->present & BCAST_DRM_PROGRAMME)
         memset(out + drm_programme_MAC(size, m->present), 0, BCAST_DRM_MAC_LENGTH);
@@ -255,7 +255,7 @@ int bcast_drm_stkm_open_batch(bcast_provider *p, bcast_drm_open_job *jobs, size_
                 fetch(jobs[i + AHEAD].key, offsetof(struct bcast_drm_key, pek_encrypt));
                 fetch(jobs[i + AHEAD].message, sizeof *m);
             }
-            if (!admit_open(p, &job->error, (const key_head *)key, DRM_KEY_MAGIC, job->data, job->data_length, job->lenient, m,
+            if (!admit_open(p, &job->error, (const key_head *)key, sizeof *key, DRM_KEY_MAGIC, job->data, job->data_length, job->lenient, m,
                             sizeof *m))
                 continue;
             reader r = reading(job->data, job->data_length, job->lenient, &job->error);

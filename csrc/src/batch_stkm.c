@@ -87,7 +87,7 @@ int bcast_smartcard_stkm_partial(const bcast_smartcard_stkm *m, const uint8_t *b
         return BCAST_OK;
     const sink s = {.arena = out, .room = room};
     if (!reserve(&s, size, m, sizeof *m, &src, NULL, 0))
-        return error->code;
+        return no_room(error, length);
     (void)stkm_write(out, m, base, no_csb_id, true, &memory);
     return BCAST_OK;
 }
@@ -143,7 +143,7 @@ int bcast_smartcard_stkm_open_batch(bcast_provider *p, bcast_smartcard_open_job 
                 fetch(jobs[i + AHEAD].key, sizeof *key);
                 fetch(jobs[i + AHEAD].message, sizeof *m);
             }
-            if (!admit_open(p, &job->error, (const key_head *)key, SMARTCARD_KEY_MAGIC, job->data, job->data_length, job->lenient,
+            if (!admit_open(p, &job->error, (const key_head *)key, sizeof *key, SMARTCARD_KEY_MAGIC, job->data, job->data_length, job->lenient,
                             m, sizeof *m))
                 continue;
             reader r = reading(job->data, job->data_length, job->lenient, &job->error);

@@ -45,10 +45,10 @@ int bcast_verification_seal(bcast_provider *p, const bcast_smk *key, const bcast
         return BCAST_OK;
     const sink s = {.arena = out, .room = room};
     if (!reserve(&s, size, m, sizeof *m, &src, key, sizeof *key))
-        return error->code;
-    if (overlap(out, size, ltkm->rand, 16) || overlap(out, size, ltkm->idi, ltkm->idi_length)) {
+        return no_room(error, length);
+    if (overlap(ltkm->rand, 16, out, room) || overlap(ltkm->idi, ltkm->idi_length, out, room)) {
         fail(error, BCAST_E_OVERLAP, 0);
-        return error->code;
+        return no_room(error, length);
     }
     const uint32_t covered = size - BCAST_MIKEY_MAC_LENGTH;
     verification_write(out, m, base);

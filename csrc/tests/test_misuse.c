@@ -128,6 +128,9 @@ static void arguments(void)
 /* Every room from nothing to enough: nothing is written before it is enough, and nothing behind it ever. */
 static void rooms(void)
 {
+    static const uint8_t rand[16];
+    const bcast_answered answered = {rand, NULL, 0};
+    bcast_verification v = {0};
     bcast_drm_stkm m;
     bcast_smartcard_stkm s;
     bcast_smartcard_ltkm l;
@@ -139,19 +142,22 @@ static void rooms(void)
     bcast_smartcard_key *card = smartcard_key("303132333435363738393a3b3c3d3e3f", "a1b2c3d4", "202122232425262728292a2b2c2d2e2f");
     bcast_smk *smk = NULL;
     CHECK(bcast_smk_init(storage(BCAST_SMK_SIZE), BCAST_SMK_SIZE, provider, raw, &smk) == BCAST_OK);
-    for (int kind = 0; kind < 5; kind++) {
+    for (int kind = 0; kind < 6; kind++) {
 #define SEAL(o, r)                                                                                         \
     (kind == 0   ? bcast_drm_stkm_seal(provider, drm, &m, base, base_length, o, r, &length, &error)        \
      : kind == 1 ? bcast_drm_stkm_partial(&m, base, base_length, o, r, &length, &error)                    \
      : kind == 2 ? bcast_smartcard_stkm_seal(provider, card, &s, base, base_length, o, r, &length, &error) \
      : kind == 3 ? bcast_smartcard_stkm_partial(&s, base, base_length, o, r, &length, &error)              \
-                 : bcast_smartcard_ltkm_seal(provider, smk, &l, base, base_length, o, r, &length, &error))
+     : kind == 4 ? bcast_smartcard_ltkm_seal(provider, smk, &l, base, base_length, o, r, &length, &error)  \
+                 : bcast_verification_seal(provider, smk, &answered, &v, base, base_length, o, r, &length, &error))
         if (kind < 2)
             random_drm(&m, base, &base_length);
         else if (kind < 4)
             random_stkm(&s, base, &base_length);
         else
-            random_ltkm(&l, base, &base_length);
+            random_ltkm(&l, base, &base_length); /* an identity of it is that of the verification message */
+        if (kind == 5)
+            v = (bcast_verification){.counter = 7, .idr = {0, l.idi.length}};
         CHECK(SEAL(NULL, 0) == BCAST_OK && length > 0);
         need = length;
         for (size_t room = 0; room <= need; room++) {
@@ -194,6 +200,188 @@ static void overlaps(void)
     bcast_drm_seal_job job = {.key = key, .message = &copy, .base = base, .base_length = base_length};
     CHECK(bcast_drm_stkm_seal_batch(provider, &job, 1, (uint8_t *)&job, 1000, &used) == BCAST_E_OVERLAP);
     drop_drm(key);
+}
+
+/* Of each kind: an output that shares a byte with the message, the base, the key or the list of jobs. */
+static void overlaps_everywhere(void)
+{
+    static alignas(64) uint8_t room[8192];
+    const uint8_t raw[64] = {7};
+    static const uint8_t rand[16];
+    const bcast_answered ltkm = {rand, NULL, 0};
+    uint8_t base[300];
+    uint32_t base_length;
+    size_t length;
+    bcast_error error;
+    enum { KEY = 0, MESSAGE = 1024, JOBS = 2048, OUT = 4096 };
+    for (int kind = 0; kind < 6; kind++) {
+        const size_t sizes[] = {sizeof(bcast_drm_stkm), sizeof(bcast_smartcard_stkm), sizeof(bcast_smartcard_ltkm),
+                                sizeof(bcast_drm_stkm), sizeof(bcast_smartcard_stkm), sizeof(bcast_verification)};
+        bcast_drm_key *drm = NULL;
+        bcast_smartcard_key *card = NULL;
+        bcast_smk *smk = NULL;
+        memset(room, 0, sizeof room);
+        void *m = room + MESSAGE;
+        size_t key_size = 0;
+        const bcast_drm_keys keys = {raw, raw + 16, raw + 32, raw + 48};
+        if (kind % 3 == 0) {
+            random_drm(m, base, &base_length);
+            CHECK(bcast_drm_key_init(room + KEY, BCAST_DRM_KEY_SIZE, provider, &keys, 3, &drm) == BCAST_OK);
+            key_size = sizeof(struct bcast_drm_key);
+        } else if (kind % 3 == 1) {
+            random_stkm(m, base, &base_length);
+            CHECK(bcast_smartcard_key_init(room + KEY, BCAST_SMARTCARD_KEY_SIZE, provider, raw, raw, raw, &card) == BCAST_OK);
+            key_size = sizeof(struct bcast_smartcard_key);
+        } else {
+            if (kind == 2)
+                random_ltkm(m, base, &base_length);
+            CHECK(bcast_smk_init(room + KEY, BCAST_SMK_SIZE, provider, raw, &smk) == BCAST_OK);
+            key_size = sizeof(struct bcast_smk);
+        }
+#define INTO(o, r)                                                                                        \
+    (kind == 0   ? bcast_drm_stkm_seal(provider, drm, m, base, base_length, o, r, &length, &error)        \
+     : kind == 1 ? bcast_smartcard_stkm_seal(provider, card, m, base, base_length, o, r, &length, &error) \
+     : kind == 2 ? bcast_smartcard_ltkm_seal(provider, smk, m, base, base_length, o, r, &length, &error)  \
+     : kind == 3 ? bcast_drm_stkm_partial(m, base, base_length, o, r, &length, &error)                    \
+     : kind == 4 ? bcast_smartcard_stkm_partial(m, base, base_length, o, r, &length, &error)              \
+                 : bcast_verification_seal(provider, smk, &ltkm, m, base, base_length, o, r, &length, &error))
+        CHECK(INTO(room + OUT, 1000) == BCAST_OK && length > 30);
+        const size_t need = length;
+        CHECK(INTO(room + MESSAGE + sizes[kind] - 1, 1000) == BCAST_E_OVERLAP && length == 0 && error.code == BCAST_E_OVERLAP);
+        CHECK(INTO(room + MESSAGE + sizes[kind], 1000) == BCAST_OK && length == need);
+        CHECK(INTO(room + MESSAGE - need, need) == BCAST_OK);
+        CHECK(INTO(room + MESSAGE - need + 1, need) == BCAST_E_OVERLAP && length == 0);
+        CHECK(INTO(room + MESSAGE - need, need + 1) == BCAST_E_OVERLAP); /* all that is given counts */
+        if (kind < 3 || kind == 5) {
+            CHECK(INTO(room + KEY + key_size - 1, 500) == BCAST_E_OVERLAP && length == 0);
+            CHECK(INTO(room + KEY, 500) == BCAST_E_OVERLAP);
+        }
+        if (base_length != 0) {
+            memcpy(room + OUT, base, base_length);
+            CHECK((kind == 0 ? bcast_drm_stkm_seal(provider, drm, m, room + OUT, base_length, room + OUT, 500, &length, &error)
+                   : kind == 1
+                       ? bcast_smartcard_stkm_seal(provider, card, m, room + OUT, base_length, room + OUT, 500, &length, &error)
+                   : kind == 2
+                       ? bcast_smartcard_ltkm_seal(provider, smk, m, room + OUT, base_length, room + OUT, 500, &length, &error)
+                       : BCAST_E_OVERLAP)
+                  == BCAST_E_OVERLAP);
+        }
+        /* Opening: the message over its bytes, and over the key. */
+        CHECK(INTO(room + OUT, 1000) == BCAST_OK);
+        if (kind < 3) {
+            for (size_t at = OUT - sizes[kind] + 1; at <= OUT + need - 1; at += sizes[kind] + need - 2) {
+                /* where the structure may stand: its alignment is the compiler's business */
+                void *to = room + at / 8 * 8 + (at < OUT ? 8 : 0);
+                const int code = kind == 0   ? bcast_drm_stkm_open(provider, drm, room + OUT, need, 0, to, &error)
+                                 : kind == 1 ? bcast_smartcard_stkm_open(provider, card, room + OUT, need, 0, to, &error)
+                                             : bcast_smartcard_ltkm_open(provider, smk, room + OUT, need, 0, to, &error);
+                CHECK(code == BCAST_E_OVERLAP && error.code == code);
+            }
+            CHECK((kind == 0   ? bcast_drm_stkm_open(provider, drm, room + OUT, need, 0, (void *)(room + KEY + 64), &error)
+                   : kind == 1 ? bcast_smartcard_stkm_open(provider, card, room + OUT, need, 0, (void *)(room + KEY + 64), &error)
+                               : bcast_smartcard_ltkm_open(provider, smk, room + OUT, need, 0, (void *)(room + KEY + 64), &error))
+                  == BCAST_E_OVERLAP);
+        }
+        if (kind == 0) {
+            bcast_drm_seal_job *jobs = (void *)(room + JOBS);
+            *jobs = (bcast_drm_seal_job){.key = drm, .message = m, .base = base, .base_length = base_length};
+            CHECK(bcast_drm_stkm_seal_batch(provider, jobs, 1, room + JOBS - 10, 11, &length) == BCAST_E_OVERLAP && length == 0);
+            CHECK(bcast_drm_stkm_seal_batch(provider, jobs, 1, (uint8_t *)provider + 100, 11, &length) == BCAST_E_OVERLAP);
+        }
+        bcast_drm_key_wipe(drm);
+        bcast_smartcard_key_wipe(card);
+        bcast_smk_wipe(smk);
+    }
+}
+
+/* Contexts that were never set up, or belong to something else. */
+static void strangers(void)
+{
+    bcast_drm_stkm d, d_out;
+    bcast_smartcard_stkm s, s_out;
+    bcast_smartcard_ltkm l, l_out;
+    bcast_verification v = {0}, v_out;
+    uint8_t base[3][300], out[600];
+    uint32_t lengths[3];
+    size_t length;
+    bcast_error error;
+    static const uint8_t rand[16];
+    const bcast_answered ltkm = {rand, NULL, 0};
+    random_drm(&d, base[0], &lengths[0]);
+    random_stkm(&s, base[1], &lengths[1]);
+    random_ltkm(&l, base[2], &lengths[2]);
+    bcast_drm_key *drm = drm_key(sek, sas, pek, pas);
+    bcast_smartcard_key *card = smartcard_key("303132333435363738393a3b3c3d3e3f", "a1b2c3d4", "202122232425262728292a2b2c2d2e2f");
+    bcast_smk *smk = smk_key("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
+
+    /* All zero, never set up, of another kind, and where no context can stand. */
+    uint8_t *zeros = storage(1024), *noise = storage(1024);
+    memset(zeros, 0, 1024);
+    random_bytes(noise, 1024);
+    const void *const wrong[] = {zeros, noise, drm, card, smk, (const uint8_t *)drm + 8};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        if (wrong[i] != (const void *)drm) {
+            CHECK(bcast_drm_stkm_seal(provider, wrong[i], &d, base[0], lengths[0], out, sizeof out, &length, &error)
+                  == BCAST_E_NOT_READY);
+            CHECK(bcast_drm_stkm_open(provider, wrong[i], out, 50, 0, &d_out, &error) == BCAST_E_NOT_READY
+                  && all(&d_out, 0, sizeof d_out));
+        }
+        if (wrong[i] != (const void *)card) {
+            CHECK(bcast_smartcard_stkm_seal(provider, wrong[i], &s, base[1], lengths[1], out, sizeof out, &length, &error)
+                  == BCAST_E_NOT_READY);
+            CHECK(bcast_smartcard_stkm_open(provider, wrong[i], out, 50, 0, &s_out, &error) == BCAST_E_NOT_READY
+                  && all(&s_out, 0, sizeof s_out));
+        }
+        if (wrong[i] != (const void *)smk) {
+            CHECK(bcast_smartcard_ltkm_seal(provider, wrong[i], &l, base[2], lengths[2], out, sizeof out, &length, &error)
+                  == BCAST_E_NOT_READY);
+            CHECK(bcast_smartcard_ltkm_open(provider, wrong[i], out, 50, 0, &l_out, &error) == BCAST_E_NOT_READY
+                  && all(&l_out, 0, sizeof l_out));
+            CHECK(bcast_verification_seal(provider, wrong[i], &ltkm, &v, NULL, 0, out, sizeof out, &length, &error)
+                      == BCAST_E_NOT_READY
+                  && length == 0);
+        }
+    }
+    CHECK(bcast_verification_seal(provider, smk, &ltkm, &v, NULL, 0, out, sizeof out, &length, &error) == BCAST_OK);
+    CHECK(bcast_verification_open(provider, (const void *)zeros, &ltkm, out, length, 0, 0, &v_out, &error) == BCAST_E_NOT_READY
+          && all(&v_out, 0, sizeof v_out));
+    CHECK(bcast_verification_open(provider, NULL, &ltkm, out, length, 0, 0, &v_out, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_verification_open(provider, smk, NULL, out, length, 0, 0, &v_out, &error) == BCAST_E_ARGUMENT);
+    CHECK(bcast_verification_open(provider, smk, &(bcast_answered){NULL, NULL, 0}, out, length, 0, 0, &v_out, &error)
+          == BCAST_E_ARGUMENT);
+    CHECK(bcast_verification_open(provider, smk, &(bcast_answered){rand, NULL, 1}, out, length, 0, 0, &v_out, &error)
+          == BCAST_E_ARGUMENT);
+    CHECK(bcast_verification_open(provider, smk, &ltkm, out, length, 2, 0, &v_out, &error) == BCAST_E_ARGUMENT);
+
+    /* A provider that was never opened, or is closed; a context made with another one. */
+    bcast_provider *other = NULL;
+    void *room = storage(BCAST_PROVIDER_SIZE);
+    CHECK(bcast_drm_stkm_seal(room, drm, &d, base[0], lengths[0], out, sizeof out, &length, &error) == BCAST_E_NOT_READY);
+    CHECK(bcast_smk_init(noise, BCAST_SMK_SIZE, room, rand, &(bcast_smk *){NULL}) == BCAST_E_NOT_READY);
+    bcast_information about;
+    (void)bcast_info(provider, &about);
+    const char *name = strcmp(about.provider, "evp") == 0 ? "ipsec_mb" : "evp";
+    if (bcast_provider_open(room, BCAST_PROVIDER_SIZE, name, &other) == BCAST_OK) {
+        CHECK(bcast_drm_stkm_seal(other, drm, &d, base[0], lengths[0], out, sizeof out, &length, &error) == BCAST_E_NOT_READY);
+        CHECK(bcast_smartcard_stkm_seal(other, card, &s, base[1], lengths[1], out, sizeof out, &length, &error)
+              == BCAST_E_NOT_READY);
+        CHECK(bcast_smartcard_ltkm_seal(other, smk, &l, base[2], lengths[2], out, sizeof out, &length, &error)
+              == BCAST_E_NOT_READY);
+        bcast_provider_close(other);
+        CHECK(bcast_drm_stkm_seal(other, drm, &d, base[0], lengths[0], out, sizeof out, &length, &error) == BCAST_E_NOT_READY);
+    }
+    /* Another one of the same name is as good. */
+    if (bcast_provider_open(room, BCAST_PROVIDER_SIZE, about.provider, &other) == BCAST_OK) {
+        CHECK(bcast_drm_stkm_seal(other, drm, &d, base[0], lengths[0], out, sizeof out, &length, &error) == BCAST_OK);
+        CHECK(bcast_drm_stkm_open(provider, drm, out, length, 0, &d_out, &error) == BCAST_OK);
+        bcast_provider_close(other);
+    }
+    release(room);
+    release(zeros);
+    release(noise);
+    drop_drm(drm);
+    drop_smartcard(card);
+    drop_smk(smk);
 }
 
 /* Spans and lengths that lie. */
@@ -407,6 +595,33 @@ static void faults(void)
     CHECK(bcast_smk_init(smk_room, BCAST_SMK_SIZE, provider, raw, &smk) == BCAST_E_CRYPTO && smk == NULL);
     CHECK(bcast_smk_init(smk_room, BCAST_SMK_SIZE, provider, raw, &smk) == BCAST_OK);
 
+    /* A card's answer, one at a time. */
+    const bcast_answered answered = {raw, raw, sizeof raw};
+    bcast_verification answer = {.counter = 3}, answer_out;
+    uint8_t out[64];
+    size_t answer_length;
+    bcast_error answer_error;
+    for (fails_at = 1;; fails_at++) {
+        calls = 0;
+        memset(out, 0x5a, sizeof out);
+        const int code =
+            bcast_verification_seal(provider, smk, &answered, &answer, NULL, 0, out, sizeof out, &answer_length, &answer_error);
+        if (calls < fails_at) {
+            CHECK(code == BCAST_OK && fails_at > 1);
+            break;
+        }
+        CHECK(code == BCAST_E_CRYPTO && answer_length == 0 && all(out, 0, 42) && all(out + 42, 0x5a, sizeof out - 42));
+    }
+    for (fails_at = 1;; fails_at++) {
+        calls = 0;
+        const int code = bcast_verification_open(provider, smk, &answered, out, answer_length, 0, 0, &answer_out, &answer_error);
+        if (calls < fails_at) {
+            CHECK(code == BCAST_OK && answer_out.counter == 3);
+            break;
+        }
+        CHECK(code == BCAST_E_CRYPTO && all(&answer_out, 0, sizeof answer_out));
+    }
+
     /* Batches: the burst in which it happens is lost, the others are done; the arena holds nothing of the lost ones. */
     static bcast_drm_stkm drm[N], drm_out[N];
     static bcast_smartcard_stkm stkm[N], stkm_out[N];
@@ -499,6 +714,8 @@ static void faults(void)
 }
 
 const struct test misuse_tests[] = {
-    {"providers", providers}, {"contexts", contexts},       {"arguments", arguments}, {"rooms", rooms}, {"overlaps", overlaps},
-    {"lies", lies},           {"truncations", truncations}, {"faults", faults},       {NULL, NULL},
+    {"providers", providers}, {"contexts", contexts}, {"arguments", arguments},
+    {"rooms", rooms},         {"overlaps", overlaps}, {"overlaps everywhere", overlaps_everywhere},
+    {"strangers", strangers}, {"lies", lies},         {"truncations", truncations},
+    {"faults", faults},       {NULL, NULL},
 };
