@@ -55,7 +55,7 @@ typedef struct op {
     const void *enc_keys, *dec_keys;
     const uint8_t *src, *iv;
     uint8_t *dst, *auth_tag_output;
-    uint64_t msg_len_to_cipher_in_bytes, msg_len_to_hash_in_bytes, auth_tag_output_len_in_bytes;
+    size_t msg_len_to_cipher_in_bytes, msg_len_to_hash_in_bytes, auth_tag_output_len_in_bytes;
     struct {
         struct {
             const uint8_t *_hashed_auth_key_xor_ipad, *_hashed_auth_key_xor_opad;
