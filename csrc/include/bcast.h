@@ -7,6 +7,23 @@
  *
  * THE CONTRACT
  *
+ * In short.  Open a provider once per thread.  Set up a key context once per key.  Then one call per message, or one per batch:
+ *
+ *     static alignas(BCAST_ALIGNMENT) unsigned char a[BCAST_PROVIDER_SIZE], b[BCAST_DRM_KEY_SIZE];
+ *     bcast_provider *provider;
+ *     bcast_drm_key *key;
+ *     if (bcast_provider_open(a, sizeof a, NULL, &provider) != BCAST_OK
+ *         || bcast_drm_key_init(b, sizeof b, provider, &keys, BCAST_USE_SEAL, &key) != BCAST_OK)
+ *         ...
+ *     for (;;) {                                                  one crypto period after the other
+ *         status = bcast_drm_stkm_seal(provider, key, &message, NULL, 0, packet, sizeof packet, &length, &error);
+ *         ...
+ *     }
+ *     bcast_drm_key_wipe(key);                                    contexts first, then their provider
+ *     bcast_provider_close(provider);
+ *
+ *   examples/headend.c is this as a whole program.
+ *
  * Ownership.  The caller owns every byte.  Nothing here allocates, does I/O, reads a clock or a random source, or keeps anything in
  *   a global.  The two kinds of object - a provider and key contexts - live in storage the caller gives, of the sizes below.
  *   (libcrypto allocates for the handles it makes when a provider is opened and a key is set up, and for a moment inside an HMAC.)
@@ -14,14 +31,24 @@
  *
  * Threads.  A provider and a key context belong to one thread at a time.  Different threads use different providers; a key context
  *   may be used with any open provider of the same name, as long as no other thread uses it meanwhile.  Two threads that seal for
- *   one service need a key context each.
+ *   one service need a key context each.  There is no lock and no hidden state: give each thread a provider and its share of
+ *   the services.  fork(): open the provider in the child.
  *
  * Lengths first.  A function that writes takes (out, room, length): with out == NULL it stores in *length what it would write and
  *   does nothing else; with too little room it stores the same and gives BCAST_E_ROOM, nothing written.  Buffers need no alignment;
- *   objects need BCAST_ALIGNMENT.  Output must not overlap any input of the same call (BCAST_E_OVERLAP).
+ *   objects need BCAST_ALIGNMENT.  Output must not overlap any input of the same call (BCAST_E_OVERLAP); all the room that was
+ *   given counts as output, not only the bytes that are needed.  When opening, each message structure must lie apart from the bytes and
+ *   the key of its own job, which is checked, and from those of the other jobs, which is not.
  *
  * Failure.  A function gives BCAST_OK (0) or one code of enum bcast_status, and describes it in *error where it takes one (NULL is
- *   allowed).  On failure every output the call was given is zero, key material first.  The codes are grouped by who is at fault.
+ *   allowed).  On failure every output the call was given is zero, key material first: *length is 0 (but for BCAST_E_ROOM), a
+ *   message structure is all zero bytes, an object pointer is NULL, and an output buffer is as it was or cleared, never half a
+ *   message.  The codes are grouped by who is at fault.  A message that fails to open tells nothing about its key: nothing was
+ *   decrypted.
+ *
+ * Versions.  The major number of the library is its ABI: numbers keep their meaning, structures their layout, functions their
+ *   shape.  Structures are plain data without pointers into the library; clear them (= {0}) before filling them in, so that
+ *   fields you do not know stay 0.
  *
  * Order of opening.  Layout, then every MAC whose key the context holds, in constant time, and only then is any key decrypted
  *   (rules R11, R12).  Replay and validity windows are the caller's: the COUNTER or timestamp is returned.
@@ -132,140 +159,140 @@ enum bcast_scope {
 };
 
 enum bcast_field {
-    BCAST_F_NONE = 0,
+    BCAST_F_NONE = 0,                        /* the message as a whole */
     /* both profiles */
-    BCAST_F_PROTOCOL_VERSION,
-    BCAST_F_PROTECTION_AFTER_RECEPTION,
-    BCAST_F_RESERVED,
-    BCAST_F_ACCESS_CRITERIA_FLAG,
-    BCAST_F_TRAFFIC_PROTECTION_PROTOCOL,
-    BCAST_F_TRAFFIC_AUTHENTICATION_FLAG,
-    BCAST_F_TRAFFIC_KEY_LIFETIME,
-    BCAST_F_NUMBER_OF_CRITERIA,
-    BCAST_F_ACCESS_CRITERIA,
-    BCAST_F_CRITERION_TAG,
-    BCAST_F_CRITERION_LENGTH,
-    BCAST_F_CRITERION_VALUE,
+    BCAST_F_PROTOCOL_VERSION,                /* 4 bits: 0 */
+    BCAST_F_PROTECTION_AFTER_RECEPTION,      /* 2 bits: 0..3 */
+    BCAST_F_RESERVED,                        /* bits that must be 0; the offset tells which of several */
+    BCAST_F_ACCESS_CRITERIA_FLAG,            /* 1 bit */
+    BCAST_F_TRAFFIC_PROTECTION_PROTOCOL,     /* 3 bits: enum bcast_protocol; 3 (DCF) and 4..7 are refused */
+    BCAST_F_TRAFFIC_AUTHENTICATION_FLAG,     /* 1 bit */
+    BCAST_F_TRAFFIC_KEY_LIFETIME,            /* 4 bits: n of 2^n seconds */
+    BCAST_F_NUMBER_OF_CRITERIA,              /* 8 bits: 0..255 */
+    BCAST_F_ACCESS_CRITERIA,                 /* the list as a span */
+    BCAST_F_CRITERION_TAG,                   /* 8 bits, any */
+    BCAST_F_CRITERION_LENGTH,                /* 8 bits: bytes of the value */
+    BCAST_F_CRITERION_VALUE,                 /* 0..255 bytes */
     /* DRM STKM (drm-profile 1.1) */
-    BCAST_F_NEXT_TRAFFIC_KEY_FLAG,
-    BCAST_F_TIMESTAMP_FLAG,
-    BCAST_F_PROGRAMME_FLAG,
-    BCAST_F_SERVICE_FLAG,
-    BCAST_F_SECURITY_PARAMETER_INDEX,
-    BCAST_F_NEXT_SECURITY_PARAMETER_INDEX,
-    BCAST_F_MASTER_KEY_INDEX_LENGTH,
-    BCAST_F_MASTER_KEY_INDEX,
-    BCAST_F_NEXT_MASTER_KEY_INDEX,
-    BCAST_F_MASTER_SALT,
-    BCAST_F_NEXT_MASTER_SALT,
-    BCAST_F_KEY_INDICATOR_LENGTH,
-    BCAST_F_KEY_INDICATOR,
-    BCAST_F_NEXT_KEY_INDICATOR,
-    BCAST_F_MATERIAL_LENGTH,
-    BCAST_F_MATERIAL,
-    BCAST_F_NEXT_MATERIAL,
-    BCAST_F_TIMESTAMP,
-    BCAST_F_PERMISSIONS_FLAG,
-    BCAST_F_PERMISSIONS_CATEGORY,
-    BCAST_F_ENCRYPTED_PEK,
-    BCAST_F_PROGRAMME_CID_EXTENSION,
-    BCAST_F_PROGRAMME_MAC,
-    BCAST_F_SERVICE_CID_EXTENSION,
-    BCAST_F_SERVICE_MAC,
+    BCAST_F_NEXT_TRAFFIC_KEY_FLAG,           /* 1 bit */
+    BCAST_F_TIMESTAMP_FLAG,                  /* 1 bit */
+    BCAST_F_PROGRAMME_FLAG,                  /* 1 bit */
+    BCAST_F_SERVICE_FLAG,                    /* 1 bit; also named when neither part is there */
+    BCAST_F_SECURITY_PARAMETER_INDEX,        /* 4 bytes; IPsec */
+    BCAST_F_NEXT_SECURITY_PARAMETER_INDEX,   /* 4 bytes; IPsec, next key */
+    BCAST_F_MASTER_KEY_INDEX_LENGTH,         /* 8 bits: 1..16; SRTP */
+    BCAST_F_MASTER_KEY_INDEX,                /* 1..16 bytes; SRTP */
+    BCAST_F_NEXT_MASTER_KEY_INDEX,           /* as long; SRTP, next key */
+    BCAST_F_MASTER_SALT,                     /* 14 bytes, in clear; SRTP */
+    BCAST_F_NEXT_MASTER_SALT,                /* 14 bytes; SRTP, next key */
+    BCAST_F_KEY_INDICATOR_LENGTH,            /* 8 bits: 1..16; ISMACryp */
+    BCAST_F_KEY_INDICATOR,                   /* 1..16 bytes; ISMACryp */
+    BCAST_F_NEXT_KEY_INDICATOR,              /* as long; ISMACryp, next key */
+    BCAST_F_MATERIAL_LENGTH,                 /* 8 bits: 16, or 32 for IPsec with authentication */
+    BCAST_F_MATERIAL,                        /* 16 or 32 bytes, encrypted */
+    BCAST_F_NEXT_MATERIAL,                   /* as long; next key */
+    BCAST_F_TIMESTAMP,                       /* 40 bits: Modified Julian Date 16, hhmmss in BCD 24, UTC */
+    BCAST_F_PERMISSIONS_FLAG,                /* 1 bit */
+    BCAST_F_PERMISSIONS_CATEGORY,            /* 8 bits, any */
+    BCAST_F_ENCRYPTED_PEK,                   /* 16 bytes; service and programme */
+    BCAST_F_PROGRAMME_CID_EXTENSION,         /* 32 bits */
+    BCAST_F_PROGRAMME_MAC,                   /* 12 bytes */
+    BCAST_F_SERVICE_CID_EXTENSION,           /* 32 bits */
+    BCAST_F_SERVICE_MAC,                     /* 12 bytes */
     /* MIKEY header and payloads (RFC 3830, 4563, 5410) */
-    BCAST_F_VERSION,
-    BCAST_F_DATA_TYPE,
-    BCAST_F_NEXT_PAYLOAD,
-    BCAST_F_V,
-    BCAST_F_PRF_FUNC,
-    BCAST_F_CSB_ID,
-    BCAST_F_NUMBER_OF_CS,
-    BCAST_F_CS_ID_MAP_TYPE,
-    BCAST_F_EXT_TYPE,
-    BCAST_F_LENGTH,
-    BCAST_F_DATA,
-    BCAST_F_KEY_ID_TYPE,
-    BCAST_F_KEY_ID_LENGTH,
-    BCAST_F_KEY_ID_VALUE,
-    BCAST_F_SUBTYPE,
-    BCAST_F_TS_TYPE,
-    BCAST_F_TS_VALUE,
-    BCAST_F_RAND_LEN,
-    BCAST_F_RAND,
-    BCAST_F_ID_TYPE,
-    BCAST_F_ID_LEN,
-    BCAST_F_ID,
-    BCAST_F_POLICY_NO,
-    BCAST_F_PROT_TYPE,
-    BCAST_F_PARAM_LENGTH,
-    BCAST_F_PARAMS,
-    BCAST_F_PARAM_TYPE,
-    BCAST_F_PARAM_LEN,
-    BCAST_F_PARAM_VALUE,
-    BCAST_F_ENCR_ALG,
-    BCAST_F_ENCR_DATA_LEN,
-    BCAST_F_ENCR_DATA,
-    BCAST_F_KEY_DATA,
-    BCAST_F_MAC_ALG,
-    BCAST_F_MAC,
-    BCAST_F_AUTH_ALG,
-    BCAST_F_VER_DATA,
+    BCAST_F_VERSION,                         /* 8 bits: 1 */
+    BCAST_F_DATA_TYPE,                       /* 8 bits: 0 PSK, 1 PSK verification */
+    BCAST_F_NEXT_PAYLOAD,                    /* 8 bits: which payloads may follow is the kind's */
+    BCAST_F_V,                               /* 1 bit: verification wanted; LTKM only */
+    BCAST_F_PRF_FUNC,                        /* 7 bits: 0 */
+    BCAST_F_CSB_ID,                          /* 4 bytes; 0 in a partial STKM */
+    BCAST_F_NUMBER_OF_CS,                    /* 8 bits: 0 */
+    BCAST_F_CS_ID_MAP_TYPE,                  /* 8 bits: 1, empty map */
+    BCAST_F_EXT_TYPE,                        /* 8 bits: 3 Key IDs, 5 management data, others are skipped */
+    BCAST_F_LENGTH,                          /* 16 bits: bytes of the EXT payload's data */
+    BCAST_F_DATA,                            /* that data */
+    BCAST_F_KEY_ID_TYPE,                     /* 8 bits: 0 domain, 1 SEK, 2 TEK, in this order; above: others */
+    BCAST_F_KEY_ID_LENGTH,                   /* 8 bits: 3, 4, 2 */
+    BCAST_F_KEY_ID_VALUE,                    /* as many bytes */
+    BCAST_F_SUBTYPE,                         /* 8 bits: 1 LTKM, 2 STKM, 3 reporting */
+    BCAST_F_TS_TYPE,                         /* 8 bits: 2, COUNTER */
+    BCAST_F_TS_VALUE,                        /* 32 bits: the COUNTER */
+    BCAST_F_RAND_LEN,                        /* 8 bits: 16 */
+    BCAST_F_RAND,                            /* 16 bytes */
+    BCAST_F_ID_TYPE,                         /* 8 bits: 0 NAI, 1 URI */
+    BCAST_F_ID_LEN,                          /* 16 bits */
+    BCAST_F_ID,                              /* as many bytes */
+    BCAST_F_POLICY_NO,                       /* 8 bits; SP payload, skipped */
+    BCAST_F_PROT_TYPE,                       /* 8 bits */
+    BCAST_F_PARAM_LENGTH,                    /* 16 bits */
+    BCAST_F_PARAMS,                          /* as many bytes */
+    BCAST_F_PARAM_TYPE,                      /* 8 bits */
+    BCAST_F_PARAM_LEN,                       /* 8 bits */
+    BCAST_F_PARAM_VALUE,                     /* as many bytes */
+    BCAST_F_ENCR_ALG,                        /* 8 bits: 1 AES-CM-128; 0 in a partial STKM */
+    BCAST_F_ENCR_DATA_LEN,                   /* 16 bits: 20 TEK, 36 TEK and salt, 30 SEK and window */
+    BCAST_F_ENCR_DATA,                       /* as many bytes */
+    BCAST_F_KEY_DATA,                        /* the same in clear; partial STKM */
+    BCAST_F_MAC_ALG,                         /* 8 bits: 1 HMAC-SHA-1-160; 0 in a partial STKM */
+    BCAST_F_MAC,                             /* 20 bytes */
+    BCAST_F_AUTH_ALG,                        /* 8 bits: 1; V payload */
+    BCAST_F_VER_DATA,                        /* 20 bytes; V payload */
     /* key data (RFC 3830 6.13) */
-    BCAST_F_TYPE,
-    BCAST_F_KV,
-    BCAST_F_KEY_LEN,
-    BCAST_F_KEY,
-    BCAST_F_SALT_LEN,
-    BCAST_F_SALT,
-    BCAST_F_VF_LEN,
-    BCAST_F_VF,
-    BCAST_F_VT_LEN,
-    BCAST_F_VT,
+    BCAST_F_TYPE,                            /* 4 bits: 0 TGK, 2 TEK, 3 TEK and salt */
+    BCAST_F_KV,                              /* 4 bits: 0 none, 2 interval */
+    BCAST_F_KEY_LEN,                         /* 16 bits: 16 */
+    BCAST_F_KEY,                             /* 16 bytes */
+    BCAST_F_SALT_LEN,                        /* 16 bits: 14 */
+    BCAST_F_SALT,                            /* 14 bytes */
+    BCAST_F_VF_LEN,                          /* 8 bits: 4 */
+    BCAST_F_VF,                              /* 32 bits: first COUNTER that the SEK opens */
+    BCAST_F_VT_LEN,                          /* 8 bits: 4 */
+    BCAST_F_VT,                              /* 32 bits: last one */
     /* management data (smartcard-profile 5.3, 5.4, 7) */
-    BCAST_F_MANAGEMENT,
-    BCAST_F_TERMINAL_BINDING_FLAG,
-    BCAST_F_TERMINAL_BINDING_KEY_ID,
-    BCAST_F_PERMISSIONS_ISSUER_URI_LENGTH,
-    BCAST_F_PERMISSIONS_ISSUER_URI,
-    BCAST_F_SECURITY_POLICY_EXT_FLAG,
-    BCAST_F_CONSUMPTION_REPORTING_FLAG,
-    BCAST_F_SECURITY_POLICY_EXTENSION,
-    BCAST_F_COST_FLAG,
-    BCAST_F_PURSE_FLAG,
-    BCAST_F_PURSE_MODE,
-    BCAST_F_PLAYBACK_FLAG,
-    BCAST_F_PLAYBACK_MODE,
-    BCAST_F_TEK_FLAG,
-    BCAST_F_TEK_MODE,
-    BCAST_F_COST_VALUE,
-    BCAST_F_PURSE,
-    BCAST_F_PLAYBACK,
-    BCAST_F_TEK,
-    BCAST_F_STATUS,
-    BCAST_F_NUMBER_OF_ENTRIES,
-    BCAST_F_ENTRY_KEY_DOMAIN_ID,
-    BCAST_F_ENTRY_KEY_GROUP,
-    BCAST_F_ENTRY_KEY_NUMBER,
-    BCAST_F_TS_LOW,
-    BCAST_F_TS_HIGH,
+    BCAST_F_MANAGEMENT,                      /* has_management */
+    BCAST_F_TERMINAL_BINDING_FLAG,           /* 1 bit */
+    BCAST_F_TERMINAL_BINDING_KEY_ID,         /* 32 bits */
+    BCAST_F_PERMISSIONS_ISSUER_URI_LENGTH,   /* 8 bits */
+    BCAST_F_PERMISSIONS_ISSUER_URI,          /* 0..255 bytes */
+    BCAST_F_SECURITY_POLICY_EXT_FLAG,        /* 1 bit */
+    BCAST_F_CONSUMPTION_REPORTING_FLAG,      /* 1 bit; only with V */
+    BCAST_F_SECURITY_POLICY_EXTENSION,       /* 8 bits, any */
+    BCAST_F_COST_FLAG,                       /* 1 bit */
+    BCAST_F_PURSE_FLAG,                      /* 1 bit */
+    BCAST_F_PURSE_MODE,                      /* 1 bit: 0 add, 1 set; only with its flag, as those below */
+    BCAST_F_PLAYBACK_FLAG,                   /* 1 bit */
+    BCAST_F_PLAYBACK_MODE,                   /* 1 bit */
+    BCAST_F_TEK_FLAG,                        /* 1 bit */
+    BCAST_F_TEK_MODE,                        /* 1 bit */
+    BCAST_F_COST_VALUE,                      /* 32 bits */
+    BCAST_F_PURSE,                           /* 32 bits */
+    BCAST_F_PLAYBACK,                        /* 32 bits */
+    BCAST_F_TEK,                             /* 32 bits */
+    BCAST_F_STATUS,                          /* 8 bits, any */
+    BCAST_F_NUMBER_OF_ENTRIES,               /* 8 bits */
+    BCAST_F_ENTRY_KEY_DOMAIN_ID,             /* 3 bytes */
+    BCAST_F_ENTRY_KEY_GROUP,                 /* 16 bits */
+    BCAST_F_ENTRY_KEY_NUMBER,                /* 16 bits */
+    BCAST_F_TS_LOW,                          /* 32 bits */
+    BCAST_F_TS_HIGH,                         /* 32 bits; ts_high - ts_low at most BCAST_WINDOW_MAX */
     /* fields of the structures below that are no row of a layout */
-    BCAST_F_TRAFFIC_KEY_MATERIAL,
-    BCAST_F_NEXT_TRAFFIC_KEY_MATERIAL,
-    BCAST_F_SEK,
-    BCAST_F_SEK_ID,
-    BCAST_F_TEK_ID,
-    BCAST_F_KEY_DATA_TYPE,
-    BCAST_F_INTERVAL_LENGTH,
-    BCAST_F_IDI,
-    BCAST_F_IDR,
-    BCAST_F_OTHER_KEY_IDS,
-    BCAST_F_REPORTING,
+    BCAST_F_TRAFFIC_KEY_MATERIAL,            /* material_length does not suit the protocol */
+    BCAST_F_NEXT_TRAFFIC_KEY_MATERIAL,       /* not used */
+    BCAST_F_SEK,                             /* not zero in a withdrawal */
+    BCAST_F_SEK_ID,                          /* key number 0000 */
+    BCAST_F_TEK_ID,                          /* not used */
+    BCAST_F_KEY_DATA_TYPE,                   /* neither 0 nor 2 */
+    BCAST_F_INTERVAL_LENGTH,                 /* not 4 */
+    BCAST_F_IDI,                             /* the span of the initiator's identity */
+    BCAST_F_IDR,                             /* the span of the responder's identity */
+    BCAST_F_OTHER_KEY_IDS,                   /* the span of further Key IDs */
+    BCAST_F_REPORTING,                       /* has_reporting, or the span of the reporting data */
     /* keys, with BCAST_E_KEY_UNAVAILABLE */
-    BCAST_F_KEY_SEK,
-    BCAST_F_KEY_SAS,
-    BCAST_F_KEY_PEK,
-    BCAST_F_KEY_PAS,
-    BCAST_F_COUNT
+    BCAST_F_KEY_SEK,                         /* encrypts PEK, and the material without a programme */
+    BCAST_F_KEY_SAS,                         /* authenticates the service part */
+    BCAST_F_KEY_PEK,                         /* encrypts the material with a programme */
+    BCAST_F_KEY_PAS,                         /* authenticates the programme part */
+    BCAST_F_COUNT                            /* how many numbers there are; not a field */
 };
 
 typedef struct bcast_error {
@@ -300,7 +327,10 @@ enum bcast_lenient {
     BCAST_LENIENT_TRAILING_BYTES = 4  /* bytes after the last field are ignored; message.size says where it ends */
 };
 
-/* What a key context is set up for.  Bits.  Setting up only what is used saves time, handles (evp) and cache. */
+/*
+ * What a key context is set up for.  Bits.  Setting up only what is used saves time, handles (evp) and cache: a headend needs SEAL,
+ * a terminal or a monitoring probe OPEN.  What it was not set up for gives BCAST_E_USE.
+ */
 enum bcast_use {
     BCAST_USE_SEAL = 1,
     BCAST_USE_OPEN = 2
@@ -313,13 +343,19 @@ enum bcast_use {
  *   "ipsec_mb"  Intel Multi-Buffer Crypto for IPsec 1.3, loaded when opened; x86-64.  Made for batches: from 4 messages a call
  *               it overtakes evp, at 64 it is three to four times as fast.  Still opens libcrypto, for what comes alone.
  *
- * Which one computed a message cannot be seen from its bytes.  Each computes its known answers before it is given out.
+ * Which one computed a message cannot be seen from its bytes.  Each computes its known answers before it is given out: AES-128
+ * (SP 800-38A), AES-CM (RFC 3711 B.2) and HMAC-SHA-1 (RFC 2202), alone, in a short burst and in a long one.
+ *
+ * Opening takes a millisecond or two: once per thread, not per message.
  */
 typedef struct bcast_provider bcast_provider;
 
 /*
  * Open a provider in `storage` (BCAST_PROVIDER_SIZE bytes, aligned).  `name`: "evp", "ipsec_mb", or NULL for the fastest there is.
- * *provider points into storage.  BCAST_E_STORAGE, BCAST_E_NO_PROVIDER, BCAST_E_KNOWN_ANSWER, BCAST_E_CRYPTO.
+ * *provider points into storage, or is NULL on failure.  BCAST_E_ARGUMENT: storage or provider is NULL.  BCAST_E_STORAGE: too
+ * little or not aligned.  BCAST_E_NO_PROVIDER: no such name, or its library is not installed, or not of the version this was built
+ * for (ipsec_mb: same major and minor number).  BCAST_E_KNOWN_ANSWER: it computes wrongly; with NULL the next one is taken
+ * instead.  BCAST_E_CRYPTO: its library could not be initialised.
  */
 int bcast_provider_open(void *storage, size_t room, const char *name, bcast_provider **provider);
 
@@ -336,6 +372,7 @@ typedef struct bcast_information {
     uint32_t ipsec_mb_built;        /* 1: this library was built with support for it */
     uint32_t burst;                 /* messages that share one call of the provider; larger batches are cut */
 } bcast_information;
+/* BCAST_E_NOT_READY with a NULL or closed provider; version, ipsec_mb_built and burst are told even then. */
 int bcast_info(const bcast_provider *provider, bcast_information *information);
 
 /* "1.0.0", of the library at hand. */
@@ -349,6 +386,16 @@ const char *bcast_version(void);
  * provider's handles and clears the storage, and may be called again (NULL and cleared storage are ignored).  Setting up storage
  * that holds a context without wiping it first loses the handles of the old one (evp).  The key bytes handed in may be cleared as
  * soon as _init returns.
+ *
+ * A context must not be moved or copied: use it where it was set up.  One array holds them all:
+ *
+ *     unsigned char *room = aligned_alloc(BCAST_ALIGNMENT, (size_t)services * BCAST_DRM_KEY_SIZE);
+ *     for (size_t i = 0; i < services; i++)
+ *         status = bcast_drm_key_init(room + i * BCAST_DRM_KEY_SIZE, BCAST_DRM_KEY_SIZE, provider, &keys[i], use, &key[i]);
+ *
+ * What they cost: up to 15 microseconds each, once per key and never per message.  Every _init gives BCAST_E_ARGUMENT for a NULL that
+ * must not be, BCAST_E_STORAGE for storage that is too small or not aligned, BCAST_E_NOT_READY for a provider that is not open, and
+ * BCAST_E_CRYPTO when the library fails; *key is NULL then and the storage is clear.
  */
 typedef struct bcast_drm_key bcast_drm_key;              /* one service and/or programme of the DRM Profile */
 typedef struct bcast_smartcard_key bcast_smartcard_key;  /* one SEK with its CSB ID and RAND */
@@ -362,7 +409,12 @@ typedef struct bcast_drm_keys {
     const uint8_t *pas;
 } bcast_drm_keys;
 
-/* `use`: enum bcast_use.  BCAST_E_ARGUMENT when no key is given. */
+/*
+ * `use`: enum bcast_use.  BCAST_E_ARGUMENT when no key is given.
+ *
+ * Sealing the service part takes SEK and SAS, the programme part PEK and PAS, both parts all four.  Opening takes what the viewer
+ * has: SEK and SAS (a subscriber to the service), PEK and PAS (who bought the programme), or all four.
+ */
 int bcast_drm_key_init(void *storage, size_t room, bcast_provider *provider, const bcast_drm_keys *keys, uint32_t use,
                        bcast_drm_key **key);
 void bcast_drm_key_wipe(bcast_drm_key *key);
@@ -375,15 +427,16 @@ int bcast_smartcard_key_init(void *storage, size_t room, bcast_provider *provide
                              const uint8_t *rand, bcast_smartcard_key **key);
 void bcast_smartcard_key_wipe(bcast_smartcard_key *key);
 
-/* `smk` 32 bytes.  Serves LTKMs and verification messages, both directions. */
+/*
+ * `smk` 32 bytes: the subscriber management key that GBA gave this subscriber (smartcard-profile 4.1).  Serves LTKMs and
+ * verification messages, both directions.  Which SMK a message is under is the caller's knowledge: its identities say whose it is.
+ */
 int bcast_smk_init(void *storage, size_t room, bcast_provider *provider, const uint8_t *smk, bcast_smk **key);
 void bcast_smk_wipe(bcast_smk *key);
 
 /* -------------------------------------------------------------------------------------------------------------------------------
  * DRM PROFILE: STKM (drm-profile 1.1)
- */
-
-/*
+ *
  * One message tells: which keys encrypt the stream now (and, when wanted, next), for how long, under which rights.  The key
  * material is encrypted under PEK when there is a programme part, else under SEK; PEK itself travels encrypted under SEK when
  * there are both.  programme_MAC covers everything before it, service_MAC everything before it and so programme_MAC too.
@@ -401,7 +454,21 @@ enum bcast_drm_present {
 
 /*
  * The content of a STKM.  Sealing reads it, opening fills it; decoding fills it with what is on the wire, key material still
- * encrypted (or, in a partial STKM, in clear).
+ * encrypted (or, in a partial STKM, in clear).  Sealing ignores the fields of parts that `present` leaves out.
+ *
+ * A period of 32 seconds of an IPsec service, without a programme:
+ *
+ *     bcast_drm_stkm message = {
+ *         .present = BCAST_DRM_SERVICE | BCAST_DRM_TIMESTAMP,
+ *         .traffic_protection_protocol = BCAST_IPSEC,
+ *         .traffic_key_lifetime = 5,
+ *         .id_length = 4,                          the SPI
+ *         .material_length = BCAST_KEY_LENGTH,
+ *         .service_CID_extension = 17,
+ *         .timestamp = now + 2208988800,           from Unix time
+ *     };
+ *     memcpy(message.id, spi, 4);
+ *     memcpy(message.traffic_key_material, tek, BCAST_KEY_LENGTH);
  */
 typedef struct bcast_drm_stkm {
     uint8_t present;                      /* enum bcast_drm_present */
@@ -456,6 +523,13 @@ int bcast_drm_stkm_seal(bcast_provider *provider, const bcast_drm_key *key, cons
  * BCAST_E_TRUNCATED .. _UNSUPPORTED: the layout, with offset and field.  BCAST_E_KEY_UNAVAILABLE: no MAC could be checked, or
  * the key that encrypts the material is missing.  BCAST_E_INTEGRITY: a MAC or the PEK does not fit.  *message is zero then.
  * A repeated or old message opens: compare its timestamp with the last one (rules R14).
+ *
+ * What a monitoring probe does with a datagram:
+ *
+ *     status = bcast_drm_stkm_open(provider, key, datagram, size, 0, &message, &error);
+ *     if (status >= 200 && status < 300)       broken: error.offset, and bcast_error_path() for the field
+ *     else if (status == BCAST_E_INTEGRITY)    not of this service, or forged, or of another key period
+ *     else if (status == BCAST_OK)             message.traffic_key_material, wanted from message.timestamp on
  */
 int bcast_drm_stkm_open(bcast_provider *provider, const bcast_drm_key *key, const uint8_t *data, size_t data_length,
                         uint32_t lenient, bcast_drm_stkm *message, bcast_error *error);
@@ -470,7 +544,11 @@ int bcast_drm_stkm_decode(const uint8_t *data, size_t data_length, uint32_t part
 
 /*
  * The partial STKM of flow F3 (drm-profile 1.7): key material IN CLEAR, zeros for encrypted_PEK and MACs.  To complete one:
- * decode it, put the BSM's own fields in, seal.
+ * decode it, put the BSM's own fields in, seal with the partial message as the base, into another buffer:
+ *
+ *     bcast_drm_stkm_decode(partial, size, 1, 0, &message, &error);
+ *     message.service_CID_extension = extension;
+ *     bcast_drm_stkm_seal(provider, key, &message, partial, size, out, room, &length, &error);
  */
 int bcast_drm_stkm_partial(const bcast_drm_stkm *message, const uint8_t *base, size_t base_length, uint8_t *out, size_t room,
                            size_t *length, bcast_error *error);
@@ -482,6 +560,18 @@ int bcast_drm_stkm_partial(const bcast_drm_stkm *message, const uint8_t *base, s
  * arena == NULL: only job.length (and its status) and *used are set, no key is touched.  A job that finds the arena full gives
  * BCAST_E_ROOM; later, smaller ones may still fit.  Nothing outside the arena is written, and in it nothing after *used is left.
  * A job is input and output: the caller may hand the same array in again.
+ *
+ * The bytes do not depend on how jobs are grouped: one call for 10,000 gives what 10,000 calls for one give.  64 jobs and more are
+ * worth a batch; bcast_information.burst is what a provider takes at once.  Offsets are 32 bits: of an arena of more than 4 GiB
+ * the first 4 GiB are used.  When the cryptographic library fails, all jobs of that burst have BCAST_E_CRYPTO and no bytes.
+ *
+ *     bcast_drm_seal_job jobs[N];
+ *     for (i = 0; i < N; i++)
+ *         jobs[i] = (bcast_drm_seal_job){.key = key[i], .message = &message[i]};
+ *     status = bcast_drm_stkm_seal_batch(provider, jobs, N, arena, sizeof arena, &used);
+ *     for (i = 0; i < N; i++)
+ *         if (jobs[i].error.code == BCAST_OK)
+ *             send(socket[i], arena + jobs[i].offset, jobs[i].length, 0);
  */
 typedef struct bcast_drm_seal_job {
     const bcast_drm_key *key;
@@ -495,6 +585,7 @@ typedef struct bcast_drm_seal_job {
 int bcast_drm_stkm_seal_batch(bcast_provider *provider, bcast_drm_seal_job *jobs, size_t count, uint8_t *arena, size_t room,
                               size_t *used);
 
+/* A job of opening: as above without an arena.  *message is zero unless error.code is BCAST_OK. */
 typedef struct bcast_drm_open_job {
     const bcast_drm_key *key;
     const uint8_t *data;
@@ -510,6 +601,19 @@ int bcast_drm_stkm_open_batch(bcast_provider *provider, bcast_drm_open_job *jobs
  *
  * Sealing builds the canonical order HDR, EXT 3, EXT 5, T, KEMAC.  Opening takes EXT payloads anywhere (rules R16); `canonical`
  * says whether sealing the same fields again would give the same order, and bcast_mikey_next() walks the payloads when not.
+ *
+ * The key context holds what the LTKM delivered: SEK, CSB ID and RAND.  A crypto period is then
+ *
+ *     bcast_smartcard_stkm message = {
+ *         .counter = counter,                      start of the period; never twice under one context
+ *         .tek_id_length = 2,
+ *         .has_salt = 1,                           SRTP
+ *         .has_management = 1,
+ *         .traffic_protection_protocol = BCAST_SRTP,
+ *         .traffic_key_lifetime = 5,
+ *     };
+ *     memcpy(message.sek_id, sek_id, 4);           and key_domain_id, tek_id, tek, salt
+ *     status = bcast_smartcard_stkm_seal(provider, key, &message, NULL, 0, packet, sizeof packet, &length, &error);
  */
 
 /* Access criteria and terminal binding: the tail of both kinds of management data (smartcard-profile 5.3). */
@@ -522,6 +626,10 @@ typedef struct bcast_management_tail {
     bcast_span permissions_issuer_uri;    /* up to 255 bytes */
 } bcast_management_tail;
 
+/*
+ * The content of a STKM.  Sealing reads it, opening fills it; decoding leaves tek and salt 0, but for a partial STKM.  Without
+ * has_management the four fields behind it and the tail are ignored.
+ */
 typedef struct bcast_smartcard_stkm {
     uint32_t counter;                     /* wire: payloads[i].ts_value; start of the crypto period (rules R5) */
     uint32_t max_size;                    /* sealing: bytes the message may have; 0 = BCAST_CARD_MESSAGE_MAX */
@@ -605,7 +713,15 @@ int bcast_smartcard_stkm_open_batch(bcast_provider *provider, bcast_smartcard_op
  * SMARTCARD PROFILE: LTKM (smartcard-profile 4.4, 4.5, 5.4)
  *
  * Each subscriber has an SMK of his own, so each message is protected by keys derived for it alone: three runs of the MIKEY PRF,
- * one AES and one HMAC key set-up are part of sealing one.
+ * one AES and one HMAC key set-up are part of sealing one, about four times the work of a STKM.
+ *
+ * Issuing a SEK to all subscribers: one message that they share but for `counter` and the span of `idr`, one job each:
+ *
+ *     message[i] = common;
+ *     message[i].counter = ++counter_of[i];        stored before the message leaves (rules R2)
+ *     message[i].idr = (bcast_span){offset_of[i], length_of[i]};
+ *     jobs[i] = (bcast_ltkm_seal_job){.key = smk[i], .message = &message[i], .base = names, .base_length = names_length};
+ *     status = bcast_smartcard_ltkm_seal_batch(provider, jobs, count, arena, room, &used);
  */
 
 /* Which values a security policy extension carries.  Bits. */
@@ -630,6 +746,7 @@ typedef struct bcast_policy {
     uint32_t tek;
 } bcast_policy;
 
+/* The content of an LTKM: which SEK, for which COUNTERs of STKMs, to whom. */
 typedef struct bcast_smartcard_ltkm {
     uint32_t counter;                     /* wire: payloads[i].ts_value; rising per SMK (rules R2) */
     uint32_t max_size;                    /* sealing: as in bcast_smartcard_stkm */
@@ -705,7 +822,12 @@ int bcast_smartcard_ltkm_open_batch(bcast_provider *provider, bcast_ltkm_open_jo
  * SMARTCARD PROFILE: the card's answer to an LTKM with V = 1 (smartcard-profile 1.5, 4.4), with or without LTKM reporting (R25).
  *
  * Its MAC covers things it does not carry: RAND and IDi of the LTKM that is answered, which the caller kept (rules R36).
+ *
+ *     const bcast_answered ltkm = {rand, idi, idi_length};
+ *     status = bcast_verification_open(provider, smk, &ltkm, data, size, 0, 0, &answer, &error);
+ *     if (status == BCAST_OK && answer.counter == counter)      the card has the key
  */
+/* The content of a card's answer. */
 typedef struct bcast_verification {
     uint32_t counter;                     /* that of the LTKM */
     uint32_t max_size;                    /* sealing: as in bcast_smartcard_stkm */
@@ -738,6 +860,7 @@ int bcast_verification_seal(bcast_provider *provider, const bcast_smk *key, cons
 int bcast_verification_open(bcast_provider *provider, const bcast_smk *key, const bcast_answered *ltkm, const uint8_t *data,
                             size_t data_length, uint32_t reporting, uint32_t lenient, bcast_verification *message,
                             bcast_error *error);
+/* Without a key: nothing is verified. */
 int bcast_verification_decode(const uint8_t *data, size_t data_length, uint32_t reporting, uint32_t lenient,
                               bcast_verification *message, bcast_error *error);
 
@@ -756,6 +879,10 @@ typedef struct bcast_item {
 /*
  * The next item of `span`, which is moved past it: 1, or 0 at the end (and where the bytes do not hold together).
  * `base` as in the call that gave the span.
+ *
+ *     bcast_span rest = message.access_criteria;
+ *     while (bcast_item_next(datagram, &rest, &item) == 1)
+ *         use(item.tag, datagram + item.value_at, item.length);
  */
 int bcast_item_next(const uint8_t *base, bcast_span *span, bcast_item *item);
 
@@ -780,6 +907,12 @@ const char *bcast_status_name(int status);
 /*
  * The dotted path of the field of `error`, ended with NUL; *length without it.  Out, room, length as everywhere.
  * No path is longer than BCAST_PATH_MAX with its NUL.
+ *
+ *     char path[BCAST_PATH_MAX];
+ *     if (bcast_error_path(&error, path, sizeof path, &length) == BCAST_OK)
+ *         log("%s at byte %u: %s", bcast_status_name(error.code), error.offset, path);
+ *
+ * might say "bad_length at byte 26: payloads[0].ids[2].length".
  */
 #define BCAST_PATH_MAX 128
 int bcast_error_path(const bcast_error *error, char *out, size_t room, size_t *length);
