@@ -37,14 +37,13 @@
  * Lengths first.  A function that writes takes (out, room, length): with out == NULL it stores in *length what it would write and
  *   does nothing else; with too little room it stores the same and gives BCAST_E_ROOM, nothing written.  Buffers need no alignment;
  *   objects need BCAST_ALIGNMENT.  Output must not overlap any input of the same call (BCAST_E_OVERLAP); all the room that was
- *   given counts as output, not only the bytes that are needed.  When opening, each message structure must lie apart from the bytes and
- *   the key of its own job, which is checked, and from those of the other jobs, which is not.
+ *   given counts as output, not only the bytes that are needed.  When opening, each message structure must lie apart from the
+ *   bytes and the key of its own job, which is checked, and from those of the other jobs, which is not.
  *
  * Failure.  A function gives BCAST_OK (0) or one code of enum bcast_status, and describes it in *error where it takes one (NULL is
  *   allowed).  On failure every output the call was given is zero, key material first: *length is 0 (but for BCAST_E_ROOM), a
  *   message structure is all zero bytes, an object pointer is NULL, and an output buffer is as it was or cleared, never half a
- *   message.  The codes are grouped by who is at fault.  A message that fails to open tells nothing about its key: nothing was
- *   decrypted.
+ *   message.  The codes are grouped by who is at fault.
  *
  * Versions.  The major number of the library is its ABI: numbers keep their meaning, structures their layout, functions their
  *   shape.  Structures are plain data without pointers into the library; clear them (= {0}) before filling them in, so that
@@ -393,8 +392,8 @@ const char *bcast_version(void);
  *     for (size_t i = 0; i < services; i++)
  *         status = bcast_drm_key_init(room + i * BCAST_DRM_KEY_SIZE, BCAST_DRM_KEY_SIZE, provider, &keys[i], use, &key[i]);
  *
- * What they cost: up to 15 microseconds each, once per key and never per message.  Every _init gives BCAST_E_ARGUMENT for a NULL that
- * must not be, BCAST_E_STORAGE for storage that is too small or not aligned, BCAST_E_NOT_READY for a provider that is not open, and
+ * What they cost: up to 15 microseconds each, once per key and never per message.  Every _init gives BCAST_E_ARGUMENT for a NULL
+ * that must not be, BCAST_E_STORAGE for storage that is too small or not aligned, BCAST_E_NOT_READY for a provider that is not open, and
  * BCAST_E_CRYPTO when the library fails; *key is NULL then and the storage is clear.
  */
 typedef struct bcast_drm_key bcast_drm_key;              /* one service and/or programme of the DRM Profile */
