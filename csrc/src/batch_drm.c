@@ -255,8 +255,8 @@ int bcast_drm_stkm_open_batch(bcast_provider *p, bcast_drm_open_job *jobs, size_
                 fetch(jobs[i + AHEAD].key, offsetof(struct bcast_drm_key, pek_encrypt));
                 fetch(jobs[i + AHEAD].message, sizeof *m);
             }
-            if (!admit_open(p, &job->error, (const key_head *)key, sizeof *key, DRM_KEY_MAGIC, job->data, job->data_length, job->lenient, m,
-                            sizeof *m))
+            if (!admit_open(p, &job->error, (const key_head *)key, sizeof *key, DRM_KEY_MAGIC, job->data, job->data_length,
+                            job->lenient, m, sizeof *m))
                 continue;
             reader r = reading(job->data, job->data_length, job->lenient, &job->error);
             if (UNLIKELY(!drm_read(&r, false, m))) {

@@ -145,8 +145,8 @@ int bcast_smartcard_ltkm_open_batch(bcast_provider *p, bcast_ltkm_open_job *jobs
         for (size_t i = first; i < last; i++) {
             bcast_ltkm_open_job *job = &jobs[i];
             bcast_smartcard_ltkm *m = job->message;
-            if (!admit_open(p, &job->error, (const key_head *)job->key, sizeof *job->key, SMK_MAGIC, job->data, job->data_length, job->lenient, m,
-                            sizeof *m))
+            if (!admit_open(p, &job->error, (const key_head *)job->key, sizeof *job->key, SMK_MAGIC, job->data, job->data_length,
+                            job->lenient, m, sizeof *m))
                 continue;
             reader r = reading(job->data, job->data_length, job->lenient, &job->error);
             if (UNLIKELY(!ltkm_read(&r, m))) {

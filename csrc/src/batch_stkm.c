@@ -143,8 +143,8 @@ int bcast_smartcard_stkm_open_batch(bcast_provider *p, bcast_smartcard_open_job 
                 fetch(jobs[i + AHEAD].key, sizeof *key);
                 fetch(jobs[i + AHEAD].message, sizeof *m);
             }
-            if (!admit_open(p, &job->error, (const key_head *)key, sizeof *key, SMARTCARD_KEY_MAGIC, job->data, job->data_length, job->lenient,
-                            m, sizeof *m))
+            if (!admit_open(p, &job->error, (const key_head *)key, sizeof *key, SMARTCARD_KEY_MAGIC, job->data, job->data_length,
+                            job->lenient, m, sizeof *m))
                 continue;
             reader r = reading(job->data, job->data_length, job->lenient, &job->error);
             if (UNLIKELY(!stkm_read(&r, false, m))) {

@@ -3,11 +3,14 @@
  * Intel Multi-Buffer Crypto for IPsec: many independent items in the lanes of one processor.
  *
  * What was measured (1.3, AVX-512, one core; ns per item in a burst of 1 | 4 | 64) and what follows from it:
- *   HMAC-SHA-1 of 125 bytes 533 | 197 | 59, from libcrypto with the padded key hashed anew 280 | 280 | 280: HMACs that come alone
- * or in pairs go there; one AES block with CBC 54 | 31 | 16, with counter mode 9 | 7 | 7: counter mode over zeros from a counter
- * block X is AES of X, so that is how single blocks, and CBC of two, are encrypted; SHA-1 of a padded key and message as a job 72
- * at 64, two single-block calls for the states of a key 136: keys that serve one message are hashed with it. The library is loaded
- * when the provider is opened; its manager and job structures are compiled in, hence the version check.
+ * - HMAC-SHA-1 of 125 bytes 533 | 197 | 59; from libcrypto with the padded key hashed anew 280: those that come alone or in pairs
+ *   go there.
+ * - one AES block with CBC 54 | 31 | 16, with counter mode 9 | 7 | 7.  Counter mode over zeros from a counter block X is AES of X:
+ *   so single blocks, and CBC of two, are encrypted.
+ * - SHA-1 of a padded key and message as a job 72 at 64; two single-block calls for the states of a key 136: keys that serve one
+ *   message are hashed with it.
+ *
+ * The library is loaded when the provider is opened; its manager and job structures are compiled in, hence the version check.
  */
 #define _GNU_SOURCE
 #include "crypto.h"
