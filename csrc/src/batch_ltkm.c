@@ -41,7 +41,7 @@ int bcast_smartcard_ltkm_seal_batch(bcast_provider *p, bcast_ltkm_seal_job *jobs
                 memset(p->iv[n], 0, AES_BLOCK); /* the salt comes out of the PRF */
                 memcpy(p->iv[n] + 2, m->csb_id, 4);
                 store_u32(p->iv[n] + 10, m->counter);
-                op_ctr(&p->cipher[n], p->derived[3 * n + PSK_ENCR], p->iv[n], out + at, SEK_DATA);
+                op_ctr(&p->cipher[n], p->derived[3 * n + PSK_ENCR], p->iv[n], out + at, out + at, SEK_DATA);
                 n++;
             }
             job->length = size;
@@ -109,11 +109,11 @@ static size_t ltkm_open_burst(bcast_provider *p, bcast_ltkm_open_job *jobs, uint
             wipe_failed(m, sizeof *m, &job->error, ok ? BCAST_E_INTEGRITY : BCAST_E_CRYPTO, 0);
             continue;
         }
-        uint8_t *clear = p->clear[opened], iv[AES_BLOCK];
-        memcpy(clear, job->data + m->encr_data.offset, m->encr_data.length);
+        uint8_t iv[AES_BLOCK];
         mikey_iv(iv, p->derived[3 * i + PSK_SALT], m->csb_id);
         mikey_counter(p->iv[opened], iv, m->counter);
-        op_ctr(&p->cipher[opened], p->derived[3 * i + PSK_ENCR], p->iv[opened], clear, m->encr_data.length);
+        op_ctr(&p->cipher[opened], p->derived[3 * i + PSK_ENCR], p->iv[opened], job->data + m->encr_data.offset, p->clear[opened],
+               m->encr_data.length);
         p->items[opened++] = it;
     }
     ok = ok && (opened == 0 || p->crypto->ctr_once(p, p->cipher, opened));

@@ -36,7 +36,7 @@ int bcast_smartcard_stkm_seal_batch(bcast_provider *p, bcast_smartcard_seal_job 
                 uint8_t *out = arena + s.at;
                 const uint32_t at = stkm_write(out, m, job->base, key->csb_id, false, &memory);
                 mikey_counter(p->iv[n], key->iv, m->counter);
-                op_ctr(&p->cipher[n], &key->encr, p->iv[n], out + at, m->has_salt ? TEK_SALT_DATA : TEK_DATA);
+                op_ctr(&p->cipher[n], &key->encr, p->iv[n], out + at, out + at, m->has_salt ? TEK_SALT_DATA : TEK_DATA);
                 const uint32_t covered = size - BCAST_MIKEY_MAC_LENGTH;
                 op_hmac(&p->hash[n++], &key->auth, out, covered, out + covered, BCAST_MIKEY_MAC_LENGTH);
             }
@@ -104,10 +104,9 @@ static size_t stkm_open_burst(bcast_provider *p, bcast_smartcard_open_job *jobs,
             wipe_failed(m, sizeof *m, &job->error, authenticated ? BCAST_E_INTEGRITY : BCAST_E_CRYPTO, 0);
             continue;
         }
-        uint8_t *clear = p->clear[opened];
-        memcpy(clear, job->data + m->encr_data.offset, m->encr_data.length);
         mikey_counter(p->iv[opened], job->key->iv, m->counter);
-        op_ctr(&p->cipher[opened], &job->key->encr, p->iv[opened], clear, m->encr_data.length);
+        op_ctr(&p->cipher[opened], &job->key->encr, p->iv[opened], job->data + m->encr_data.offset, p->clear[opened],
+               m->encr_data.length);
         p->items[opened++] = it;
     }
     const bool decrypted = opened == 0 || p->crypto->ctr(p, p->cipher, opened);

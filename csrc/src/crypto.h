@@ -85,15 +85,15 @@ INLINE void op_cbc_decrypt(op *o, const aes_key *key, uint8_t *data, uint32_t le
 }
 
 /*
- * `length` bytes with counter mode, in place.  `key`: an aes_key, or for ctr_once 16 bytes.  `iv` stays where it is until the
- * operation; its last two bytes are zero: at most 65,536 blocks (RFC 3830 4.2.3).
+ * `length` bytes with counter mode, `in` may be `out`.  `key`: an aes_key, or for ctr_once 16 bytes.  `iv` stays where it is until
+ * the operation; its last two bytes are zero: at most 65,536 blocks (RFC 3830 4.2.3).
  */
-INLINE void op_ctr(op *o, const void *key, const uint8_t iv[AES_BLOCK], uint8_t *data, uint32_t length)
+INLINE void op_ctr(op *o, const void *key, const uint8_t iv[AES_BLOCK], const uint8_t *in, uint8_t *out, uint32_t length)
 {
     o->enc_keys = key;
-    o->src = data;
+    o->src = in;
     o->iv = iv;
-    o->dst = data;
+    o->dst = out;
     o->msg_len_to_cipher_in_bytes = length;
 }
 

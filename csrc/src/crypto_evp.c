@@ -180,10 +180,12 @@ static bool counter_mode(EVP_CIPHER_CTX *context, const op *o)
             stream[i * AES_BLOCK + 15] = (uint8_t)block;
         }
         ok = update(context, true, stream, stream, blocks * AES_BLOCK);
-        for (i = 0; i + AES_BLOCK <= piece; i += AES_BLOCK)
-            xor_block(o->dst + at + i, stream + i);
+        for (i = 0; i + AES_BLOCK <= piece; i += AES_BLOCK) {
+            xor_block(stream + i, o->src + at + i);
+            memcpy(o->dst + at + i, stream + i, AES_BLOCK);
+        }
         for (; i < piece; i++)
-            o->dst[at + i] ^= stream[i];
+            o->dst[at + i] = o->src[at + i] ^ stream[i];
         OPENSSL_cleanse(stream, blocks * AES_BLOCK);
     }
     return ok;

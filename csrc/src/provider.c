@@ -69,7 +69,8 @@ static bool known_aes(bcast_provider *p, uint32_t n, const aes_key *encrypt, con
     for (int once = 0; once < 2; once++) {
         memset(data, 0, sizeof data);
         for (uint32_t i = 0; i < n; i++) {
-            op_ctr(&p->cipher[i], once ? (const void *)aes_raw : encrypt, cm_iv, data + i * STRIDE, 36); /* a TEK with its salt */
+            op_ctr(&p->cipher[i], once ? (const void *)aes_raw : encrypt, cm_iv, data + i * STRIDE, data + i * STRIDE,
+                   36); /* a TEK with its salt */
         }
         if (!(once ? p->crypto->ctr_once : p->crypto->ctr)(p, p->cipher, n) || !all_equal(data, STRIDE, n, cm_stream, 36))
             return false;
