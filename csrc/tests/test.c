@@ -1,10 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The runner: every test with every provider; prints "N passed, N failed". */
+/*
+ * The runner: every test with every provider; prints "N passed, N failed".
+ *
+ *   test [--small] [--provider NAME] [--rounds N] [--seed N] REFUSALS
+ *
+ * --rounds: of the identity test, 1,779 random messages each; --seed: which ones.
+ */
 #include "test.h"
 
 bcast_provider *provider;
 const char *refusals_file;
 bool small;
+unsigned rounds = 20;
+static uint64_t state = UINT64_C(0x9e3779b97f4a7c15);
 
 static unsigned failures;
 static const char *running;
@@ -27,10 +35,9 @@ size_t unhex(const char *text, uint8_t *out)
     return n;
 }
 
-/* xorshift: the same cases every time. */
+/* xorshift: the same cases every time, unless another seed is asked for. */
 uint32_t random32(void)
 {
-    static uint64_t state = UINT64_C(0x9e3779b97f4a7c15);
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
@@ -251,6 +258,10 @@ int main(int argc, char **argv)
             small = true;
         else if (strcmp(argv[i], "--provider") == 0 && i + 1 < argc)
             only = argv[++i];
+        else if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc)
+            rounds = (unsigned)strtoul(argv[++i], NULL, 10);
+        else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc)
+            state ^= strtoull(argv[++i], NULL, 10) << 20;
         else
             refusals_file = argv[i];
     }

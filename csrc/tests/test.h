@@ -13,6 +13,7 @@
 extern bcast_provider *provider;
 extern const char *refusals_file;
 extern bool small; /* fewer random cases: for slow machines (valgrind, qemu) */
+extern unsigned rounds;
 
 void check(bool ok, const char *file, int line, const char *what);
 #define CHECK(condition) check((condition), __FILE__, __LINE__, #condition)
