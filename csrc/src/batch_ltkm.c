@@ -65,7 +65,7 @@ int bcast_smartcard_ltkm_seal_batch(bcast_provider *p, bcast_ltkm_seal_job *jobs
             macs++;
         }
         ok = ok && p->crypto->ctr_once(p, p->cipher, n) && p->crypto->hmac_once(p, p->hash, n);
-        OPENSSL_cleanse(p->derived, (size_t)3 * n * sizeof *p->derived);
+        wipe_burst(p->derived, (size_t)3 * n * sizeof *p->derived);
         if (UNLIKELY(!ok)) {
             roll_back(&s);
             for (size_t i = first; i < last; i++)
@@ -127,8 +127,8 @@ static size_t ltkm_open_burst(bcast_provider *p, bcast_ltkm_open_job *jobs, uint
         else
             OPENSSL_cleanse(m, sizeof *m);
     }
-    OPENSSL_cleanse(p->clear, opened * sizeof *p->clear);
-    OPENSSL_cleanse(p->derived, (size_t)3 * n * sizeof *p->derived);
+    wipe_burst(p->clear, opened * sizeof *p->clear);
+    wipe_burst(p->derived, (size_t)3 * n * sizeof *p->derived);
     return done;
 }
 

@@ -120,7 +120,7 @@ static size_t stkm_open_burst(bcast_provider *p, bcast_smartcard_open_job *jobs,
         else
             OPENSSL_cleanse(m, sizeof *m);
     }
-    OPENSSL_cleanse(p->clear, opened * sizeof *p->clear);
+    wipe_burst(p->clear, opened * sizeof *p->clear);
     return done;
 }
 

@@ -77,7 +77,7 @@ bool mikey_prf_burst(bcast_provider *p, const mac_key *const *keys, uint32_t n)
     for (uint32_t i = 0; i < 3 * n; i++)
         op_hmac(&p->hash[i], keys[i / 3], p->labels[i].chain, SHA1_LENGTH + 25, p->derived[i], SHA1_LENGTH);
     ok = ok && p->crypto->hmac(p, p->hash, 3 * n);
-    OPENSSL_cleanse(p->labels, (size_t)3 * n * sizeof *p->labels); /* others use this room next */
+    wipe_burst(p->labels, (size_t)3 * n * sizeof *p->labels); /* others use this room next */
     return ok;
 }
 
