@@ -66,6 +66,7 @@ int bcast_smartcard_ltkm_seal_batch(bcast_provider *p, bcast_ltkm_seal_job *jobs
         }
         ok = ok && p->crypto->ctr_once(p, p->cipher, n) && p->crypto->hmac_once(p, p->hash, n);
         wipe_burst(p->derived, (size_t)3 * n * sizeof *p->derived);
+        wipe_burst(p->iv, n * sizeof *p->iv);
         if (UNLIKELY(!ok)) {
             roll_back(&s);
             for (size_t i = first; i < last; i++)
@@ -129,6 +130,7 @@ static size_t ltkm_open_burst(bcast_provider *p, bcast_ltkm_open_job *jobs, uint
     }
     wipe_burst(p->clear, opened * sizeof *p->clear);
     wipe_burst(p->derived, (size_t)3 * n * sizeof *p->derived);
+    wipe_burst(p->iv, n * sizeof *p->iv);
     return done;
 }
 

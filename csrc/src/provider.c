@@ -68,9 +68,9 @@ static bool known_aes(bcast_provider *p, uint32_t n, const aes_key *encrypt, con
         return false;
     for (int once = 0; once < 2; once++) {
         memset(data, 0, sizeof data);
-        for (uint32_t i = 0; i < n; i++) {
-            op_ctr(&p->cipher[i], once ? (const void *)aes_raw : encrypt, cm_iv, data + i * STRIDE, data + i * STRIDE,
-                   36); /* a TEK with its salt */
+        for (uint32_t i = 0; i < n; i++) { /* 36 bytes: a TEK with its salt */
+            uint8_t *to = data + i * STRIDE;
+            op_ctr(&p->cipher[i], once ? (const void *)aes_raw : encrypt, cm_iv, to, to, 36);
         }
         if (!(once ? p->crypto->ctr_once : p->crypto->ctr)(p, p->cipher, n) || !all_equal(data, STRIDE, n, cm_stream, 36))
             return false;
