@@ -35,6 +35,15 @@ size_t unhex(const char *text, uint8_t *out)
     return n;
 }
 
+bool all(const void *data, uint8_t value, size_t length)
+{
+    const uint8_t *p = data;
+    for (size_t i = 0; i < length; i++)
+        if (p[i] != value)
+            return false;
+    return true;
+}
+
 /* xorshift: the same cases every time, unless another seed is asked for. */
 uint32_t random32(void)
 {
@@ -266,7 +275,8 @@ int main(int argc, char **argv)
             refusals_file = argv[i];
     }
     static const char *const names[] = {"evp", "ipsec_mb"};
-    const struct test *const groups[] = {vector_tests, refusal_tests, seal_refusal_tests, misuse_tests, identity_tests};
+    const struct test *const groups[] = {vector_tests, refusal_tests, seal_refusal_tests,
+                                         misuse_tests, fault_tests,   identity_tests};
     for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
         bcast_information about;
         void *room = storage(BCAST_PROVIDER_SIZE);

@@ -28,6 +28,7 @@ void check(bool ok, const char *file, int line, const char *what);
 
 /* Bytes out of hexadecimal text; the number of them. */
 size_t unhex(const char *text, uint8_t *out);
+bool all(const void *data, uint8_t value, size_t length); /* is every byte `value`? */
 uint32_t random32(void);
 void random_bytes(uint8_t *out, size_t length);
 
@@ -49,6 +50,7 @@ struct test {
     const char *name;
     void (*run)(void);
 };
-extern const struct test vector_tests[], refusal_tests[], seal_refusal_tests[], misuse_tests[], identity_tests[]; /* ended by NULL */
+extern const struct test vector_tests[], refusal_tests[], seal_refusal_tests[], misuse_tests[], fault_tests[],
+    identity_tests[]; /* ended by NULL */
 
 #endif
