@@ -89,7 +89,7 @@ bool admit_decode(const uint8_t *data, size_t data_length, uint32_t flag, uint32
     clear_error(error);
     if (message == NULL)
         return fail(error, BCAST_E_ARGUMENT, 0);
-    if (overlap(message, message_size, data, data_length))
+    if (data_length <= BCAST_INPUT_MAX && overlap(message, message_size, data, data_length))
         return fail(error, BCAST_E_OVERLAP, 0);
     memset(message, 0, message_size);
     return ((data != NULL || data_length == 0) && data_length <= BCAST_INPUT_MAX && flag <= 1 && lenient <= 7)
@@ -98,7 +98,7 @@ bool admit_decode(const uint8_t *data, size_t data_length, uint32_t flag, uint32
 
 int decoded(bool ok, void *message, size_t message_size, const bcast_error *error)
 {
-    if (!ok)
+    if (!ok && message_size != 0)
         memset(message, 0, message_size);
     return error->code;
 }

@@ -103,7 +103,8 @@ INLINE bool admit_open(const bcast_provider *p, bcast_error *error, const key_he
     clear_error(error);
     if (UNLIKELY(message == NULL))
         return fail(error, BCAST_E_ARGUMENT, 0);
-    if (UNLIKELY(overlap(message, message_size, data, data_length) || overlap(message, message_size, key, key_size)))
+    if (UNLIKELY((data_length <= BCAST_INPUT_MAX && overlap(message, message_size, data, data_length))
+                 || overlap(message, message_size, key, key_size)))
         return fail(error, BCAST_E_OVERLAP, 0);
     memset(message, 0, message_size);
     if (UNLIKELY(key == NULL || (data == NULL && data_length != 0) || data_length > BCAST_INPUT_MAX || lenient > 7))

@@ -295,7 +295,7 @@ int bcast_drm_stkm_open(bcast_provider *p, const bcast_drm_key *key, const uint8
     size_t length;
     error = error != NULL ? error : &unused;
     if (!one_status(p, data, data_length, &length, error))
-        return error->code;
+        return decoded(false, message, message == NULL ? 0 : sizeof *message, error);
     bcast_drm_open_job job = {
         .key = key, .data = data, .message = message, .data_length = (uint32_t)data_length, .lenient = lenient};
     return one_result(bcast_drm_stkm_open_batch(p, &job, 1), 0, &job.error, &length, error);

@@ -172,7 +172,7 @@ int bcast_smartcard_ltkm_open(bcast_provider *p, const bcast_smk *key, const uin
     size_t length;
     error = error != NULL ? error : &unused;
     if (!one_status(p, data, data_length, &length, error))
-        return error->code;
+        return decoded(false, message, message == NULL ? 0 : sizeof *message, error);
     bcast_ltkm_open_job job = {
         .key = key, .data = data, .message = message, .data_length = (uint32_t)data_length, .lenient = lenient};
     return one_result(bcast_smartcard_ltkm_open_batch(p, &job, 1), 0, &job.error, &length, error);

@@ -18,7 +18,7 @@ static bool verification_mac(bcast_provider *p, const bcast_smk *key, const bcas
 
 static bool answered_ok(const bcast_provider *p, const bcast_smk *key, const bcast_answered *ltkm, bcast_error *error)
 {
-    if (key == NULL || ltkm == NULL || ltkm->rand == NULL || (ltkm->idi == NULL && ltkm->idi_length != 0)
+    if (p == NULL || key == NULL || ltkm == NULL || ltkm->rand == NULL || (ltkm->idi == NULL && ltkm->idi_length != 0)
         || ltkm->idi_length > BCAST_INPUT_MAX)
         return fail(error, BCAST_E_ARGUMENT, 0);
     return (batch_status(p, NULL, 0) == BCAST_OK && key_ready(p, (const key_head *)key, SMK_MAGIC))

@@ -157,14 +157,19 @@ static void nulls(void)
     PARTIALS(bcast_drm_stkm_partial, d);
     PARTIALS(bcast_smartcard_stkm_partial, s);
     memset(o, 0, sizeof o);
-#define OPENS(call, key, m)                \
-    NO(call(NULL, key, o, 9, 0, &m, &e));  \
-    NO(call(p, NULL, o, 9, 0, &m, &e));    \
-    NO(call(p, key, NULL, 9, 0, &m, &e));  \
-    NO(call(p, key, o, huge, 0, &m, &e));  \
-    NO(call(p, key, o, 9, 8, &m, &e));     \
-    NO(call(p, key, o, 9, 0, NULL, &e));   \
-    NO(call(p, key, o, 9, 0, NULL, NULL)); \
+#define OPENS(call, key, m)                                    \
+    NO(call(NULL, key, o, 9, 0, memset(&m, 7, sizeof m), &e)); \
+    CHECK(all(&m, 0, sizeof m));                               \
+    NO(call(p, NULL, o, 9, 0, memset(&m, 7, sizeof m), &e));   \
+    CHECK(all(&m, 0, sizeof m));                               \
+    NO(call(p, key, NULL, 9, 0, memset(&m, 7, sizeof m), &e)); \
+    CHECK(all(&m, 0, sizeof m));                               \
+    NO(call(p, key, o, huge, 0, memset(&m, 7, sizeof m), &e)); \
+    CHECK(all(&m, 0, sizeof m));                               \
+    NO(call(p, key, o, 9, 8, memset(&m, 7, sizeof m), &e));    \
+    CHECK(all(&m, 0, sizeof m));                               \
+    NO(call(p, key, o, 9, 0, NULL, &e));                       \
+    NO(call(p, key, o, 9, 0, NULL, NULL));                     \
     CHECK(call(p, key, NULL, 0, 0, &m, NULL) == BCAST_E_TRUNCATED)
     OPENS(bcast_drm_stkm_open, dk, d);
     OPENS(bcast_smartcard_stkm_open, ck, s);
@@ -191,6 +196,11 @@ static void nulls(void)
     NO(bcast_verification_seal(p, sk, &a, &v, NULL, 0, o, 200, NULL, &e));
     NO(bcast_verification_seal(p, sk, &(bcast_answered){rand, rand, huge}, &v, NULL, 0, o, 200, &n, &e));
     NO(bcast_verification_open(p, sk, &a, NULL, 1, 0, 0, &v, &e));
+    memset(&v, 0, sizeof v);
+    CHECK(bcast_verification_seal(p, sk, &a, &v, NULL, 0, o, 200, &n, &e) == BCAST_OK);
+    NO(bcast_verification_open(NULL, sk, &a, o, n, 0, 0, &v, &e));
+    NO(bcast_verification_open(p, NULL, &a, o, n, 0, 0, &v, &e));
+    CHECK(bcast_verification_open(p, sk, &a, o, n, 0, 0, &v, &e) == BCAST_OK);
     NO(bcast_verification_open(p, sk, &a, o, 9, 0, 0, NULL, &e));
 
     /* Batches as such, and jobs with nothing in them. */
