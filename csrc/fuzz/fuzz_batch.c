@@ -90,6 +90,16 @@ static void whole_ltkm(bcast_smartcard_ltkm *m)
             MUST(code != BCAST_OK || (length == seal_jobs[i].length && memcmp(out, arena + seal_jobs[i].offset, length) == 0)); \
         }                                                                                                                       \
         MUST(sum == used);                                                                                                      \
+        /* What was sealed opens, in the company of what was not. */                                                            \
+        for (size_t i = 0; i < n; i++) {                                                                                        \
+            open_jobs[i].key = fast_key;                                                                                        \
+            open_jobs[i].data = arena + seal_jobs[i].offset;                                                                    \
+            open_jobs[i].data_length = seal_jobs[i].length;                                                                     \
+        }                                                                                                                       \
+        (void)call##_open_batch(fast, open_jobs, n);                                                                            \
+        for (size_t i = 0; i < n; i++)                                                                                          \
+            MUST(open_jobs[i].error.code == (seal_jobs[i].length != 0 ? BCAST_OK : BCAST_E_TRUNCATED)                           \
+                 && (seal_jobs[i].length == 0 || opened[i].size == seal_jobs[i].length));                                       \
     }
 SHAPES(drm, bcast_drm_stkm, bcast_drm_seal_job, bcast_drm_open_job, bcast_drm_stkm, DECODE_DRM, whole_drm, fuzz_drm_key,
        fast_drm_key)
