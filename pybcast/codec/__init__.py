@@ -32,29 +32,21 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from pybcast.codec import _drm, _registration, _smartcard
+from pybcast.codec import _core, reference
 from pybcast.codec._certificates import rights_issuer_id, verify_chain
 from pybcast.codec._common import Lenient
 from pybcast.codec._json import from_dict, to_dict
 from pybcast.codec._smartcard import MAX_SPAN, WITHDRAWAL
-from pybcast.errors import BadValue, ConfigError, Unsupported
+from pybcast.errors import BadValue
 from pybcast.keys import Keys
 from pybcast.messages import (
-    KINDS,
-    ClearBcro,
     ClearDrmStkm,
     ClearMessage,
-    ClearRegistrationResponse,
-    ClearSmartcardLtkm,
-    ClearSmartcardParental,
     ClearSmartcardStkm,
     Kind,
-    OpenedSmartcardRegistration,
     PartialDrmStkm,
     PartialSmartcardStkm,
-    RegistrationMessage,
     SmartcardRegistration,
-    SmartcardVerification,
 )
 from pybcast.wire import decode, encode, explain
 from pybcast.wire.smartcard import MAX_SIZE as MAX_CARD_MESSAGE
@@ -87,30 +79,10 @@ def seal(message: ClearMessage | SmartcardRegistration, keys: Keys, *, max_card_
     Raises ``KeyUnavailable`` with the key ring's name of a missing key, ``WireError`` (``offset`` None) with the field that breaks
     a layout or a rule, ``TypeError`` for a partial STKM, which only :func:`complete` finishes (R13), and anything else.
     """
-    match message:
-        case PartialDrmStkm() | PartialSmartcardStkm():
-            raise TypeError(f"{type(message).__name__} is not sealed as it is: use complete()")
-        case ClearDrmStkm():
-            return _drm.seal_stkm(message, keys)
-        case ClearSmartcardStkm():
-            return _smartcard.seal_stkm(message, keys, max_card_message)
-        case ClearSmartcardLtkm():
-            return _smartcard.seal_ltkm(message, keys, max_card_message)
-        case ClearBcro():
-            return _drm.seal_bcro(message, keys)
-        case SmartcardVerification():
-            return _smartcard.seal_verification(message, keys, max_card_message)
-        case ClearSmartcardParental():
-            return _smartcard.seal_parental(message, keys, max_card_message)
-        case SmartcardRegistration():
-            return _smartcard.seal_registration(message, keys)
-        case OpenedSmartcardRegistration():
-            return _smartcard.seal_registration(message.registration, keys)
-        case ClearRegistrationResponse():
-            return _registration.seal_response(message, keys)
-        case RegistrationMessage():
-            return _registration.seal_message(message, keys)
-    raise TypeError(f"{type(message).__name__} is not the content of a message")
+    sealer = _core.SEALERS.get(type(message))
+    if sealer is not None:
+        return sealer(message, keys, max_card_message)
+    return reference.seal(message, keys, max_card_message=max_card_message)
 
 
 def open(data: bytes, keys: Keys, kind: Kind, *, lenient: Lenient = ()) -> ClearMessage:
@@ -125,26 +97,10 @@ def open(data: bytes, keys: Keys, kind: Kind, *, lenient: Lenient = ()) -> Clear
     ``lenient``: departures to accept (``pybcast.messages.Leniency``).  Raises ``WireError`` with the offset, ``KeyUnavailable``,
     ``Integrity`` (a MAC, signature or key wrap does not fit; says nothing more), ``ConfigError`` for an unknown kind.
     """
-    match kind:
-        case "drm-stkm":
-            return _drm.open_stkm(data, keys, lenient)
-        case "drm-ltkm":
-            return _drm.open_bcro(data, keys, lenient)
-        case "drm-registration":
-            return _registration.open_any(data, keys, lenient)
-        case "smartcard-stkm":
-            return _smartcard.open_stkm(data, keys, lenient)
-        case "smartcard-ltkm":
-            return _smartcard.open_ltkm(data, keys, lenient)
-        case "smartcard-verification" | "smartcard-reporting":
-            return _smartcard.open_verification(data, keys, kind, lenient)
-        case "smartcard-parental":
-            return _smartcard.open_parental(data, keys, lenient)
-        case "smartcard-registration":
-            return _smartcard.open_registration(data, keys, lenient)
-        case "mikey":
-            raise Unsupported(None, "kind", "a kind that has one meaning for its keys", "mikey")
-    raise ConfigError(f"unknown kind; known: {', '.join(KINDS)}")
+    opener = _core.OPENERS.get(kind)
+    if opener is not None:
+        return opener(data, keys, kind, lenient)
+    return reference.open(data, keys, kind, lenient=lenient)
 
 
 _BSDA_OWNED: Final = frozenset(

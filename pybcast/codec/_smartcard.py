@@ -142,8 +142,6 @@ def seal_ltkm(message: ClearSmartcardLtkm, keys: Keys, limit: int) -> bytes:
     if message.sek_id[2:] == b"\0\0":
         # confidence: likely - key number 0 asks for "the current one" in a request (smartcard-profile 4.3).
         raise BadValue(None, "sek_id", "a key number other than 0000", message.sek_id.hex())
-    if message.management is not None and message.management.consumption_reporting_flag and not message.verification_requested:
-        raise BadValue(None, "management.consumption_reporting_flag", "0, since V is 0 (rules R19)", "1")
     derived = psk_keys(smk, message.csb_id, message.rand)
     item = KeyData(key_type=message.key_data_type, key=message.sek, interval=(low, high))
     sealed = SmartcardLtkm(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
@@ -71,7 +71,11 @@ class Keys:
     device_public_key: RSAPublicKey | None = field(default=None, repr=False)
     rights_issuer_key: RSAPrivateKey | RSAPublicKey | None = field(default=None, repr=False)
 
+    made: ClassVar[dict[str, Any]]  # of each object; ClassVar: no field
+
     def __post_init__(self) -> None:
+        # What others made from these keys, by a name of theirs: no field, so that a copy with other keys (replace) starts anew.
+        object.__setattr__(self, "made", {})
         for name, cls in _KEY_TYPES.items():
             value = getattr(self, name)
             if value is not None and not isinstance(value, cls):
@@ -125,7 +129,9 @@ class Keys:
         return cls(**out)  # type: ignore[arg-type]  # each value was made by the loader of its field
 
     def wipe(self) -> None:
-        """Overwrite every key, and let go of the RSA keys (their memory belongs to the cryptography library)."""
+        """Overwrite every key and what was made from it, and let go of the RSA keys (the cryptography library's memory)."""
+        while self.made:
+            self.made.popitem()[1].wipe()
         for name in _KEY_TYPES:
             value = getattr(self, name)
             if value is not None:
