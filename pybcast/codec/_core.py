@@ -70,8 +70,20 @@ def lenient_bits(lenient: Leniencies) -> int:
     return bits
 
 
-def refusal(native: BcastError, ask: Callable[[], object]) -> BcastError:
-    """What to raise for an error of the core: the same error in the reference's words, where it comes to the same verdict."""
+def seal_refusal(native: BcastError, ask: Callable[[], object]) -> BcastError:
+    """What to raise when the core does not seal: what the reference says, which looks in another order when much is wrong at once.
+
+    The refusal is the core's: should the reference find nothing wrong, the core's own error stays.
+    """
+    try:
+        ask()
+    except BcastError as error:
+        return error
+    return native
+
+
+def open_refusal(native: BcastError, ask: Callable[[], object]) -> BcastError:
+    """What to raise when the core does not open: the same error in the reference's words, where it comes to the same verdict."""
     if not isinstance(native, Integrity):  # which has no words
         try:
             ask()
@@ -551,7 +563,7 @@ def _sealer(
             pool.engine.idle.append(worker)
         if native is None:
             return reference.seal(message, keys, max_card_message=limit)
-        raise refusal(native, lambda: reference.seal(message, keys, max_card_message=limit)) from None
+        raise seal_refusal(native, lambda: reference.seal(message, keys, max_card_message=limit)) from None
 
     return seal
 
@@ -628,7 +640,7 @@ def _opener(
             pool.engine.idle.append(worker)
         if native is None:  # it opens, but its payloads stand in an order that only the reference tells
             return reference.open(data, keys, kind, lenient=lenient)
-        raise refusal(native, lambda: reference.open(data, keys, kind, lenient=lenient)) from None
+        raise open_refusal(native, lambda: reference.open(data, keys, kind, lenient=lenient)) from None
 
     return open
 

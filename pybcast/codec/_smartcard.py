@@ -51,7 +51,7 @@ _PIN: Final = 8
 
 def _encrypt(keys: MikeyKeys, csb_id: bytes, counter: int, data: bytes) -> bytes:
     """AES-CM with the start value of this message; its own inverse."""
-    return aes_ctr(keys.encr, iv(keys.salt, csb_id, uint32(counter, "counter")), data)
+    return aes_ctr(keys.encr, iv(keys.salt, sized(csb_id, "csb_id", 4), uint32(counter, "counter")), data)
 
 
 def _finish(message: SmartcardStkm | SmartcardLtkm | SmartcardParental, keys: MikeyKeys, limit: int) -> bytes:
