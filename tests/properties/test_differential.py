@@ -234,10 +234,18 @@ def test_sealing_what_may_be_wrong(kind: Kind, shard: int) -> None:
         assert ours == theirs, f"{limit} {clear} {held}"
         with bare_core():
             bare = attempt(lambda: codec.seal(clear, held, max_card_message=limit))  # noqa: B023
-        # When several things are wrong with a DRM STKM and its keys, the core and the reference may name different ones.
-        assert bare == theirs or (kind == "drm-stkm" and "ok" not in (bare[0], theirs[0])), f"{limit} {clear} {held}"
+        assert bare == theirs or excused(kind, bare, theirs), f"{limit} {clear} {held}: {bare} {theirs}"
         refused += ours[0] != "ok"
     assert refused
+
+
+def excused(kind: Kind, bare: tuple[object, ...], theirs: tuple[object, ...]) -> bool:
+    """Both refuse, for different reasons that are both there: what callers see is then what the reference says."""
+    if "ok" in (bare[0], theirs[0]):
+        return False
+    # Several things wrong with a DRM STKM and its keys are looked at in another order.  A protocol above 7 is no number of the
+    # table to the core, and to the reference none that fits into three bits.
+    return kind == "drm-stkm" or (str(bare[-1]).endswith("traffic_protection_protocol") and bare[1:] == theirs[1:])
 
 
 def attempt(call: Callable[[], object]) -> tuple[object, ...]:
