@@ -63,8 +63,8 @@ class Worker:
         frame = ffi.new("pybcast_frame *", (self.provider, message, self.out, lib.BCAST_MESSAGE_MAX))
         return message, ffi.buffer(message), frame
 
-    def __del__(self) -> None:
-        lib.bcast_provider_close(self.provider)
+    def __del__(self, close: Callable[[Any], None] = lib.bcast_provider_close) -> None:  # at exit the module may be gone
+        close(self.provider)
 
 
 class Information(NamedTuple):
@@ -255,9 +255,9 @@ class Contexts:
             set_up(worker, self.place + self.count * kind.size)
             self.count += 1
 
-    def pointer(self, i: int = 0) -> Any:
+    def pointer(self, i: int = 0, cast: Callable[[str, Any], Any] = ffi.cast) -> Any:
         """Context ``i``."""
-        return ffi.cast(f"{self.kind.ctype} *", self.place + i * self.kind.size)
+        return cast(f"{self.kind.ctype} *", self.place + i * self.kind.size)
 
     def wipe(self) -> None:
         """Give the handles back and clear the storage; for good."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from typing import Any, Final, NamedTuple
 
@@ -51,6 +52,7 @@ def _code(ctype: Any) -> str:
     return f"{ffi.sizeof(ctype)}s"  # a pointer: never read or written through this
 
 
+@functools.cache
 def members(name: str) -> dict[str, Member]:
     """Every member of a structure by its dotted name, ``tail.access_criteria.offset``; nested structures as a whole too."""
     found: dict[str, Member] = {}

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Key messages as bytes, as fields, as plain JSON; without keys and with them.
+"""Key messages as bytes, as fields, as plain JSON; without keys and with them, one or many.
 
 Without keys: ``decode``, ``encode``, ``explain``.  With keys: ``seal`` makes the bytes that go on air, ``open`` gets the content
-out of them after everything that can be checked was found right, ``complete`` finishes a STKM that another party began.
+out of them after everything that can be checked was found right, ``complete`` finishes a STKM that another party began.  STKMs,
+Smartcard LTKMs and verification messages are made and opened by the C core, the others by :mod:`pybcast.codec.reference`.
+``seal_many`` and ``open_many`` do thousands of messages in one call (:mod:`pybcast.codec.batch`).
 ``to_dict`` and ``from_dict`` turn any message into plain JSON and back.
 
 >>> from pybcast.codec import Keys, open, seal, to_dict
@@ -37,6 +39,7 @@ from pybcast.codec._certificates import rights_issuer_id, verify_chain
 from pybcast.codec._common import Lenient
 from pybcast.codec._json import from_dict, to_dict
 from pybcast.codec._smartcard import MAX_SPAN, WITHDRAWAL
+from pybcast.codec.batch import OpenedMany, PreparedKeys, Records, SealedMany, open_many, prepare, seal_many
 from pybcast.errors import BadValue
 from pybcast.keys import Keys
 from pybcast.messages import (
@@ -56,14 +59,22 @@ __all__ = [
     "MAX_SPAN",
     "WITHDRAWAL",
     "Keys",
+    "OpenedMany",
+    "PreparedKeys",
+    "Records",
+    "SealedMany",
     "complete",
     "decode",
     "encode",
     "explain",
     "from_dict",
     "open",
+    "open_many",
+    "prepare",
+    "reference",
     "rights_issuer_id",
     "seal",
+    "seal_many",
     "to_dict",
     "verify_chain",
 ]
