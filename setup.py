@@ -18,7 +18,7 @@ class BuildCore(build_ext):
 
 
 setup(
-    cffi_modules=["pybcast/_native/build.py:ffibuilder"],
+    cffi_modules=["pybcast/_native/build.py:ffibuilder", "pybcast/_native/build.py:benchmark"],
     cmdclass={"build_ext": BuildCore},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -122,6 +122,18 @@ def options() -> dict[str, Any]:
     }
 
 
+def benchmark_options() -> dict[str, Any]:
+    """The measurement of ``csrc/bench`` with the core it measures, whose own primitives are the floor."""
+    found = options()
+    found["sources"].append(str(CSRC / "bench" / "bench.c"))
+    found["define_macros"].append(("main", "pybcast_bench_main"))
+    return found
+
+
 ffibuilder = FFI()
 ffibuilder.cdef(declarations() + HELPERS)
 ffibuilder.set_source("pybcast._native._bcast", '#include "bcast.h"\n#include "helpers.h"\n', **options())
+
+benchmark = FFI()
+benchmark.cdef("int pybcast_bench_main(int argc, char **argv);")
+benchmark.set_source("pybcast._native._bench", "int pybcast_bench_main(int argc, char **argv);\n", **benchmark_options())

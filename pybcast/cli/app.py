@@ -17,6 +17,9 @@ from cryptography.hazmat.backends import default_backend
 
 import pybcast
 from pybcast import codec, wire
+from pybcast._native.engine import NAMES as PROVIDERS
+from pybcast._native.engine import available, current, engine
+from pybcast.cli import bench as bench_
 from pybcast.cli import input as reading
 from pybcast.cli import keygen as keymaking
 from pybcast.cli import output
@@ -60,7 +63,6 @@ SPECIFICATION: Final[dict[Kind, tuple[str, str]]] = {
 }
 
 PROFILES: Final = ("drm", "smartcard", "both")
-PROVIDERS: Final = ["reference (construct; cryptography)"]
 
 
 def _one_of(what: str, names: Sequence[str]) -> Callable[[str], str]:
@@ -135,6 +137,39 @@ NamesArgument = Annotated[
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="All of them, with seak and peak as their halves.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file if it exists: its keys are gone.")]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--provider",
+        metavar="NAME",
+        parser=_one_of("provider", PROVIDERS),
+        autocompletion=_starting(PROVIDERS),
+        help=f"One of {', '.join(PROVIDERS)}; all that are at hand by default.",
+        show_default=False,
+    ),
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, max=1 << 20, help="Messages a call; 1, 8, 64 and 1024 by default.", show_default=False),
+]
+ServicesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--services",
+        min=1,
+        max=bench_.MAX_SERVICES,
+        help="Services or subscribers with keys of their own; 1 and 10000 by default.",
+        show_default=False,
+    ),
+]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, max=bench_.MAX_THREADS, help="Threads that work at once.")]
+RoundsOption = Annotated[
+    int | None,
+    typer.Option("--rounds", min=1, max=1000, help="Rounds, the best of which counts; 9 by default.", show_default=False),
+]
+MessagesOption = Annotated[
+    int | None, typer.Option("--messages", min=1, max=1 << 20, help="Messages a round; 10000 by default.", show_default=False)
+]
 SecondsOption = Annotated[float, typer.Option("--seconds", help="Length of the programme.")]
 ProfileOption = Annotated[
     str,
@@ -381,6 +416,7 @@ def keygen(names: NamesArgument = None, every: AllOption = False, out: OutOption
 def info(json: JsonOption = False) -> None:
     """Show versions and what is built in."""
     with answering(as_json=json):
+        engines = [engine(name).information() for name in available()]
         facts = {
             "pybcast": pybcast.__version__,
             "python": platform.python_version(),
@@ -388,13 +424,44 @@ def info(json: JsonOption = False) -> None:
             "cryptography": version("cryptography"),
             "openssl": default_backend().openssl_version_text(),
             "construct": version("construct"),
-            "providers": PROVIDERS,
+            "libbcast": engines[0].version,
+            "libcrypto": engines[0].libcrypto_version,
+            "ipsec_mb": [f"{e.ipsec_mb_version} ({e.ipsec_mb_isa})" for e in engines if e.ipsec_mb_isa],
+            "providers": [e.provider for e in engines],
+            "provider alone": current().name,
+            "provider of batches": current(batch=True).name,
             "kinds": list(KINDS),
         }
         if json:
             output.say_json(facts)
         else:
-            output.table(("what", "found"), ((name, ", ".join(v) if isinstance(v, list) else v) for name, v in facts.items()))
+            output.table(
+                ("what", "found"), ((name, ", ".join(v) or "none" if isinstance(v, list) else v) for name, v in facts.items())
+            )
+
+
+@app.command()
+def bench(
+    json: JsonOption = False,
+    provider: ProviderOption = None,
+    batch: BatchOption = None,
+    services: ServicesOption = None,
+    threads: ThreadsOption = 1,
+    rounds: RoundsOption = None,
+    messages: MessagesOption = None,
+) -> None:
+    """Measure the C core on this machine.
+
+    Sealing and opening, beside the floor (the bare primitive calls of the same provider) and the reference. About half a minute.
+    """
+    with answering(as_json=json):
+        if json:
+            rows = bench_.measure(provider, batch, services, threads, rounds, messages)
+            output.say("[\n" + ",\n".join(jsonlib.dumps(row) for row in rows) + "\n]")
+            return
+        found = list(bench_.measure(provider, batch, services, threads, rounds, messages))
+        heads = [name.replace("_", " ") for name in bench_.NAMES]
+        output.table(heads, ([str(value) for value in row.values()] for row in found))
 
 
 @app.command()

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast the C core seals and opens on this machine, beside what nobody goes below and beside the reference.
+
+``floor_ns``: the same primitive calls on the same bytes with the same keys and provider and nothing else, measured in turn with the
+messages (``csrc/bench``); both are the smallest of several rounds.  ``ratio_to_reference``: messages a second against those of
+``pybcast.codec.reference`` on one core, on a message of the same fields.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from pybcast._native.engine import engine
+from pybcast.codec import Keys, reference
+from pybcast.errors import ConfigError
+from pybcast.keys import PEAK, SEAK, SEK, SMK
+from pybcast.messages import ClearDrmStkm, ClearSmartcardLtkm, ClearSmartcardStkm, Protocol, StkmManagement
+from pybcast.secret import Secret
+
+NAMES: Final = (
+    "job", "provider", "batch", "services", "threads", "ns_per_message", "floor_ns", "ratio_to_floor", "messages_per_s",
+    "ratio_to_reference",
+)  # fmt: skip
+MAX_THREADS: Final = 64
+"""What the measurement has room for."""
+MAX_SERVICES: Final = 1_000_000
+"""5 KiB each with evp: more would measure the memory of the machine."""
+
+
+def _reference() -> dict[str, Callable[[], object]]:
+    """One message for each job, of the fields that ``csrc/bench`` gives it."""
+    salt, key = bytes(14), Secret(bytes(16))
+    drm_keys, card_keys = (
+        Keys(seak=SEAK(bytes(32)), peak=PEAK(bytes(32))),
+        Keys(sek=SEK(bytes(16)), csb_id=bytes(4), rand=bytes(16)),
+    )
+    smk = Keys(smk=SMK(bytes(32)))
+    drm = ClearDrmStkm(
+        protection_after_reception=3, traffic_protection_protocol=Protocol.SRTP, traffic_authentication_flag=True,
+        traffic_key_lifetime=6, id=bytes(6), next_id=bytes(6), salt=salt, next_salt=salt, timestamp=3413018730,
+        programme_CID_extension=1, service_CID_extension=0, traffic_key_material=key, next_traffic_key_material=key,
+    )  # fmt: skip
+    card = ClearSmartcardStkm(
+        counter=3413018730, key_domain_id=bytes(3), sek_id=bytes(4), tek_id=bytes(2), tek=key, salt=salt,
+        management=StkmManagement(
+            protection_after_reception=3, traffic_protection_protocol=Protocol.SRTP, traffic_authentication_flag=True,
+            traffic_key_lifetime=6,
+        ),
+    )  # fmt: skip
+    ltkm = ClearSmartcardLtkm(
+        counter=1, csb_id=bytes(4), rand=bytes(16), key_domain_id=bytes(3), sek_id=bytes((0, 0, 0, 1)), idi=b"bsm.example.com",
+        idr=b"MTIzNDU2Nzg5MDEyMzQ1Ng==@bsf.example.com", sek=key, ts_low=0, ts_high=1000,
+    )  # fmt: skip
+    drm_bytes, card_bytes = reference.seal(drm, drm_keys), reference.seal(card, card_keys)
+    return {
+        "drm-stkm-seal": lambda: reference.seal(drm, drm_keys),
+        "drm-stkm-open": lambda: reference.open(drm_bytes, drm_keys, "drm-stkm"),
+        "smartcard-stkm-seal": lambda: reference.seal(card, card_keys),
+        "smartcard-stkm-open": lambda: reference.open(card_bytes, card_keys, "smartcard-stkm"),
+        "smartcard-ltkm-seal": lambda: reference.seal(ltkm, smk),
+    }
+
+
+def _nanoseconds(call: Callable[[], object], rounds: int = 40) -> float:
+    """The smallest time of one call."""
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter_ns()
+        call()
+        best = min(best, time.perf_counter_ns() - start)
+    return best
+
+
+def measure(
+    provider: str | None = None,
+    batch: int | None = None,
+    services: int | None = None,
+    threads: int = 1,
+    rounds: int | None = None,
+    messages: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Each measurement as it is done, with exactly ``NAMES``.
+
+    Without ``provider``, ``batch`` or ``services``: all there are, 1, 8, 64 and 1,024 messages a call, and 1 and 10,000 services,
+    each with keys of its own.  ``messages`` a round (10,000), ``rounds`` (9) of which the best counts.  ``ConfigError`` for a
+    provider that is not at hand.
+    """
+    if provider is not None:
+        engine(provider)
+    named = {"provider": provider, "batch": batch, "services": services, "threads": threads, "rounds": rounds, "messages": messages}
+    arguments = [text for name, value in named.items() if value is not None for text in (f"--{name}", str(value))]
+    reference_ns = {job: _nanoseconds(call) for job, call in _reference().items()}
+    command = [sys.executable, "-m", "pybcast._native.bench", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            found = json.loads(line)
+            found["ratio_to_reference"] = round(found["messages_per_s"] * reference_ns[found["job"]] / 1e9, 1)
+            yield {name: found[name] for name in NAMES}
+    if process.returncode:
+        raise ConfigError(f"the measurement ended with status {process.returncode}")
