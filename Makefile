@@ -6,16 +6,16 @@ BIN := .venv/bin
 STAMP := .venv/.pybcast-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check lint types format coverage core bench long demo clean
+.PHONY: help setup test check lint types format coverage core sanitize bench long demo clean
 
 # Floors 0-3: all that has no socket, clock or process. Totality and real video add no line, only time.
-COVERED := errors secret messages wire keys codec flows
+COVERED := errors secret messages wire keys _native codec flows
 COVERAGE := $(COVERED:%=--cov=pybcast.%) --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
 
-$(STAMP): pyproject.toml setup.py .ci/setup
+$(STAMP): pyproject.toml setup.py .ci/setup pybcast/_native/build.py pybcast/_native/helpers.h $(wildcard csrc/include/*.h csrc/src/*.[ch])
 	@.ci/setup required venv
 	@touch $@
 
@@ -40,9 +40,18 @@ format: $(STAMP) ## let ruff mend what it can
 coverage: $(STAMP) ## every line and branch of floors 0-3 is run by the tests, or says why not
 	$(BIN)/python -m pytest -n auto -m "not media" --ignore tests/properties/test_totality.py $(COVERAGE) $(PYTEST_ARGS)
 
-core: ## the C core and its tests (Python does not use it yet); CORE_TARGETS="asan"
+core: ## the C core by itself and its tests; CORE_TARGETS="asan"
 	@.ci/setup core
 	$(MAKE) -C csrc $(or $(CORE_TARGETS),check) $(CORE_ARGS)
+
+# The extension is built aside, for a copy of the package; leaks are not looked for, the interpreter has its own.
+sanitize: $(STAMP) ## the Python tests of the C core under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -r pybcast csrc setup.py pyproject.toml README.md LICENSE tests build/sanitize && rm -f build/sanitize/pybcast/_native/*.so
+	cd build/sanitize && PYBCAST_SANITIZE=1 $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	cd build/sanitize && LD_PRELOAD="$$($(or $(CC),cc) -print-file-name=libasan.so) $$($(or $(CC),cc) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=. PYTHONMALLOC=malloc \
+	  $(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider $(or $(SANITIZE_TESTS),tests/native tests/properties/test_differential.py tests/codec) $(PYTEST_ARGS)
 
 bench: $(STAMP) ## throughput; BENCH_ARGS="--benchmark-json=out.json" keeps the numbers
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,ops,rounds $(BENCH_ARGS)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 from pybcast._native._bcast import ffi, lib
 from pybcast._native.engine import (
@@ -52,8 +52,8 @@ from pybcast.messages import ClearDrmStkm, ClearSmartcardLtkm, ClearSmartcardStk
 from pybcast.secret import Secret
 from pybcast.wire.smartcard import MAX_SIZE as MAX_CARD_MESSAGE
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
+Buffer = Any
+"""Anything with the buffer protocol, in one piece.  (``collections.abc.Buffer`` came with Python 3.12.)"""
 
 BatchKind = Literal["drm-stkm", "smartcard-stkm", "smartcard-ltkm"]
 Content = ClearDrmStkm | ClearSmartcardStkm | ClearSmartcardLtkm
@@ -586,7 +586,7 @@ def _records(messages: Any, keys: Any, limit: int) -> tuple[Records, Sequence[Co
         if type(message) is not shape.content:
             raise TypeError(f"item {i}: expected a {shape.content.__name__}, found {type(message).__name__}")
         try:
-            if shape.pack(records.buffer, i * size, message, base, limit):  # type: ignore[arg-type]  # the bytearray from above
+            if shape.pack(records.buffer, i * size, message, base, limit):
                 continue
         except _core._NOT_BUILT:
             pass
@@ -695,7 +695,7 @@ def open_many(
     count = len(sizes) // 4
     lent = _Lent(keys, kind, count, which, "open", provider)
     try:
-        records = Records(kind, count, base=data)  # type: ignore[arg-type]  # a buffer by now
+        records = Records(kind, count, base=data)
         jobs = ffi.new(shape.open_job, max(1, count))
         result = OpenedMany(shape, records, jobs, lent.ring, lenient)
         contexts = lent.keys.take()

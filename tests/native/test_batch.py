@@ -240,7 +240,7 @@ def test_what_columns_refuse() -> None:
         with pytest.raises(ValueError, match=fault):
             records.set(name, value)
     with pytest.raises(TypeError):
-        records.set("tek", "text")  # type: ignore[arg-type]
+        records.set("tek", "text")
     with pytest.raises(ValueError, match="not a column of numbers"):
         records.column("tek")
     with pytest.raises(ValueError, match="whole number"):
@@ -292,7 +292,7 @@ def test_misuse() -> None:
     with pytest.raises(ValueError, match="which: expected 4"):
         seal_many(records, keys, which=array("I", (1, 2)))
     with pytest.raises(TypeError, match="which: expected a contiguous buffer"):
-        seal_many(records, keys, which=[0, 1, 2, 3])  # type: ignore[arg-type]
+        seal_many(records, keys, which=[0, 1, 2, 3])
     with pytest.raises(TypeError, match="contents of one kind"):
         seal_many([SmartcardVerification(counter=1, csb_id=bytes(4), idr=b"")], rings[0])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="contents of one kind"):
