@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one message costs on one core: decode, encode, seal and open, each kind, beside the cryptography alone.
 
-Names are ``kind-op``.  Contenders of one group do the same work on the same bytes: ``bench_reference`` is ``pybcast.codec``;
-``bench_floor`` is the bare primitive calls that the message cannot do without, its keys already derived - what no implementation
-on these libraries goes below.  The figure in brackets behind a time is the ratio to the fastest of the group.  ``bench_derive`` is
-what the reference pays, beside that, to get from a key ring to the keys of one message.
+Names are ``kind-op``.  Contenders of one group do the same work on the same bytes: ``bench_reference`` is
+``pybcast.codec.reference``; ``bench_core`` is ``pybcast.codec`` where that is the C core, with each provider; ``bench_floor`` is the
+bare primitive calls of Python that the message cannot do without, its keys already derived.  The figure in brackets behind a time is
+the ratio to the fastest of the group.  ``bench_derive`` is what the reference pays, beside that, to get from a key ring to the keys of
+one message.  ``bench_1024`` is that many messages, alone and in batches; ``pybcast bench`` measures the core without Python around it.
 
 Every round works on the same message; that the result is right is asserted once, after the measured calls.
 """
@@ -27,7 +28,9 @@ from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 
 from pybcast import codec, messages
 from pybcast import keys as k
-from pybcast.codec import rights_issuer_id
+from pybcast._native.engine import available, using
+from pybcast.codec import Records, open_many, prepare, reference, rights_issuer_id, seal_many
+from pybcast.codec.batch import BatchKind
 from pybcast.keys.mikey import iv
 from pybcast.messages import Kind
 from pybcast.secret import Secret
@@ -156,12 +159,58 @@ def bench_reference(benchmark: Benchmark, kind: Kind, op: Op) -> None:
         return
     content, keys = CONTENTS[kind]
     if op == "open":
-        assert benchmark(codec.open, data, keys, kind) == codec.open(data, keys, kind)
+        assert benchmark(reference.open, data, keys, kind) == codec.open(data, keys, kind)
     else:
-        sealed = benchmark(codec.seal, content, keys)
+        sealed = benchmark(reference.seal, content, keys)
         # RSA signatures and encryption are randomised: there only what it says is the same.
         assert sealed == data or kind == "drm-registration"
         assert codec.open(sealed, keys, kind) == codec.open(data, keys, kind)
+
+
+# --- the C core -------------------------------------------------------------------------------------------------------
+
+CORE: Final[tuple[Kind, ...]] = (
+    "drm-stkm", "smartcard-stkm", "smartcard-ltkm", "smartcard-verification", "smartcard-reporting",
+)  # fmt: skip
+BATCHES: Final[tuple[BatchKind, ...]] = ("drm-stkm", "smartcard-stkm", "smartcard-ltkm")
+COUNT: Final = 1024
+
+
+@pytest.mark.parametrize("provider", available())
+@pytest.mark.parametrize(("kind", "op"), [pytest.param(kind, op, id=f"{kind}-{op}") for op in ("seal", "open") for kind in CORE])
+def bench_core(benchmark: Benchmark, kind: Kind, op: Literal["seal", "open"], provider: str) -> None:
+    benchmark.group = f"{kind}-{op}"
+    content, keys = CONTENTS[kind]
+    with using(provider):
+        if op == "open":
+            assert benchmark(codec.open, BYTES[kind], keys, kind) == reference.open(BYTES[kind], keys, kind)
+        else:
+            assert benchmark(codec.seal, content, keys) == BYTES[kind]
+
+
+@pytest.mark.parametrize("contender", ["alone", *available()])
+@pytest.mark.parametrize(("kind", "op"), [pytest.param(kind, op, id=f"{kind}-{op}") for op in ("seal", "open") for kind in BATCHES])
+def bench_1024(benchmark: Benchmark, kind: BatchKind, op: Literal["seal", "open"], contender: str) -> None:
+    """1,024 messages a round: one at a time, or in one call of a provider (their contents in place already)."""
+    benchmark.group = f"{kind}-{op} x {COUNT}"
+    content, ring = CONTENTS[kind]
+    data = BYTES[kind]
+    if contender == "alone":
+        alone = (lambda: codec.seal(content, ring)) if op == "seal" else (lambda: codec.open(data, ring, kind))
+        assert benchmark(lambda: [alone() for _ in range(COUNT)])[-1] == alone()
+        return
+    with prepare([ring] * COUNT, kind, provider=contender) as keys:
+        batch = Records(kind, COUNT, base=bytearray())
+        for i in range(COUNT):
+            batch.put(i, content)
+        if op == "seal":
+            sealed = benchmark(seal_many, batch, keys)
+            assert sealed.all_done
+            assert sealed[COUNT - 1] == data
+        else:
+            opened = benchmark(open_many, seal_many(batch, keys), keys, kind)
+            assert opened.all_done
+            assert opened[COUNT - 1] == content
 
 
 # --- the floor --------------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def options() -> dict[str, Any]:
         "libraries": libraries,
         "extra_compile_args": compile_args,
         "extra_link_args": link_args,
-        "depends": [str(path) for path in (HEADER, HERE / "helpers.h", HERE / "exports.map", *sorted(CSRC.glob("src/*.h")))],
+        "depends": [str(path) for path in (HEADER, HERE / "helpers.h", HERE / "exports.map", *sorted(CSRC.glob("src/*.[ch]")))],
     }
 
 

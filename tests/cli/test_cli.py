@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -20,10 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybcast import codec
+from pybcast.cli import bench, main, output
 from pybcast.cli import input as reading
-from pybcast.cli import main, output
 from pybcast.cli.keygen import ALL, NAMES
-from pybcast.errors import WireError
+from pybcast.errors import ConfigError, WireError
 from pybcast.keys import Keys
 from pybcast.messages import KINDS, LENIENCIES, Kind
 
@@ -487,6 +488,49 @@ def test_info() -> None:
     assert found["openssl"].startswith("OpenSSL") or found["openssl"]
     assert f"pybcast {found['pybcast']}\n" == pybcast("--version").out
     assert found["openssl"] in pybcast("info").out
+    assert found["providers"][0] == "evp"
+    assert bool(found["ipsec_mb"]) == ("ipsec_mb" in found["providers"])
+    assert found["provider alone"] in found["providers"]
+    assert found["provider of batches"] in found["providers"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", found["libbcast"])
+    assert found["libcrypto"].startswith("3.") or found["libcrypto"]
+
+
+QUICK: Final = ("--batch", "8", "--services", "3", "--rounds", "1", "--messages", "64")
+
+
+def test_bench() -> None:
+    rows = json.loads(pybcast("bench", "--json", "--provider", "evp", *QUICK).out)
+    jobs = ["drm-stkm-seal", "drm-stkm-open", "smartcard-stkm-seal", "smartcard-stkm-open", "smartcard-ltkm-seal"]
+    assert [row["job"] for row in rows] == jobs
+    for row in rows:
+        assert list(row) == [
+            "job", "provider", "batch", "services", "threads", "ns_per_message", "floor_ns", "ratio_to_floor", "messages_per_s",
+            "ratio_to_reference",
+        ]  # fmt: skip
+        assert (row["provider"], row["batch"], row["services"], row["threads"]) == ("evp", 8, 3, 1)
+        assert row["ns_per_message"] > 0 < row["floor_ns"]
+        assert row["ratio_to_reference"] > 0
+    table = pybcast("bench", "--provider", "evp", "--threads", "2", *QUICK).out
+    assert "ratio to floor" in table
+    assert table.count("-seal") == 3
+
+
+def test_bench_of_every_provider() -> None:
+    rows = json.loads(pybcast("bench", "--json", *QUICK).out)
+    assert {row["provider"] for row in rows} == set(pybcast("info", "--json").objects[0]["providers"])
+
+
+@pytest.mark.parametrize("args", [["--provider", "abacus"], ["--batch", "0"], ["--threads", "65"], ["--services", "x"]])
+def test_bench_refuses(args: list[str]) -> None:
+    done = pybcast("bench", *args)
+    assert (done.status, done.out) == (2, "")
+
+
+def test_bench_tells_when_the_measurement_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ConfigError, match="ended with status 1"):
+        list(bench.measure("evp", rounds=1))
 
 
 def test_keygen_makes_a_key_file(tmp_path: Path) -> None:
@@ -531,7 +575,7 @@ def test_made_keys_seal_and_open(tmp_path: Path, key_file: Path) -> None:
     assert pybcast("decode", "drm-stkm", sealed, "--keys", key_file).status == 1
 
 
-@pytest.mark.parametrize("command", ["decode", "explain", "encode", "kinds", "keygen", "info", "demo"])
+@pytest.mark.parametrize("command", ["decode", "explain", "encode", "kinds", "keygen", "info", "bench", "demo"])
 def test_help(command: str) -> None:
     done = pybcast(command, "--help")
     assert (done.status, done.err) == (0, "")
