@@ -2,10 +2,11 @@
 """What one message costs on one core: decode, encode, seal and open, each kind, beside the cryptography alone.
 
 Names are ``kind-op``.  Contenders of one group do the same work on the same bytes: ``bench_reference`` is
-``pybcast.codec.reference``; ``bench_core`` is ``pybcast.codec`` where that is the C core, with each provider; ``bench_floor`` is the
-bare primitive calls of Python that the message cannot do without, its keys already derived.  The figure in brackets behind a time is
-the ratio to the fastest of the group.  ``bench_derive`` is what the reference pays, beside that, to get from a key ring to the keys of
-one message.  ``bench_1024`` is that many messages, alone and in batches; ``pybcast bench`` measures the core without Python around it.
+``pybcast.codec.reference``; ``bench_core`` is ``pybcast.codec`` where that is the C core, with each provider; ``bench_floor``
+is the bare primitive calls of Python that the message cannot do without, its keys already derived.  The figure in brackets
+behind a time is the ratio to the fastest of the group.  ``bench_derive`` is what the reference pays, beside that, to get from
+a key ring to the keys of one message.  ``bench_1024`` is that many messages, alone and in batches; ``pybcast bench`` measures
+the core without Python around it.
 
 Every round works on the same message; that the result is right is asserted once, after the measured calls.
 """

@@ -24,7 +24,7 @@ from cffi import FFI
 HERE: Final = Path("pybcast", "_native")
 CSRC: Final = Path("csrc")
 HEADER: Final = CSRC / "include" / "bcast.h"
-SOURCES: Final = ("status", "provider", "keys", "stkm_drm", "mikey", "batch", "crypto_evp")
+IPSEC_MB: Final = CSRC / "src" / "crypto_ipsec_mb.c"
 SANITIZERS: Final = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g")
 
 HELPERS: Final = """
@@ -100,19 +100,20 @@ def missing() -> str | None:
 
 def options() -> dict[str, Any]:
     """What the compiler and the linker are told.  No warning flags: those are for us, in ``csrc/Makefile``."""
-    sources, macros, libraries = list(SOURCES), [], ["crypto"]
+    sources, macros, libraries = sorted(CSRC.glob("src/*.c")), [], ["crypto"]
     compile_args, link_args = ["-std=c11", "-fvisibility=hidden"], []
     if platform.machine() == "x86_64" and has_header("intel-ipsec-mb.h", "defined(__x86_64__)"):
-        sources.append("crypto_ipsec_mb")
         macros.append(("BCAST_WITH_IPSEC_MB", "1"))
         libraries.append("dl")
+    else:
+        sources.remove(IPSEC_MB)
     if sys.platform == "linux":  # bcast.h asks for its names to be exported, which is right for a library; an extension has one
         link_args.append(f"-Wl,--version-script={HERE / 'exports.map'}")
     if os.environ.get("PYBCAST_SANITIZE") == "1":
         compile_args += SANITIZERS
         link_args += SANITIZERS[:1]
     return {
-        "sources": [str(CSRC / "src" / f"{name}.c") for name in sources],
+        "sources": [str(path) for path in sources],
         "include_dirs": [str(CSRC / "include"), str(CSRC / "src"), str(HERE)],
         "define_macros": macros,
         "libraries": libraries,
