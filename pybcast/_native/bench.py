@@ -19,5 +19,5 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover - a process of its own, which the tests start
     sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from pybcast._native._bcast import ffi, lib
 from pybcast._native.numbers import ALIGNMENT, Status
-from pybcast.errors import ConfigError, CryptoError
+from pybcast.errors import ConfigError, CryptoError, KeyUnavailable
 from pybcast.secret import Secret
 
 NAMES: Final = ("evp", "ipsec_mb")
@@ -287,7 +287,10 @@ class Pool:
             return self.free.pop()
         except IndexError:
             made = Contexts(worker, self.kind, (self.set_up,))
-            return made.pointer(), made
+        if any(secret.wiped for secret in self.secrets):  # meanwhile, in another thread: what was read may be half a key
+            made.wipe()
+            raise KeyUnavailable("a key that was wiped")
+        return made.pointer(), made
 
     def give(self, held: tuple[Any, Contexts]) -> None:
         """Take a context back.  One that was lent while the pool was wiped is wiped now."""

@@ -17,9 +17,9 @@ from native_support import PROVIDERS, need, verdict
 from pybcast import codec
 from pybcast._native import engine as native
 from pybcast._native.numbers import Status
-from pybcast.codec import Keys, Records, open_many, prepare, reference, seal_many
+from pybcast.codec import Keys, Records, batch, open_many, prepare, reference, seal_many
 from pybcast.codec.batch import BatchKind
-from pybcast.errors import BadLength, BadValue, BcastError, ConfigError, Integrity, KeyUnavailable
+from pybcast.errors import BadLength, BadValue, BcastError, ConfigError, CryptoError, Integrity, KeyUnavailable
 from pybcast.keys import SEK, SMK
 from pybcast.messages import (
     AccessCriterion,
@@ -98,6 +98,8 @@ def test_a_batch_that_is_half_bad(kind: BatchKind, provider: str) -> None:
     rng = random.Random(5)
     for i in range(0, 120, 2):
         change: dict[str, Any] = {"traffic_key_lifetime": 16} if kind == "drm-stkm" else {"sek_id": bytes(3)}
+        if kind != "drm-stkm" and i % 6 == 0:
+            change = {"counter": -1}
         if kind == "smartcard-ltkm" and i % 4:
             change = {"sek_id": bytes(4)}
         contents[i] = replace(contents[i], **change)
@@ -355,6 +357,17 @@ def test_records_that_no_content_can_be() -> None:
         assert isinstance(error, BcastError)
         assert error.as_dict()["code"] in ("bad_value", "bad_length", "unsupported")
     assert isinstance(sealed.error(1), BadLength | BadValue)
+
+
+def test_a_call_that_the_core_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    records, rings = stkms(2)
+    sealed = seal_many(records, rings)
+    shape = batch._SHAPES["smartcard-stkm"]._replace(seal=lambda *_: Status.E_CRYPTO, open=lambda *_: Status.E_ARGUMENT)
+    monkeypatch.setitem(batch._SHAPES, "smartcard-stkm", shape)
+    with pytest.raises(CryptoError, match="crypto"):
+        seal_many(stkms(2)[0], rings)
+    with pytest.raises(BadValue):
+        open_many(sealed, rings, "smartcard-stkm")
 
 
 def test_no_messages() -> None:

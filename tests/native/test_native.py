@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from native_support import PROVIDERS, need
 
 from pybcast import _native, codec
+from pybcast._native import bench
 from pybcast._native import engine as native
 from pybcast._native._bcast import ffi, lib
 from pybcast._native.errors import path, typed
@@ -88,6 +90,7 @@ def test_an_unknown_provider_is_refused_and_those_at_hand_are_named(name: str) -
 
 def test_a_provider_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "NAMES", ("evp", "nothing"))
+    assert native.available() == ("evp",)
     with pytest.raises(ConfigError, match=r"nothing is not at hand here; at hand: auto, evp$"):
         native.engine("nothing")
 
@@ -113,6 +116,25 @@ def test_another_provider_for_a_while_makes_the_same_bytes(provider: str) -> Non
         assert keys.made["drm-stkm-seal"].engine.name == provider
     assert native.current() is before
     assert codec.seal(STKM, keys) == wanted
+
+
+def test_the_measurement_of_the_core(capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--provider",
+        "evp",
+        "--services",
+        "1",
+        "--batch",
+        "4",
+        "--rounds",
+        "1",
+        "--messages",
+        "8",
+        "--job",
+        "smartcard-stkm-seal",
+    ]
+    assert bench.main(arguments) == 0
+    assert json.loads(capfd.readouterr().out)["batch"] == 4
 
 
 def test_versions_are_held_against_each_other() -> None:
@@ -269,6 +291,20 @@ def test_scratch_memory_is_zero_after_use() -> None:
     for worker in native.current().idle:
         for _, buffer, _ in worker.scratch.values():
             assert not any(bytes(buffer))
+
+
+def test_a_key_that_is_wiped_while_its_context_is_made() -> None:
+    sek, worker = SEK(bytes(16)), native.Worker("evp")
+    made = native.smartcard_set_up(sek, bytes(4), bytes(16))
+
+    def slowly(worker: native.Worker, place: Any) -> None:
+        made(worker, place)
+        sek.wipe()
+
+    pool = native.Pool(native.engine("evp"), native.SMARTCARD, (sek,), slowly)
+    with pytest.raises(KeyUnavailable):
+        pool.take(worker)
+    assert pool.free == []
 
 
 def test_contexts_and_providers_that_are_let_go_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
