@@ -82,7 +82,12 @@ def test_the_environment_chooses() -> None:
 
 
 @pytest.mark.parametrize("name", ["abacus", "ipsec-mb"])
-def test_an_unknown_provider_is_refused_and_those_at_hand_are_named(name: str) -> None:
+def test_an_unknown_provider_is_refused_and_those_at_hand_are_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "_chosen", [])
+        patch.setenv(native.VARIABLE, name)
+        with pytest.raises(ConfigError, match=r"^PYBCAST_PROVIDER: unknown provider"):
+            native.current()
     assert f"ConfigError: PYBCAST_PROVIDER: unknown provider '{name}'; at hand: auto, evp" in run(name).stderr
     with pytest.raises(ConfigError, match="at hand: auto, evp"), native.using(name):
         pass
