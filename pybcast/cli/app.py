@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json as jsonlib
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -166,6 +167,12 @@ ThreadsOption = Annotated[int, typer.Option("--threads", min=1, max=bench_.MAX_T
 RoundsOption = Annotated[
     int | None,
     typer.Option("--rounds", min=1, max=1000, help="Rounds, the best of which counts; 9 by default.", show_default=False),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="FILE", help="Draw throughput against batch size and threads, instead (.png, .svg).", show_default=False
+    ),
 ]
 MessagesOption = Annotated[
     int | None, typer.Option("--messages", min=1, max=1 << 20, help="Messages a round; 10000 by default.", show_default=False)
@@ -449,12 +456,23 @@ def bench(
     threads: ThreadsOption = 1,
     rounds: RoundsOption = None,
     messages: MessagesOption = None,
+    plot: PlotOption = None,
 ) -> None:
     """Measure the C core on this machine.
 
     Sealing and opening, beside the floor (the bare primitive calls of the same provider) and the reference. About half a minute.
     """
     with answering(as_json=json):
+        if plot is not None:
+            counts = sorted({1, 2, threads, os.cpu_count() or 1})
+            found = list(bench_.measure(provider, batch, services, threads, rounds, messages))
+            largest = max(row["batch"] for row in found)
+            for count in counts:
+                if count != threads:
+                    found += bench_.measure(provider, largest, services or 10_000, count, rounds, messages)
+            bench_.plot(found, plot)
+            output.say(str(plot))
+            return
         if json:
             rows = bench_.measure(provider, batch, services, threads, rounds, messages)
             output.say("[\n" + ",\n".join(jsonlib.dumps(row) for row in rows) + "\n]")

@@ -12,7 +12,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from pybcast._native.engine import engine
@@ -104,3 +105,39 @@ def measure(
             yield {name: found[name] for name in NAMES}
     if process.returncode:
         raise ConfigError(f"the measurement ended with status {process.returncode}")
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A picture of measurements: messages a second against messages a call, and against threads.
+
+    A line for each job, provider, number of services and, on the other axis, the largest batch.  ``ConfigError`` without matplotlib
+    (``pip install 'pybcast[media]'``) or when the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ConfigError("a plot needs matplotlib: pip install 'pybcast[media]'") from None
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    largest = max(row["batch"] for row in rows)
+    for ax, across, chosen in (
+        (axes[0], "batch", [row for row in rows if row["threads"] == min(r["threads"] for r in rows)]),
+        (axes[1], "threads", [row for row in rows if row["batch"] == largest]),
+    ):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for row in chosen:
+            lines.setdefault(f"{row['job']}, {row['provider']}, {row['services']}", []).append((row[across], row["messages_per_s"]))
+        for name, points in lines.items():
+            ax.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+        ax.set(
+            xlabel="messages a call" if across == "batch" else f"threads ({largest} messages a call)", xscale="log", yscale="log"
+        )
+        ax.set_xticks(sorted({row[across] for row in chosen}), sorted({str(row[across]) for row in chosen}, key=int), minor=False)
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("messages a second")
+    axes[1].legend(fontsize="x-small", title="job, provider, services", loc="center left", bbox_to_anchor=(1, 0.5))
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the plot cannot be written: {error}") from None

@@ -329,6 +329,12 @@ class Records:
     def __getitem__(self, i: int) -> Any:
         return self._shape.unpack(self.buffer, range(self._count)[i] * self._size, memoryview(self.base).cast("B"))
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wipe()
+
     def wipe(self) -> None:
         """Overwrite everything with zeros.  (Columns given out by ``get`` are the caller's.)"""
         self.buffer[:] = bytes(len(self.buffer))

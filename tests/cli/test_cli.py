@@ -516,6 +516,17 @@ def test_bench() -> None:
     assert table.count("-seal") == 3
 
 
+def test_bench_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = tmp_path / "bench.svg"
+    done = pybcast("bench", "--provider", "evp", "--plot", picture, *QUICK)
+    assert (done.status, done.out) == (0, f"{picture}\n")
+    assert b"<svg" in picture.read_bytes()
+    assert "cannot be written" in pybcast("bench", "--provider", "evp", "--plot", tmp_path / "no" / "x.svg", *QUICK).err
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigError, match="matplotlib"):
+        bench.plot([], picture)
+
+
 def test_bench_of_every_provider() -> None:
     rows = json.loads(pybcast("bench", "--json", *QUICK).out)
     assert {row["provider"] for row in rows} == set(pybcast("info", "--json").objects[0]["providers"])

@@ -201,7 +201,8 @@ def test_columns_in_and_out() -> None:
     assert "tail.access_criteria.offset" in records.columns
     assert repr(records) == "<Records of 10 smartcard-stkm>"
     opened.wipe()
-    records.wipe()
+    with records:
+        pass
     assert not any(opened.records.buffer)
     assert not any(records.buffer)
 
