@@ -38,7 +38,7 @@ format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 coverage: $(STAMP) ## every line and branch of floors 0-3 is run by the tests, or says why not
-	$(BIN)/python -m pytest -n auto -m "not media" --ignore tests/properties/test_totality.py $(COVERAGE) $(PYTEST_ARGS)
+	PYBCAST_CASES=2000 $(BIN)/python -m pytest -n auto -m "not media" --ignore tests/properties/test_totality.py $(COVERAGE) $(PYTEST_ARGS)
 
 core: ## the C core by itself and its tests; CORE_TARGETS="asan"
 	@.ci/setup core

@@ -119,16 +119,18 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         raise ConfigError("a plot needs matplotlib: pip install 'pybcast[media]'") from None
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    largest = max(row["batch"] for row in rows)
+    largest, jobs = max(row["batch"] for row in rows), sorted({row["job"] for row in rows})
     for ax, across, chosen in (
         (axes[0], "batch", [row for row in rows if row["threads"] == min(r["threads"] for r in rows)]),
         (axes[1], "threads", [row for row in rows if row["batch"] == largest]),
     ):
-        lines: dict[str, list[tuple[int, float]]] = {}
+        lines: dict[tuple[str, str, int], list[tuple[int, float]]] = {}
         for row in chosen:
-            lines.setdefault(f"{row['job']}, {row['provider']}, {row['services']}", []).append((row[across], row["messages_per_s"]))
-        for name, points in lines.items():
-            ax.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+            lines.setdefault((row["job"], row["provider"], row["services"]), []).append((row[across], row["messages_per_s"]))
+        for (job, provider, services), points in lines.items():
+            color, dashes, marker = f"C{jobs.index(job)}", ":" if provider == "evp" else "-", "o" if services == 1 else "s"
+            label = f"{job}, {provider}, {services}"
+            ax.plot(*zip(*sorted(points), strict=True), color=color, linestyle=dashes, marker=marker, label=label)
         ax.set(
             xlabel="messages a call" if across == "batch" else f"threads ({largest} messages a call)", xscale="log", yscale="log"
         )
