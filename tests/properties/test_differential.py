@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two codecs, one layout: the C core and the reference give the same fields, or the same error at the same offset.
 
-On valid messages and on damaged ones, of a seeded generator: the same cases on every machine.  20,000 for each form of message where
-``CI`` is set, else 2,000, or ``PYBCAST_CASES``; with ``PYBCAST_LONG=1`` two million in all.  With keys, a quarter as many.
+On valid messages and on damaged ones, of a seeded generator: the same cases on every machine.  For each form of message 20,000
+where ``CI`` is set, else 2,000, or ``PYBCAST_CASES``; with ``PYBCAST_LONG=1`` two million in all.  With keys, a quarter as many.
 """
 
 from __future__ import annotations
