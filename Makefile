@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.pybcast-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check lint types format coverage core sanitize bench long demo clean
+.PHONY: help setup test check lint types format coverage core sanitize bench wheel random long demo clean
 
 # Floors 0-3: all that has no socket, clock or process. Totality and real video add no line, only time.
 COVERED := errors secret messages wire keys _native codec flows
@@ -56,8 +56,17 @@ sanitize: $(STAMP) ## the Python tests of the C core under AddressSanitizer and 
 bench: $(STAMP) ## throughput; BENCH_ARGS="--benchmark-json=out.json" keeps the numbers
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,ops,rounds $(BENCH_ARGS)
 
-long: $(STAMP) ## property tests with random seeds; PYBCAST_EXAMPLES=5000 for each by default
+wheel: $(STAMP) ## sdist and manylinux wheel in build/wheel, tested where no header is to be seen; WHEEL_TESTS="tests/codec"
+	.ci/wheel $(WHEEL_TESTS)
+
+random: $(STAMP) ## property tests with random seeds; PYBCAST_EXAMPLES=5000 for each by default
 	PYBCAST_LONG=1 PYBCAST_EXAMPLES=$(or $(PYBCAST_EXAMPLES),5000) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+long: random ## everything that takes hours: random seeds, the core's two million messages, other processors, fuzzing, the wheel
+	@.ci/setup portability
+	$(MAKE) core CORE_TARGETS="long valgrind portability"
+	$(MAKE) core CORE_TARGETS="fuzz" CORE_ARGS="SECONDS=$(or $(SECONDS_EACH),600)"
+	$(MAKE) wheel WHEEL_TESTS="tests/native tests/wire tests/keys tests/codec"
 
 demo: $(STAMP) ## two services, both profiles, from key messages to decoded pictures; DEMO_ARGS="--seconds 5"
 	$(BIN)/pybcast demo $(DEMO_ARGS)
