@@ -1,2 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The back-end interface between BSM and BSD/A."""
+"""The back-end interface between BSM and BSD/A: SP-4 and CP-4, XML over mutually authenticated HTTPS.
+
+``Server`` listens and hands (message, peer) to a handler; ``Client`` asks and brings answers; ``xml`` turns messages into XML and
+back; ``Peers`` says whose certificate may touch what; ``pki`` makes TLS contexts, and test certificates.  Needs the extra ``server``.
+"""
+
+from __future__ import annotations
+
+from pybcast.backend.audit import Exchanged
+from pybcast.backend.client import Client, ClientLimits, Retry
+from pybcast.backend.errors import BadAnswer, BadMessage, PeerRefused, PeerUnreachable, Unparseable, WrongPeer
+from pybcast.backend.identity import Peer, Peers
+from pybcast.backend.pki import TlsFiles, client_context, server_context
+from pybcast.backend.server import PATH, Handler, Server, ServerLimits
+from pybcast.backend.xml import MAX_ANSWER, MAX_REQUEST, NAMESPACE, decode, encode
+
+__all__ = [
+    "MAX_ANSWER",
+    "MAX_REQUEST",
+    "NAMESPACE",
+    "PATH",
+    "BadAnswer",
+    "BadMessage",
+    "Client",
+    "ClientLimits",
+    "Exchanged",
+    "Handler",
+    "Peer",
+    "PeerRefused",
+    "PeerUnreachable",
+    "Peers",
+    "Retry",
+    "Server",
+    "ServerLimits",
+    "TlsFiles",
+    "Unparseable",
+    "WrongPeer",
+    "client_context",
+    "decode",
+    "encode",
+    "server_context",
+]

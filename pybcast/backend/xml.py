@@ -15,10 +15,10 @@ Errors never hold a value out of a message, as it may be a key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
-from typing import Final, NoReturn, TypeVar, cast
+from typing import Final, NoReturn, Protocol, TypeVar, cast
 from xml.parsers import expat
 
 from lxml import etree
@@ -102,6 +102,14 @@ _REPORTS: Final = (
     ("", "value not of its type"),
 )
 """Part of libxml2's name for a fault -> what we say (its own words repeat the value)."""
+
+
+class _Report(Protocol):
+    """One fault, as libxml2 names it."""
+
+    line: int
+    message: str
+    type_name: str
 
 
 class _Stop(Exception):
@@ -298,7 +306,7 @@ class Reader:
 
     def _echo(self) -> Echo:
         def uri(text: str | None) -> str | None:
-            return text if text is not None and _is_uri(text) else None
+            return text if text is not None and is_uri(text) else None
 
         message_id = self._root_attributes.get("messageID", "")
         profile = self._scope.get("Profile")
@@ -320,7 +328,7 @@ class Reader:
         self._size = 0
         tree = etree.fromstring(document.encode(), _parser())
         if not _SCHEMA.validate(tree):
-            report = next(iter(_SCHEMA.error_log))
+            report = cast("Sequence[_Report]", _SCHEMA.error_log)[0]
             element = elements[report.line - 2] if 2 <= report.line < len(elements) + 2 else None
             what = next(text for part, text in _REPORTS if part in report.type_name)
             attribute = _ATTRIBUTE_IN_REPORT.search(report.message)
@@ -457,7 +465,7 @@ def _truth(text: str | None) -> bool:
 
 
 @lru_cache(maxsize=8192)
-def _is_uri(text: str) -> bool:
+def is_uri(text: str) -> bool:
     return len(text) <= MAX_URI and _URI.fullmatch(text) is not None
 
 
@@ -651,7 +659,7 @@ def _when(value: int, now: float, field: str) -> str:
 
 
 def _uri(value: str, field: str) -> str:
-    if not _is_uri(value):
+    if not is_uri(value):
         raise BadValue(None, field, f"an absolute URI of at most {MAX_URI} characters", f"{len(value)} characters")
     return value
 

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client of the back-end interface: asks a peer and brings its answer, or says in time that there is none.
+
+The messageID stays the same however often a request is sent, so that the peer answers once and repeats itself (R27).  An answer
+counts only when it is one to this request, from the peer with the configured certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import aiohttp
+
+from pybcast.backend import xml
+from pybcast.backend.audit import Exchanged, audit, log_exchange
+from pybcast.backend.errors import BadAnswer, BadMessage, PeerRefused, PeerUnreachable, Unparseable, WrongPeer
+from pybcast.backend.identity import Peer, Peers, certificate_end, certificate_names, is_loopback
+from pybcast.backend.server import ACCEPTED_TYPES, CONTENT_TYPE, PATH, UNIX_EPOCH
+from pybcast.errors import BadLength, ConfigError, LocalFlowError, TransportError
+from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.tables import TAGS, Side, Status, Tag
+
+PULLS: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest, Tag.STKMRequest, Tag.LTKMRequest, Tag.RegRequest})
+"""Whose answers may have 64 MiB (R30)."""
+MAX_CONFIRMATION: Final = 2 * xml.MAX_REQUEST  # bytes of the others: a delivery's items come back sealed - confidence: own
+PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses that may be another a moment later: the request is repeated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """How often, and after how long, an unanswered request is sent again - confidence: own.
+
+    The pause doubles from ``first`` to at most ``most`` seconds; of each, at least half is kept and the rest is chance, so that
+    a peer that returns is not met by everyone at once.
+    """
+
+    attempts: int = 3
+    first: float = 0.1
+    most: float = 2.0
+
+    def pause(self, attempt: int, chance: float) -> float:
+        """Seconds before ``attempt`` (1 is the first repeat); ``chance`` in [0, 1)."""
+        return min(self.most, self.first * 2.0 ** (attempt - 1)) * (0.5 + chance / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientLimits:
+    """Bounds in time (seconds) and number for what a peer may cost - confidence: own.
+
+    ``connect``: TCP and TLS.  ``read``: until the first and each next byte of the answer.  ``total``: one attempt, waiting for a
+    free connection included.  ``connections``: to one peer.  ``idle``: how long one is kept for reuse.
+    """
+
+    connect: float = 3.0
+    read: float = 5.0
+    total: float = 60.0
+    connections: int = 8
+    idle: float = 30.0
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections to one peer: none is used before its certificate is seen to be the peer's (R26)."""
+
+    def __init__(self, peer: Peer, context: ssl.SSLContext | None, limits: ClientLimits, clock: Callable[[], float]) -> None:
+        super().__init__(ssl=context or False, limit=limits.connections, keepalive_timeout=limits.idle)
+        self._peer, self._tls, self._clock = peer, context is not None, clock
+        self._until: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # aiohttp's signature
+        connection = await super().connect(req, traces, timeout)
+        if self._tls:
+            until = self._until.get(connection.protocol)
+            if until is None:
+                certificate = None if connection.transport is None else connection.transport.get_extra_info("peercert")
+                if self._peer.certificate not in certificate_names(certificate):
+                    connection.close()
+                    raise WrongPeer(f"{self._peer.id}: the certificate at its address is not {self._peer.certificate}")
+                until = self._until[connection.protocol] = certificate_end(certificate)
+            if self._clock() - UNIX_EPOCH >= until:
+                connection.close()
+                raise PeerUnreachable(f"{self._peer.id}: its certificate has expired")
+        return connection
+
+
+class _Link:
+    """The connections to one peer under one TLS context; closed when retired and no longer in use."""
+
+    def __init__(self, peer: Peer, context: ssl.SSLContext | None, limits: ClientLimits, clock: Callable[[], float]) -> None:
+        split = urlsplit(peer.url or "")
+        self.url = f"{peer.url}".rstrip("/") + ("" if split.path.strip("/") else PATH)
+        self.session = aiohttp.ClientSession(
+            connector=_Connector(peer, context, limits, clock),
+            timeout=aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.read),
+            headers={"Content-Type": CONTENT_TYPE, "Accept": "application/xml", "User-Agent": "pybcast"},
+            skip_auto_headers=("Accept-Encoding",),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        self._users = 0
+        self._retired = False
+
+    async def __aenter__(self) -> _Link:
+        self._users += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._users -= 1
+        await self._close_unused()
+
+    async def retire(self) -> None:
+        self._retired = True
+        await self._close_unused()
+
+    async def _close_unused(self) -> None:
+        if self._retired and not self._users:
+            await self.session.close()
+
+
+@dataclass
+class _Flight:
+    message: BackendMessage
+    task: asyncio.Task[BackendMessage]
+    attempts: int = field(default=0)
+
+
+class Client:
+    """Asks peers on behalf of one BSM or BSD/A.
+
+    ``me``: our id.  ``side``: which of the two we are.  ``context``: from ``pki.client_context``; ``None`` for plain HTTP, which
+    needs ``plain_loopback`` and loopback addresses (R26).  ``clock``: 64-bit NTP seconds.  ``chance``: a number in [0, 1),
+    ``pause``: waits that many seconds; both for the repeats.  ``observer``: is told of every exchange.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        side: Side,
+        peers: Peers,
+        context: ssl.SSLContext | None,
+        clock: Callable[[], float],
+        plain_loopback: bool = False,
+        retry: Retry | None = None,
+        limits: ClientLimits | None = None,
+        chance: Callable[[], float] = random.random,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        observer: Callable[[Exchanged], None] | None = None,
+    ) -> None:
+        if context is None and not plain_loopback:
+            raise ConfigError("no TLS: plain HTTP needs the flag that says so (R26)")
+        self._me, self._side, self._peers, self._context, self._clock = me, side, peers, context, clock
+        self._retry, self._limits = retry or Retry(), limits or ClientLimits()
+        self._chance, self._pause, self._observer = chance, pause, observer
+        self._links: dict[str, _Link] = {}
+        self._flights: dict[tuple[str, str], _Flight] = {}
+
+    async def send(self, message: BackendMessage) -> BackendMessage:
+        """Ask the message's destination; its answer, whatever its status.
+
+        The same message sent again while it is on its way waits for the same answer.  ``TransportError`` when there is no answer
+        (``PeerUnreachable``, ``PeerRefused``, ``BadAnswer``, ``WrongPeer``) or the peer may not have this message; ``WireError``
+        for what cannot be written as XML or is beyond 1 MiB (R30); ``LocalFlowError`` for what is no request.
+        """
+        key = (message.destination, message.message_id)
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(message, asyncio.create_task(self._ask(message, key)))
+            flight.task.add_done_callback(lambda task: self._landed(key, task))
+        elif flight.message is not message and flight.message != message:
+            raise LocalFlowError(f"messageID {message.message_id!r} is on its way with another message")
+        return await asyncio.shield(flight.task)
+
+    def _landed(self, key: tuple[str, str], task: asyncio.Task[BackendMessage]) -> None:
+        self._flights.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # seen, also when nobody waits any more
+
+    async def reload(self, *, context: ssl.SSLContext | None = None, peers: Peers | None = None) -> None:
+        """New certificates or peers: for every request from now on; those on their way end on their old connections."""
+        self._context = context or self._context
+        self._peers = peers or self._peers
+        links, self._links = list(self._links.values()), {}
+        for link in links:
+            await link.retire()
+
+    async def close(self) -> None:
+        """Give up what is on its way, and close all connections."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.reload()
+
+    # --- one request --------------------------------------------------------------------------------------------------
+
+    async def _ask(self, message: BackendMessage, key: tuple[str, str]) -> BackendMessage:
+        peer = self._peers.get(message.destination)
+        if message.is_answer or message.source != self._me:
+            raise LocalFlowError(f"tag {int(message.tag)} from {message.source} is no request of ours")
+        if peer is None or peer.url is None:
+            raise TransportError(f"{message.destination}: not a peer that can be asked")
+        if message.service not in peer.services:
+            raise TransportError(f"{peer.id}: has no right to {message.service} (R26)")
+        body = xml.encode(message, self._clock())
+        if len(body) > xml.MAX_REQUEST:
+            raise BadLength(None, "message", f"at most {xml.MAX_REQUEST} bytes (R30)", str(len(body)))
+        audit(message, "out", peer.id)
+        started = asyncio.get_running_loop().time()
+        attempt, received = 0, 0
+        answer: BackendMessage | None = None
+        failure: TransportError | None = None
+        while answer is None:
+            attempt += 1
+            failure = None
+            try:
+                answer, received = await self._post(peer, message, body)
+            except (PeerUnreachable, BadAnswer) as error:
+                failure = error
+            except TransportError as error:
+                failure, attempt = error, max(attempt, self._retry.attempts)
+            if failure is not None:
+                if attempt >= self._retry.attempts:
+                    break
+                await self._pause(self._retry.pause(attempt, self._chance()))
+        if answer is not None:
+            audit(answer, "in", peer.id)
+        done = Exchanged(
+            role="client",
+            peer=peer.id,
+            tag=int(message.tag),
+            message_id=message.message_id,
+            service=message.service,
+            status=None if answer is None else answer.status,
+            http=200 if answer is not None else failure.http if isinstance(failure, PeerRefused) else 0,
+            seconds=asyncio.get_running_loop().time() - started,
+            sent=len(body),
+            received=received,
+            attempts=attempt,
+            error="" if failure is None else str(failure),
+        )
+        log_exchange(done, body)
+        if self._observer is not None:
+            self._observer(done)
+        if answer is None:
+            assert failure is not None
+            raise failure
+        return answer
+
+    def _link(self, peer: Peer) -> _Link:
+        link = self._links.get(peer.id)
+        if link is None:
+            split = urlsplit(peer.url or "")
+            if self._context is None and not (split.scheme == "http" and is_loopback(split.hostname)):
+                raise TransportError(f"{peer.id}: plain HTTP is only for loopback addresses (R26)")
+            if self._context is not None and split.scheme != "https":
+                raise TransportError(f"{peer.id}: {peer.url} is not https (R26)")
+            link = self._links[peer.id] = _Link(peer, self._context, self._limits, self._clock)
+        return link
+
+    async def _post(self, peer: Peer, message: BackendMessage, body: bytes) -> tuple[BackendMessage, int]:
+        pull = message.tag in PULLS
+        try:
+            async with self._link(peer) as link, link.session.post(link.url, data=body, allow_redirects=False) as response:
+                try:
+                    if response.status in PASSING:
+                        raise PeerUnreachable(f"{peer.id}: HTTP {response.status}")
+                    if response.status != 200:
+                        raise PeerRefused(peer.id, response.status)
+                    if response.content_type not in ACCEPTED_TYPES or response.headers.get("Content-Encoding"):
+                        raise BadAnswer(f"{peer.id}: answered with something else than XML")
+                    answer, size = await self._read(peer, response, pull=pull)
+                    self._match(peer, message, answer)
+                except BaseException:
+                    response.close()  # what may still come on this connection is for nobody
+                    raise
+        except TimeoutError:
+            raise PeerUnreachable(f"{peer.id}: no answer in time") from None
+        except aiohttp.ClientError as error:
+            raise PeerUnreachable(f"{peer.id}: {_why(error)}") from None
+        return answer, size
+
+    async def _read(self, peer: Peer, response: aiohttp.ClientResponse, *, pull: bool) -> tuple[BackendMessage, int]:
+        most = xml.MAX_ANSWER if pull else MAX_CONFIRMATION
+        elements = xml.MAX_ANSWER_ELEMENTS if pull else xml.MAX_ELEMENTS
+        reader, size = xml.Reader(self._side, self._clock(), max_elements=elements), 0
+        try:
+            async for part in response.content.iter_any():
+                size += len(part)
+                if size > most:
+                    raise BadAnswer(f"{peer.id}: an answer of more than {most} bytes (R30)")
+                reader.feed(part)
+                if reader.fault is not None:
+                    raise reader.fault
+            return reader.close(), size
+        except (Unparseable, BadMessage) as error:
+            raise BadAnswer(f"{peer.id}: {error}") from None
+
+    def _match(self, peer: Peer, message: BackendMessage, answer: BackendMessage) -> None:
+        for good, what in (
+            (answer.message_id == message.message_id, "messageID of another request"),
+            (answer.tag is TAGS[message.tag].answer, f"tag {int(answer.tag)}"),
+            (answer.source == peer.id and answer.destination == self._me, "between others than us"),
+            (answer.status != Status.SUCCESS or answer.service == message.service, "of another service"),
+        ):
+            if not good:
+                raise BadAnswer(f"{peer.id}: an answer to something else: {what}")
+
+
+def _why(error: BaseException) -> str:
+    """What failed, without anything that was sent: aiohttp's own texts may repeat an answer."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS: {getattr(cause, 'verify_message', None) or cause.reason or type(cause).__name__}"
+    certificate = getattr(error, "certificate_error", None)
+    if isinstance(certificate, ssl.SSLCertVerificationError):
+        return f"TLS: {certificate.verify_message}"
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{type(error).__name__}: {cause.strerror}"
+    return type(error).__name__

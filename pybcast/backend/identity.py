@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who the other server is, and what it may touch (R26)."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, Final
+
+from pybcast.backend.xml import is_uri
+from pybcast.errors import ConfigError, PeerFlowError
+from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.tables import Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A server that this one speaks with.
+
+    ``id``: absolute URI, the ``source`` it may claim.  ``services``: the GlobalServiceIDs it may touch, in any container, also one
+    that changes; ``urn:x-bcast:all`` is a right of its own (R26, R29).  ``certificate``: the name its certificate carries,
+    ``URI:...``, ``DNS:...`` or ``CN:...``; by default ``URI:`` and the id.  ``url``: where it listens, for asking it.
+
+    ``ConfigError`` for an id that is no absolute URI or a name of another form.
+    """
+
+    id: str
+    services: Container[str] = field(default=frozenset(), repr=False)
+    certificate: str = ""
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        if not is_uri(self.id):
+            raise ConfigError(f"peer {self.id!r}: the id must be an absolute URI (R28)")
+        if not self.certificate:
+            object.__setattr__(self, "certificate", f"URI:{self.id}")
+        if not self.certificate.startswith(("URI:", "DNS:", "CN:")) or self.certificate.endswith(":"):
+            raise ConfigError(f"peer {self.id}: certificate: expected URI:..., DNS:... or CN:...")
+        if self.url is not None and not self.url.startswith(("https://", "http://")):
+            raise ConfigError(f"peer {self.id}: url: expected https://...")
+
+
+class Peers:
+    """The servers known here, by id and by certificate.  ``ConfigError`` when two share one of them."""
+
+    def __init__(self, peers: Iterable[Peer]) -> None:
+        self._by_id: Final[dict[str, Peer]] = {}
+        self._by_name: Final[dict[str, Peer]] = {}
+        for peer in peers:
+            if peer.id in self._by_id:
+                raise ConfigError(f"peer {peer.id}: configured twice")
+            if peer.certificate in self._by_name:
+                raise ConfigError(f"peer {peer.id}: {peer.certificate} is also the name of {self._by_name[peer.certificate].id}")
+            self._by_id[peer.id] = self._by_name[peer.certificate] = peer
+
+    def get(self, peer_id: str) -> Peer | None:
+        return self._by_id.get(peer_id)
+
+    def of_certificate(self, names: Iterable[str]) -> Peer | None:
+        """The peer whose name a certificate carries; ``None`` for a stranger, and for one that would be two peers."""
+        found = {self._by_name[name].id: self._by_name[name] for name in names if name in self._by_name}
+        return next(iter(found.values())) if len(found) == 1 else None
+
+
+def certificate_names(certificate: Mapping[str, Any] | None) -> frozenset[str]:
+    """The names in a verified certificate, as ``ssl.SSLObject.getpeercert()`` shows it: ``URI:...``, ``DNS:...``, else ``CN:...``.
+
+    Subject alternative names; the common name counts only where there is none (as RFC 6125 6.4.4 has it for hosts).
+    confidence: own - the specification says that a certificate stands for a peer, not by which of its names (R26)
+    """
+    if not certificate:
+        return frozenset()
+    names = {f"{kind}:{value}" for kind, value in certificate.get("subjectAltName", ()) if kind in ("URI", "DNS")}
+    if not certificate.get("subjectAltName"):
+        names = {f"CN:{value}" for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"}
+    return frozenset(names)
+
+
+def certificate_end(certificate: Mapping[str, Any] | None) -> float:
+    """When a certificate, as ``getpeercert()`` shows it, ends: Unix seconds; infinite without one."""
+    return float(ssl.cert_time_to_seconds(certificate["notAfter"])) if certificate else float("inf")
+
+
+def authorise(message: BackendMessage, peer: Peer | None) -> None:
+    """Whether this peer may say this: its own id as ``source``, and a service of its own.  ``PeerFlowError`` status 11 (R26)."""
+    if peer is None:
+        raise PeerFlowError(Status.NOT_PERMITTED, "the certificate belongs to no configured peer")
+    if message.source != peer.id:
+        raise PeerFlowError(Status.NOT_PERMITTED, "source is not the id of the peer's certificate")
+    if message.service not in peer.services:
+        raise PeerFlowError(Status.NOT_PERMITTED, "no right to this service")
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host is this machine: a loopback address, or the name ``localhost``."""
+    if host in ("localhost", "localhost."):
+        return True
+    try:
+        return ip_address((host or "").strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return False

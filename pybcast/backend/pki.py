@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Certificates: TLS contexts from files, and a small authority of one's own for tests and first steps.
+
+The authority is for trying things out; its key lies in the same folder.  ECDSA P-256 with SHA-256, X.509 v3.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from pybcast.backend.xml import is_uri
+from pybcast.errors import ConfigError
+
+HOSTS: Final = ("localhost", "127.0.0.1", "::1")
+AUTHORITY_DAYS: Final = 3650
+LEAF_DAYS: Final = 825  # what common verifiers accept of a private authority - confidence: own
+BACKDATE: Final = timedelta(hours=1)  # two servers' clocks may differ - confidence: own
+# TLS 1.2 with forward secrecy and AEAD only; TLS 1.3 has no other kind. confidence: own (rules R26 say mutual TLS, 4.4 says 1.2+)
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsFiles:
+    """PEM files of one server: its certificate (chain, leaf first), its key, and the authorities whose peers it talks to."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+def server_context(files: TlsFiles) -> ssl.SSLContext:
+    """TLS for listening: 1.2 or later, with a client certificate (R26).  ``ConfigError`` names the file that does not fit."""
+    return _context(ssl.PROTOCOL_TLS_SERVER, files)
+
+
+def client_context(files: TlsFiles) -> ssl.SSLContext:
+    """TLS for asking: 1.2 or later, with our certificate.
+
+    Names are compared by the client itself, against the peer's configured one (:mod:`pybcast.backend.identity`): a host name says
+    nothing about which server of an operator this is.  ``ConfigError`` names the file that does not fit.
+    """
+    return _context(ssl.PROTOCOL_TLS_CLIENT, files)
+
+
+def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    try:
+        mode = files.key.stat().st_mode
+        if mode & stat.S_IRWXO:
+            raise ConfigError(f"{files.key}: everyone may read this key (mode {stat.S_IMODE(mode):04o}); expected 0600")
+        context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{files.certificate} with {files.key}: {error.reason or 'not usable'}") from None
+    except OSError as error:
+        missing = files.key if files.certificate.exists() else files.certificate
+        raise ConfigError(f"{missing}: {error.strerror}") from None
+    try:
+        context.load_verify_locations(files.authority)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{files.authority}: {error.reason or 'not usable'}") from None
+    except OSError as error:
+        raise ConfigError(f"{files.authority}: {error.strerror}") from None
+    return context
+
+
+def _no_password() -> str:
+    # OpenSSL would ask the terminal, and a server without one would hang.
+    raise ConfigError("encrypted keys are not supported")
+
+
+# --- an authority of one's own ----------------------------------------------------------------------------------------
+
+
+def init(directory: Path, parties: Mapping[str, str], *, hosts: Iterable[str] = HOSTS, now: datetime | None = None) -> list[Path]:
+    """A new test authority in ``directory`` and a certificate for each party: what ``pybcast pki init`` does.
+
+    ``parties``: file name -> id of the server (absolute URI, the certificate's SAN).  Writes ``ca.pem``, ``ca-key.pem`` and for
+    each party ``NAME.pem``, ``NAME-key.pem``, all with mode 0600.  Returns them.  ``ConfigError`` when one exists already or
+    cannot be written; none is ever overwritten.
+    """
+    now = now or datetime.now(UTC)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = [f"{name}{end}" for name in ("ca", *parties) for end in (".pem", "-key.pem")]
+    if existing := [name for name in names if (directory / name).exists()]:
+        raise ConfigError(f"{directory}: {', '.join(existing)} exists already")
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pybcast test authority")])
+    public = key.public_key()
+    certificate = (
+        _builder(subject, subject, public, now, AUTHORITY_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(authority=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = [*_write(directory, "ca", certificate, key)]
+    for name, peer_id in parties.items():
+        files += issue(directory, name, peer_id, hosts=hosts, now=now)
+    return files
+
+
+def issue(
+    directory: Path,
+    name: str,
+    peer_id: str,
+    *,
+    hosts: Iterable[str] = HOSTS,
+    days: int = LEAF_DAYS,
+    now: datetime | None = None,
+) -> list[Path]:
+    """One more certificate by the test authority in ``directory``: files ``NAME.pem`` and ``NAME-key.pem``, mode 0600.
+
+    For both directions (server and client).  SAN: ``peer_id`` as URI, and ``hosts`` (names or addresses).
+    """
+    if not is_uri(peer_id):
+        raise ConfigError(f"{name}: {peer_id!r} is not an absolute URI")
+    try:
+        authority = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+        signer = serialization.load_pem_private_key((directory / "ca-key.pem").read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{directory}: no test authority ({type(error).__name__}): run `pybcast pki init` first") from None
+    if not isinstance(signer, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{directory / 'ca-key.pem'}: expected an elliptic-curve key")
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = key.public_key()
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(peer_id)]
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            names.append(x509.DNSName(host))
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    certificate = (
+        _builder(subject, authority.subject, public, now or datetime.now(UTC), days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(authority=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    return _write(directory, name, certificate, key)
+
+
+def files_of(directory: Path, name: str) -> TlsFiles:
+    """The files that :func:`init` and :func:`issue` wrote for a party."""
+    return TlsFiles(certificate=directory / f"{name}.pem", key=directory / f"{name}-key.pem", authority=directory / "ca.pem")
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, now: datetime, days: int
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, content_commitment=False,
+        key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _write(directory: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> list[Path]:
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    files = [directory / f"{name}.pem", directory / f"{name}-key.pem"]
+    for path, data in zip(files, (certificate.public_bytes(pem), secret), strict=True):
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
+    return files

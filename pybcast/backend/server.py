@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server of the back-end interface: one URL, XML in, XML out, over mutual TLS (backend-interface 4.4, rules R26-R30).
+
+It knows who asks and whether he may, turns bodies into messages, and gives them to a handler.  What a message means, and that a
+repeated messageID gets the same answer, is the handler's (``pybcast.flows``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from pybcast.backend import xml
+from pybcast.backend.audit import LOG, Exchanged, audit, log_exchange
+from pybcast.backend.errors import BadMessage, Echo, Unparseable, answer_tag, refusal
+from pybcast.backend.identity import Peer, Peers, authorise, certificate_end, certificate_names, is_loopback
+from pybcast.errors import BcastError, ConfigError, LocalFlowError, PeerFlowError, TransportError
+from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.tables import TAGS, Side, Status
+
+PATH: Final = "/bcast/spcp"  # the one URL - confidence: own (backend-interface 4.4)
+CONTENT_TYPE: Final = "application/xml; charset=utf-8"
+ACCEPTED_TYPES: Final = frozenset({"application/xml", "text/xml"})
+UNIX_EPOCH: Final = 2_208_988_800  # in NTP seconds
+_CHUNK: Final = 1 << 16
+_HEADERS: Final = {"Content-Type": CONTENT_TYPE, "Server": "pybcast", "Cache-Control": "no-store"}
+
+_ASKED: Final = {row.answer: int(tag) for tag, row in TAGS.items() if row.answer is not None}
+"""Answer -> the tag it answers."""
+
+Handler = Callable[[BackendMessage, str], Awaitable[BackendMessage]]
+"""(request, id of the authenticated peer) -> answer.  ``PeerFlowError`` is answered with its status, anything else with 7."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """Bounds in time (seconds) and number for what callers may cost - confidence: own.
+
+    ``handshake``: for TLS.  ``idle``: between requests, and for the head of one.  ``body``: for a request's body.  ``send``: for an
+    answer to be taken.  ``connections``: at once, of all callers.  ``in_flight``: requests of one peer read or handled at once;
+    more of them wait, unread.
+    """
+
+    handshake: float = 5.0
+    idle: float = 75.0  # longer than a client keeps a connection for reuse, so that it is the client who closes
+    body: float = 10.0
+    send: float = 30.0
+    connections: int = 512
+    in_flight: int = 8
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """Who is at the other end of a connection, by its certificate (no names without one), until when (Unix seconds)."""
+
+    names: frozenset[str]
+    until: float
+    epoch: int
+
+
+class _Front(web.Server):
+    """The connections: whose each is, and not too many of them."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: ServerLimits) -> None:
+        super().__init__(
+            handler, keepalive_timeout=limits.idle, access_log=None, logger=_http_log(), lingering_time=1.0, auto_decompress=False
+        )  # fmt: skip
+        self.callers: dict[web.RequestHandler, _Caller] = {}
+        self.epoch = 0
+        self._most = limits.connections
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self.callers) >= self._most:
+            LOG.warning("connection refused: %d are open", self._most)
+            transport.abort()
+            return
+        certificate = transport.get_extra_info("peercert")
+        self.callers[handler] = _Caller(certificate_names(certificate), certificate_end(certificate), self.epoch)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self.callers.pop(handler, None)
+
+
+class Server:
+    """Listens for one BSM or BSD/A.
+
+    ``me``: our id.  ``side``: which of the two we are.  ``clock``: 64-bit NTP seconds.  ``observer``: is told of every exchange.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        side: Side,
+        peers: Peers,
+        handler: Handler,
+        clock: Callable[[], float],
+        limits: ServerLimits | None = None,
+        observer: Callable[[Exchanged], None] | None = None,
+    ) -> None:
+        self._me, self._side, self._peers, self._handler, self._clock = me, side, peers, handler, clock
+        self._limits = limits or ServerLimits()
+        self._observer = observer
+        self._front: _Front | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._socket: socket.socket | None = None
+        self._plain = False
+        self.port = 0
+        self._slots: dict[str, asyncio.Semaphore] = {}
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self, host: str, port: int, context: ssl.SSLContext | None, *, plain_loopback: bool = False) -> None:
+        """Listen.  ``port`` 0: any free one (``port`` of the server tells).
+
+        Without a ``context`` it is plain HTTP, where everyone is who he says: only on a loopback address, and only when
+        ``plain_loopback`` says so (R26).  ``ConfigError`` otherwise; ``TransportError`` when the address cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, _, _, _, address = found[0]
+            if context is None and not (plain_loopback and is_loopback(str(address[0]))):
+                raise ConfigError(f"{host}: plain HTTP is only for loopback addresses, with the flag that says so (R26)")
+            self._socket = socket.create_server(address[:2], family=family, backlog=256)
+        except OSError as error:
+            raise TransportError(f"{host} port {port}: {error.strerror}") from None
+        self.port = int(self._socket.getsockname()[1])
+        self._plain = context is None
+        self._front = _Front(self._handle, self._limits)
+        await self._listen(context)
+
+    async def _listen(self, context: ssl.SSLContext | None) -> None:
+        assert self._socket is not None and self._front is not None
+        handshake = None
+        if context is not None:
+            if context.verify_mode is not ssl.CERT_REQUIRED:
+                raise ConfigError("TLS without client certificates is no back-end interface (R26)")
+            context.sslobject_class = _ReportingTls
+            handshake = self._limits.handshake
+        listener = await asyncio.get_running_loop().create_server(
+            self._front, sock=self._socket.dup(), ssl=context, ssl_handshake_timeout=handshake, backlog=256
+        )
+        self._listeners.append(listener)
+
+    async def reload(self, *, context: ssl.SSLContext | None = None, peers: Peers | None = None) -> None:
+        """New certificates or peers, without a moment of not listening.
+
+        What is being answered is answered; rights are the new ones at once; after a new ``context`` connections under the old one
+        end with their next answer.
+        """
+        if peers is not None:
+            self._peers = peers
+        if context is not None:
+            assert self._front is not None and not self._plain
+            await self._listen(context)
+            self._listeners.pop(0).close()
+            self._front.epoch += 1
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Stop listening; requests in hand get ``grace`` seconds for their answer."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        if self._socket is not None:
+            self._socket.close()
+        if self._front is not None:
+            self._front.pre_shutdown()
+            await self._front.shutdown(grace)
+
+    # --- one request --------------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._front is not None
+        caller = self._front.callers.get(request.protocol)
+        if caller is None:
+            return _bare(503, close=True)
+        code = _unacceptable(request)
+        if code:
+            return _bare(code, close=code == 413)
+        peer = self._peer(caller)
+        slots = self._slots.setdefault(peer.id if peer else "", asyncio.Semaphore(self._limits.in_flight))
+        async with slots:
+            if request.headers.get("Expect", "").lower() == "100-continue":
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.writer.output_size = 0  # an interim answer does not count as one
+            try:
+                async with asyncio.timeout(self._limits.body):
+                    body = await _read(request)
+            except TimeoutError:
+                return _bare(408, close=True)
+            except (web.RequestPayloadError, ConnectionError):
+                return _bare(400, close=True)
+            if body is None:
+                return _bare(413, close=True)
+            started = asyncio.get_running_loop().time()
+            answered = await self._answer(body, caller)
+            response = await self._send(request, answered, caller)
+        done = Exchanged(
+            role="server",
+            peer=answered.peer,
+            tag=answered.tag,
+            message_id=answered.message_id,
+            service=answered.service,
+            status=answered.status,
+            http=response.status,
+            seconds=asyncio.get_running_loop().time() - started,
+            sent=len(answered.body),
+            received=len(body),
+            error=answered.error,
+        )
+        log_exchange(done, body)
+        if self._observer is not None:
+            self._observer(done)
+        return response
+
+    def _peer(self, caller: _Caller) -> Peer | None:
+        if self._clock() - UNIX_EPOCH >= caller.until:
+            return None  # it has expired while the connection was open
+        return self._peers.of_certificate(caller.names)
+
+    async def _answer(self, body: bytes, caller: _Caller) -> _Answered:
+        now = self._clock()
+        try:
+            message = xml.decode(body, self._side, now)
+        except Unparseable as error:
+            peer = self._peer(caller)
+            return _Answered(peer=peer.id if peer else "", error=str(error))
+        except BadMessage as error:
+            peer = self._peer(caller) if not self._plain else self._peers.get(error.echo.source or "")
+            # A stranger learns nothing but that he is one.
+            status = error.status if peer is not None else Status.NOT_PERMITTED
+            return _Answered.of(refusal(self._me, error.echo, status, now=now), now, peer, str(error))
+        peer = self._peer(caller) if not self._plain else self._peers.get(message.source)
+        error_text = ""
+        try:
+            authorise(message, peer)
+            assert peer is not None
+            if message.destination != self._me:
+                raise PeerFlowError(Status.WRONG_DESTINATION, "destination is not this server")
+            if message.is_answer:
+                raise PeerFlowError(Status.INFORMATION_INVALID, f"tag {int(message.tag)} is an answer, nobody asked here")
+            audit(message, "in", peer.id)
+            answer = await self._handler(message, peer.id)
+            if not answer.is_answer or answer.message_id != message.message_id:
+                raise LocalFlowError("the handler's answer is not one to this message")
+            audit(answer, "out", peer.id)
+            return _Answered.of(answer, now, peer)
+        except PeerFlowError as error:
+            status, error_text = error.status, str(error)
+        except BcastError as error:
+            status, error_text = Status.SERVER_ERROR, str(error)
+        except Exception as error:
+            LOG.exception("tag %d messageID=%r: the handler failed", message.tag, message.message_id)
+            status, error_text = Status.SERVER_ERROR, type(error).__name__
+        return _Answered.of(_refused(message, self._me, status, now), now, peer, error_text)
+
+    async def _send(self, request: web.BaseRequest, answered: _Answered, caller: _Caller) -> web.StreamResponse:
+        assert self._front is not None
+        if answered.status is None:
+            return _bare(400)
+        body = answered.body
+        response: web.StreamResponse
+        if len(body) <= _CHUNK:
+            response = web.Response(body=body, headers=_HEADERS)
+        else:
+            response = web.StreamResponse(headers=_HEADERS)
+            response.content_length = len(body)
+        if caller.epoch != self._front.epoch or self._clock() - UNIX_EPOCH >= caller.until:
+            response.force_close()
+        try:
+            async with asyncio.timeout(self._limits.send):
+                await response.prepare(request)
+                if len(body) > _CHUNK:
+                    for at in range(0, len(body), _CHUNK):
+                        await response.write(body[at : at + _CHUNK])
+                await response.write_eof()
+        except (TimeoutError, ConnectionError):
+            answered.error = "the answer was not taken"
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+
+@dataclass
+class _Answered:
+    """An answer on its way out; without ``status`` there was no message to answer."""
+
+    peer: str
+    tag: int | None = None
+    message_id: str | None = None
+    service: str | None = None
+    status: int | None = None
+    body: bytes = b""
+    error: str = ""
+
+    @classmethod
+    def of(cls, answer: BackendMessage, now: float, peer: Peer | None, error: str = "") -> _Answered:
+        try:
+            body = xml.encode(answer, now)
+            if len(body) > xml.MAX_ANSWER:
+                raise LocalFlowError(f"an answer of {len(body)} bytes (R30)")
+        except BcastError as failure:
+            LOG.error("messageID=%r: no answer can be written: %s", answer.message_id, failure)
+            echo = Echo(answer.tag, answer.message_id, answer.destination, answer.service, answer.profile)
+            answer, error = refusal(answer.source, echo, Status.SERVER_ERROR, now=now), str(failure)
+            body = xml.encode(answer, now)
+        return cls(peer.id if peer else "", _ASKED[answer.tag], answer.message_id, answer.service, answer.status, body, error)
+
+
+def _refused(message: BackendMessage, me: str, status: int, now: float) -> BackendMessage:
+    if message.is_answer:
+        echo = Echo(answer_tag(message.tag), message.message_id, message.source, message.service, message.profile)
+        return refusal(me, echo, status, now=now)
+    return message.answer(status, now=now)
+
+
+def _unacceptable(request: web.BaseRequest) -> int:
+    """The HTTP status of a request that cannot carry a message; 0 when it can."""
+    if request.path != PATH:
+        return 404
+    if request.method != "POST":
+        return 405
+    if request.content_type not in ACCEPTED_TYPES or (request.charset or "utf-8").lower() not in ("utf-8", "us-ascii"):
+        return 415
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        return 415  # unpacking would make a small body a large one
+    return 413 if (request.content_length or 0) > xml.MAX_REQUEST else 0
+
+
+async def _read(request: web.BaseRequest) -> bytes | None:
+    """The body; ``None`` when it is larger than a request may be (R30)."""
+    parts, size = [], 0
+    async for part in request.content.iter_any():
+        size += len(part)
+        if size > xml.MAX_REQUEST:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _bare(code: int, *, close: bool = False) -> web.Response:
+    """An HTTP status and no body (R27)."""
+    response = web.Response(status=code, headers={"Server": "pybcast"} | ({"Allow": "POST"} if code == 405 else {}))
+    if close:
+        response.force_close()
+    return response
+
+
+class _ReportingTls(ssl.SSLObject):
+    """Says why a handshake failed; asyncio keeps it to itself."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            why = getattr(error, "verify_message", None) or error.reason or type(error).__name__
+            LOG.warning("TLS handshake refused: %s", why, extra={"fields": {"event": "tls", "reason": why}})
+            raise
+
+
+def _http_log() -> logging.Logger:
+    """aiohttp's reports of broken HTTP, without what was sent (R41)."""
+
+    def strip(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        record.msg, record.args = f"HTTP that cannot be read: {type(error).__name__}" if error else "HTTP", ()
+        record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
+    log = logging.getLogger("pybcast.backend.http")
+    if not log.filters:
+        log.addFilter(strip)
+    return log
