@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The back-end interface between BSM and BSD/A: SP-4 and CP-4, XML over mutually authenticated HTTPS.
 
-``Server`` listens and hands (message, peer) to a handler; ``Client`` asks and brings answers; ``xml`` turns messages into XML and
-back; ``Peers`` says whose certificate may touch what; ``pki`` makes TLS contexts, and test certificates.  Needs the extra ``server``.
+``Server`` listens and hands (message, peer) to a handler; ``Client`` asks and brings answers; ``encode`` and ``decode`` turn
+messages into XML and back; ``Peers`` says whose certificate may touch what; ``pki`` makes TLS contexts, and certificates for tests.  Needs
+what ``pip install pybcast[server]`` brings.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from backend_support import BSDA_ID, BSM_ID, NOW, SERVICE, items_of, message, partial, sek
+from backend_support import BSDA_ID, BSM_ID, NOW, SERVICE, T, items_of, message, partial, sek
 from lxml import etree
 from wire_support import Caller, asking, clock, echo, http_request, serving
 
@@ -25,8 +25,10 @@ from pybcast.backend.audit import Exchanged
 from pybcast.backend.identity import Peer, Peers
 from pybcast.backend.server import PATH, Server, ServerLimits
 from pybcast.errors import ConfigError, PeerFlowError, TransportError
+from pybcast.flows import BSDA, Send, StreamConfig, random_teks
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage
 from pybcast.flows.tables import Side, Status, Tag
+from pybcast.messages import Protocol
 from pybcast.testing import mutate
 
 TEKS = xml.encode(message(Tag.TEKDelivery), NOW)
@@ -123,6 +125,32 @@ def test_an_answer_that_cannot_be_written_is_status_7() -> None:
     async def run() -> None:
         async with serving(handler) as server, Caller.to(server.port) as caller:
             assert await caller.status(TEKS) == 7
+
+    asyncio.run(run())
+
+
+def test_r27_repeats_through_the_flows() -> None:
+    """The transport keeps no answers: the flows do, and see what came in unchanged."""
+    stream = StreamConfig(
+        service=SERVICE, stream=1, profiles=("smartcard",), generation="bsda", bsm=BSM_ID, bsdas=(BSDA_ID,), protocol=Protocol.SRTP,
+        period=8, start=T, key_period=640, rollover_lead=320, key_domain_id=b"\x12\xf4\x10", key_group=7,
+    )  # fmt: skip
+    chance = random.Random(1).randbytes
+    machine = BSDA(me=BSDA_ID, streams=[stream], teks=random_teks(chance), randomness=chance)
+
+    async def handler(asked: BackendMessage, peer: str) -> BackendMessage:
+        outputs = machine.receive(asked, NOW - 50, peer)
+        (answer,) = [o.message for o in outputs if isinstance(o, Send) and o.message.message_id == asked.message_id]
+        return answer
+
+    async def run() -> None:
+        async with serving(handler, me=BSDA_ID, side=Side.BSDA, peer=BSM_ID) as server, Caller.to(server.port) as caller:
+            answers = []
+            for time, number in ((T, 1), (T + 5, 1), (T, 2)):
+                sent = body(Tag.KeyDelivery, items=(sek(number),), time=time)
+                answers.append(xml.decode((await caller.ask(http_request(sent)))[1], Side.BSM, NOW))
+            first, again, other = answers
+            assert first.status == 0 and again == first and other.status == Status.ALREADY_PROCESSED
 
     asyncio.run(run())
 
