@@ -2,8 +2,8 @@
 """The back-end interface between BSM and BSD/A: SP-4 and CP-4, XML over mutually authenticated HTTPS.
 
 ``Server`` listens and hands (message, peer) to a handler; ``Client`` asks and brings answers; ``encode`` and ``decode`` turn
-messages into XML and back; ``Peers`` says whose certificate may touch what; ``pki`` makes TLS contexts, and certificates for tests.  Needs
-what ``pip install pybcast[server]`` brings.
+messages into XML and back; ``Peers`` says whose certificate may touch what; ``pki`` makes TLS contexts, and certificates for
+tests.  Needs what ``pip install pybcast[server]`` brings.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ from pybcast.wire.times import ntp64
 NAMESPACE: Final = "urn:oma:xml:bcast:spcp:backend:1.0"
 MAX_REQUEST: Final = 1 << 20  # bytes (R30)
 MAX_ANSWER: Final = 64 << 20  # bytes (R30)
-MAX_ELEMENTS: Final = 16_384  # in a request: above R30's 1,000 Data, so that 1,001 gets its status 21 - confidence: own
+MAX_ELEMENTS: Final = 2048  # in a request: above R30's 1,000 Data, so that 1,001 get their status 21 - confidence: own
 MAX_ANSWER_ELEMENTS: Final = 1 << 18  # 64 MiB hold 180,000 LTKMs of 180 bytes - confidence: own
 BATCH: Final = 1000  # elements that are validated at a time: one delivery (R30) is one batch - confidence: own
 MAX_TOKEN: Final = 1 << 20  # bytes of an unfinished tag: expat reads it again with each piece - confidence: own

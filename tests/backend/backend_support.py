@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from typing import Final, cast
 
@@ -13,6 +14,7 @@ from pybcast.flows.serial import counter_of
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.tables import TAGS, Side, Tag
 from pybcast.secret import Secret
+from pybcast.testing import mutate
 
 NOW: Final = 3_990_000_000.0  # NTP seconds, in 2026
 T: Final = int(NOW)
@@ -165,3 +167,49 @@ def messages(draw: st.DrawFn) -> BackendMessage:
         stream=draw(st.none() | streams),
         items=tuple(draw(st.lists(items, min_size=least, max_size=4))) if carried else (),
     )
+
+
+# --- broken at random --------------------------------------------------------------------------------------------------
+
+TOKENS: Final = re.compile(rb"<[^>]*>|[\\w:.]+=\"[^\"]*\"|[^<>]+")
+VALUES: Final = (
+    b"",
+    b"0",
+    b"-1",
+    b"256",
+    b"4294967296",
+    b"00",
+    b"0",
+    b"zz",
+    b"urn:x",
+    b"&amp;",
+    b"&x;",
+    b" 7 ",
+    b"<a/>",
+    b"\xc3",
+    b"drm",
+)
+
+
+def mutated(rng: random.Random, sent: bytes) -> bytes:
+    """Half of them broken as bytes, half as XML: tokens dropped, doubled, exchanged; values replaced."""
+    if rng.random() < 0.5:
+        return mutate(sent, rng)
+    tokens = TOKENS.findall(sent)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        a, b = rng.randrange(len(tokens)), rng.randrange(len(tokens))
+        match rng.randrange(4):
+            case 0:
+                tokens[a : a + 1] = []
+            case 1:
+                tokens.insert(a, tokens[b])
+            case 2:
+                tokens[a], tokens[b] = tokens[b], tokens[a]
+            case _:
+                value = rng.choice(VALUES)
+                tokens[a] = (
+                    re.sub(rb'"[^"]*"', b'"' + value + b'"', tokens[a], count=rng.choice((1, 2))) if b'"' in tokens[a] else value
+                )
+        if not tokens:
+            break
+    return b"".join(tokens)

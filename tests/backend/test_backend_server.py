@@ -7,16 +7,14 @@ import asyncio
 import gc
 import logging
 import random
-import re
 import resource
 import ssl
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import pytest
-from backend_support import BSDA_ID, BSM_ID, NOW, SERVICE, T, items_of, message, partial, sek
+from backend_support import BSDA_ID, BSM_ID, NOW, SERVICE, T, items_of, message, mutated, partial, sek
 from lxml import etree
 from wire_support import Caller, asking, clock, echo, http_request, serving
 
@@ -29,7 +27,6 @@ from pybcast.flows import BSDA, Send, StreamConfig, random_teks
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage
 from pybcast.flows.tables import Side, Status, Tag
 from pybcast.messages import Protocol
-from pybcast.testing import mutate
 
 TEKS = xml.encode(message(Tag.TEKDelivery), NOW)
 
@@ -442,50 +439,6 @@ def test_r41_broken_http_is_reported_without_what_was_sent(caplog: pytest.LogCap
 
 
 # --- ten thousand mutated requests ------------------------------------------------------------------------------------
-
-
-TOKENS: Final = re.compile(rb"<[^>]*>|[\\w:.]+=\"[^\"]*\"|[^<>]+")
-VALUES: Final = (
-    b"",
-    b"0",
-    b"-1",
-    b"256",
-    b"4294967296",
-    b"00",
-    b"0",
-    b"zz",
-    b"urn:x",
-    b"&amp;",
-    b"&x;",
-    b" 7 ",
-    b"<a/>",
-    b"\xc3",
-    b"drm",
-)
-
-
-def mutated(rng: random.Random, sent: bytes) -> bytes:
-    """Half of them broken as bytes, half as XML: tokens dropped, doubled, exchanged; values replaced."""
-    if rng.random() < 0.5:
-        return mutate(sent, rng)
-    tokens = TOKENS.findall(sent)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        a, b = rng.randrange(len(tokens)), rng.randrange(len(tokens))
-        match rng.randrange(4):
-            case 0:
-                tokens[a : a + 1] = []
-            case 1:
-                tokens.insert(a, tokens[b])
-            case 2:
-                tokens[a], tokens[b] = tokens[b], tokens[a]
-            case _:
-                value = rng.choice(VALUES)
-                tokens[a] = (
-                    re.sub(rb'"[^"]*"', b'"' + value + b'"', tokens[a], count=rng.choice((1, 2))) if b'"' in tokens[a] else value
-                )
-        if not tokens:
-            break
-    return b"".join(tokens)
 
 
 def resident_bytes() -> int:
