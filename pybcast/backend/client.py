@@ -29,7 +29,7 @@ from pybcast.flows.tables import TAGS, Side, Status, Tag
 
 PULLS: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest, Tag.STKMRequest, Tag.LTKMRequest, Tag.RegRequest})
 """Whose answers may have 64 MiB (R30)."""
-MAX_CONFIRMATION: Final = 2 * xml.MAX_REQUEST  # bytes of the others: a delivery's items come back sealed - confidence: own
+MAX_CONFIRMATION: Final = 2 * xml.MAX_REQUEST  # bytes of the answer to a delivery: its items, sealed - confidence: own
 PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that may be another a moment later: the request is repeated."""
 

@@ -15,7 +15,7 @@ from pybcast.flows.spcp import BackendMessage, Profile
 from pybcast.flows.tables import TAGS, Tag
 
 UNREADABLE: Final = "unreadable"  # messageID of an answer to a message without a readable one - confidence: own
-UNREADABLE_URI: Final = "urn:x-bcast:unreadable"  # the same for ids and scope - confidence: own
+UNREADABLE_URI: Final = "urn:x-bcast:unreadable"  # id and scope of an answer, where unreadable - confidence: own
 
 
 class Unparseable(TransportError):

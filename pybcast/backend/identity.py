@@ -68,7 +68,7 @@ def certificate_names(certificate: Mapping[str, Any] | None) -> frozenset[str]:
     """The names in a verified certificate, as ``ssl.SSLObject.getpeercert()`` shows it: ``URI:...``, ``DNS:...``, else ``CN:...``.
 
     Subject alternative names; the common name counts only where there is none (as RFC 6125 6.4.4 has it for hosts).
-    confidence: own - the specification says that a certificate stands for a peer, not by which of its names (R26)
+    confidence: own - a certificate stands for a peer by a URI, a DNS name or, without such, its common name (R26)
     """
     if not certificate:
         return frozenset()

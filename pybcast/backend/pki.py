@@ -26,10 +26,9 @@ from pybcast.errors import ConfigError
 
 HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 AUTHORITY_DAYS: Final = 3650
-LEAF_DAYS: Final = 825  # what common verifiers accept of a private authority - confidence: own
-BACKDATE: Final = timedelta(hours=1)  # two servers' clocks may differ - confidence: own
-# TLS 1.2 with forward secrecy and AEAD only; TLS 1.3 has no other kind. confidence: own (rules R26 say mutual TLS, 4.4 says 1.2+)
-CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+LEAF_DAYS: Final = 825  # of a test certificate: what common verifiers accept of a private authority
+BACKDATE: Final = timedelta(hours=1)  # of a test certificate: two servers' clocks may differ
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # confidence: own - in TLS 1.2: forward secrecy and AEAD, as in 1.3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from pybcast.errors import BcastError, ConfigError, LocalFlowError, PeerFlowErro
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status
 
-PATH: Final = "/bcast/spcp"  # the one URL - confidence: own (backend-interface 4.4)
+PATH: Final = "/bcast/spcp"  # one URL for all messages - confidence: own (backend-interface 4.4)
 CONTENT_TYPE: Final = "application/xml; charset=utf-8"
 ACCEPTED_TYPES: Final = frozenset({"application/xml", "text/xml"})
 UNIX_EPOCH: Final = 2_208_988_800  # in NTP seconds

@@ -42,17 +42,18 @@ from pybcast.flows.tables import TAGS, Side, Status, Tag
 from pybcast.secret import Secret
 from pybcast.wire.times import ntp64
 
-NAMESPACE: Final = "urn:oma:xml:bcast:spcp:backend:1.0"
+NAMESPACE: Final = "urn:oma:xml:bcast:spcp:backend:1.0"  # backend-interface 4.1: sure
+SCHEMA: Final = "spcp.xsd"  # confidence: own - the schema but for LTKMorRegRequest, its response, the envelope (4.1: sure)
 MAX_REQUEST: Final = 1 << 20  # bytes (R30)
 MAX_ANSWER: Final = 64 << 20  # bytes (R30)
-MAX_ELEMENTS: Final = 2048  # in a request: above R30's 1,000 Data, so that 1,001 get their status 21 - confidence: own
-MAX_ANSWER_ELEMENTS: Final = 1 << 18  # 64 MiB hold 180,000 LTKMs of 180 bytes - confidence: own
-BATCH: Final = 1000  # elements that are validated at a time: one delivery (R30) is one batch - confidence: own
-MAX_TOKEN: Final = 1 << 20  # bytes of an unfinished tag: expat reads it again with each piece - confidence: own
-MAX_CONTENT: Final = 1 << 20  # characters of one element's content: no message of any profile comes near - confidence: own
-MAX_URI: Final = 1024  # characters, as in the schema - confidence: own
+MAX_ELEMENTS: Final = 2048  # elements of a request: above R30's 1,000, so that 1,001 get their status 21 - confidence: own
+MAX_ANSWER_ELEMENTS: Final = 1 << 18  # elements of a pull's answer: 64 MiB hold 180,000 LTKMs of 180 bytes - confidence: own
+BATCH: Final = 1000  # elements validated at a time: a delivery (R30) is one batch
+MAX_TOKEN: Final = 1 << 20  # bytes of an unfinished tag: expat reads it again with each piece
+MAX_CONTENT: Final = 1 << 20  # characters of one element: no message of any profile comes near
+MAX_URI: Final = 1024  # characters of an id, as in the schema - confidence: own
 MAX_ID: Final = 255  # characters of a messageID - confidence: own
-MAX_TEXT: Final = 1024  # characters of other texts - confidence: own
+MAX_TEXT: Final = 1024  # characters of other texts in attributes - confidence: own
 
 _XS: Final = "{http://www.w3.org/2001/XMLSchema}"
 _XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
@@ -75,7 +76,7 @@ _SPACE: Final = " \t\r\n"
 
 def schema_text() -> bytes:
     """The schema as shipped (``spcp.xsd``)."""
-    return resources.files("pybcast.backend").joinpath("spcp.xsd").read_bytes()
+    return resources.files("pybcast.backend").joinpath(SCHEMA).read_bytes()
 
 
 def _parser() -> etree.XMLParser:
@@ -208,7 +209,7 @@ class Reader:
     # --- what expat sees ----------------------------------------------------------------------------------------------
 
     def _doctype(self, *_: object) -> NoReturn:
-        # Refused before its first declaration is read: nothing of the message has been seen, hence not parsed (R27) - own
+        # confidence: own - a document type is HTTP 400: refused before its first declaration, so that nothing was parsed (R27)
         raise Unparseable(f"line {self._expat.CurrentLineNumber}: document type declarations are refused")
 
     def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
@@ -242,8 +243,7 @@ class Reader:
         tag = Tag(int(number)) if re.fullmatch("[0-9]{1,3}", number) and int(number) in Tag._value2member_map_ else None
         if tag in candidates:
             self._tag = tag
-        # Whom to answer as, when the message is not what it says: by its root, else by its tag, else as the one pair of messages
-        # whose answer every implementation knows (backend-interface 4.1) - confidence: own
+        # confidence: own - an unknown root is refused by its tag, else with 14, the answer that everyone knows (4.1)
         self._answer_tag = answer_tag(self._tag or (candidates[0] if candidates else tag or Tag.LTKMRequest))
         if known is None or not candidates:
             self._refuse(f"unknown root element, or not of the namespace {NAMESPACE}", line)
