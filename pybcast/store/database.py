@@ -1,0 +1,515 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One SQLite database and one connection to it: rows in, rows out, each call one transaction.  No threads; see ``sqlite``."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pybcast.errors import Integrity, StoreError
+from pybcast.flows.events import Persist, RowKey, State
+from pybcast.keys import KEK, unwrap, wrap
+from pybcast.store.encoding import FORMAT, Codec, layouts
+from pybcast.store.files import Lock, prepare
+from pybcast.store.kek import kek_id
+from pybcast.store.protocol import LogEntry, StoreDamaged, StoreFull, StoreInUse, WrongKek
+from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, public, views
+from pybcast.store.types import TYPES
+
+CHUNK: Final = 1000  # rows encoded at a time: enough to keep executemany busy, little enough to hold in memory
+CHECKPOINT_PAGES: Final = 1000  # SQLite's own default: the log stays near 4 MB, and a page is written back once for many changes
+WAL_LIMIT: Final = 16 << 20  # octets the log's file keeps after a large transaction
+CACHE_KIB: Final = 16_000  # pages of one large transaction beyond this go to the log early; more did not make it faster
+LOG_KEPT: Final = 100_000  # entries of the message log, about 20 MB
+FREE_PAGES: Final = 1024  # 4 MB of free pages wait for the next rows; beyond them, and a quarter of the file, it shrinks
+_SHRINK_STEP: Final = 256  # pages given back after one commit, so that no write waits long for it
+BUSY_TIMEOUT: Final = 5.0  # seconds; only readers can be in the way, and only for the moment of a recovery
+
+_SqlKey = str | bytes
+_SqlValue = int | bytes
+_SqlRow = tuple[int, _SqlKey, _SqlValue, int | None, int, str | None]
+_Ident = tuple[int, _SqlKey]
+
+_PUT: Final = (
+    "INSERT INTO row (tbl, key, value, kek, crc, info) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tbl, key) DO UPDATE SET"
+    " value = excluded.value, kek = excluded.kek, crc = excluded.crc, info = excluded.info"
+)
+_DROP: Final = "DELETE FROM row WHERE tbl = ? AND key = ?"
+_LOG: Final = (
+    "INSERT INTO message_log (time, direction, peer, tag, message_id, service, status, octets, digest)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+class Changes:
+    """What a transaction will do: encoded rows, of each key only the last."""
+
+    def __init__(self) -> None:
+        self.puts: dict[_Ident, _SqlRow] = {}
+        self.drops: dict[_Ident, None] = {}
+        self.log: list[LogEntry] = []
+
+    def __len__(self) -> int:
+        return len(self.puts) + len(self.drops)
+
+    def merge(self, later: Changes) -> None:
+        """What came after these."""
+        for ident in later.drops:
+            self.puts.pop(ident, None)
+        self.drops |= later.drops
+        self.puts |= later.puts
+        self.log += later.log
+
+
+class Database:
+    """A database of rows, for one writer or (``readonly``) for reading beside it.
+
+    ``owner``: whose memory it is (a BSM's or BSD/A's id); opening another one's is ``StoreError``.  ``kek``: may be ``None`` for
+    reading: secrets then come wiped.  ``types``: what may stand in rows.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        kek: KEK | None,
+        *,
+        owner: str = "",
+        readonly: bool = False,
+        log_kept: int = LOG_KEPT,
+        types: Mapping[str, type] = TYPES,
+        migrations: Sequence[str] = MIGRATIONS,
+    ) -> None:
+        self.path = path
+        self._log_kept = log_kept
+        self._tables: dict[str, int] = {}
+        self._table_names: dict[int, str] = {}
+        self._new_tables: list[tuple[int, str]] = []
+        self._crcs: dict[tuple[int, int | None], int] = {}
+        self._keks: dict[int, KEK] = {}
+        self._current = 0
+        self._cursor: int | None = None
+        self._pages = 0
+        self._lock: Lock | None = None
+        self._db: sqlite3.Connection | None = None
+        if not readonly and kek is None:
+            raise StoreError("a key-encryption key is needed to write")
+        prepare(path, create=not readonly)
+        try:
+            if not readonly:
+                self._lock = Lock(path)
+            with self._typed():
+                self._connect(readonly)
+                if not readonly:
+                    self._migrate(migrations)
+                else:
+                    self._check_version(len(migrations))
+                self._check_owner(owner, readonly)
+                self._codec = Codec(self._layouts(types, readonly), types)
+                self._open_kek(kek, readonly)
+                self._read_tables()
+        except BaseException:
+            self.close()
+            raise
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StoreError(f"{self.path} is closed")
+        return self._db
+
+    def _connect(self, readonly: bool) -> None:
+        mode = "ro" if readonly else "rw"
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        self._db = db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute("PRAGMA cell_size_check = ON")
+        db.execute("PRAGMA temp_store = MEMORY")
+        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        if readonly:
+            return
+        self._refuse_strangers(db)
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in an empty database only
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA secure_delete = FAST")  # a dropped key leaves no wrapped copy in a page that is written anyway
+        db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {16 * CHECKPOINT_PAGES}")  # `tidy` does it sooner, after the answer
+
+    def _refuse_strangers(self, db: sqlite3.Connection) -> None:
+        made, ours = self._pragma(db, "schema_version"), self._pragma(db, "application_id")
+        if made and ours != APPLICATION_ID:
+            raise StoreError(f"{self.path} is a database of another program")
+
+    def _pragma(self, db: sqlite3.Connection, name: str) -> int:
+        return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+    def _check_version(self, ours: int) -> int:
+        db = self._connection
+        self._refuse_strangers(db)
+        version = self._pragma(db, "user_version")
+        if version > ours:
+            raise StoreError(f"{self.path} has version {version}, this program knows {ours}: use a newer pybcast")
+        return version
+
+    def _migrate(self, migrations: Sequence[str]) -> None:
+        db, version = self._connection, self._check_version(len(migrations))
+        for number, script in enumerate(migrations[version:], version + 1):
+            self._script(f"{script}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};")
+        found = db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+        if found is None or found[0] != FORMAT:
+            raise StoreError(f"{self.path}: rows of format {found and found[0]}, this program knows {FORMAT}")
+        wanted = views()
+        if db.execute("SELECT value FROM meta WHERE name = 'views'").fetchone() != (wanted,):
+            quoted = wanted.replace("'", "''")
+            self._script(f"{wanted}\nINSERT OR REPLACE INTO meta VALUES ('views', '{quoted}');")
+
+    def _script(self, sql: str) -> None:
+        """All of it or nothing."""
+        try:
+            self._connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nCOMMIT;")
+        except sqlite3.Error:
+            self._rollback()
+            raise
+
+    def _check_owner(self, owner: str, readonly: bool) -> None:
+        found = self._connection.execute("SELECT value FROM meta WHERE name = 'owner'").fetchone()
+        if found is None and owner and not readonly:
+            with self._transaction() as db:
+                db.execute("INSERT INTO meta VALUES ('owner', ?)", (owner,))
+        elif found is not None and owner and found[0] != owner:
+            raise StoreError(f"{self.path} is the memory of {found[0]}, not of {owner}")
+
+    def _layouts(self, types: Mapping[str, type], readonly: bool) -> dict[tuple[str, str], int]:
+        select = "SELECT name, fields, id FROM layout"
+        known = {(name, fields): number for name, fields, number in self._connection.execute(select)}
+        new = [layout for layout in layouts(types) if layout not in known]
+        if new and not readonly:
+            with self._transaction() as db:
+                db.executemany("INSERT INTO layout (name, fields) VALUES (?, ?)", new)
+            known = {(name, fields): number for name, fields, number in self._connection.execute(select)}
+        elif new:  # a newer program reads what an older one writes: numbers nothing was stored under
+            known |= {layout: -n for n, layout in enumerate(new, 1)}
+        return known
+
+    def _open_kek(self, kek: KEK | None, readonly: bool) -> None:
+        rows = self._connection.execute("SELECT id, name, wrapped FROM kek").fetchall()
+        if not rows and not readonly:
+            assert kek is not None
+            with self._transaction() as db:
+                db.execute("INSERT INTO kek (id, name) VALUES (1, ?)", (kek_id(kek),))
+            rows = [(1, kek_id(kek), None)]
+        if kek is None or not rows:
+            return
+        mine = kek_id(kek)
+        for number, name, wrapped in rows:
+            if wrapped is None and name != mine:
+                turning = any(old == mine for _, old, _ in rows)
+                what = "is being changed to" if turning else f"{mine} is not the one of {self.path}:"
+                raise WrongKek(f"the key-encryption key {what} {name}{': open with that one' if turning else ''}")
+            if wrapped is None:
+                self._keks[number], self._current = kek, number
+        for number, _, wrapped in rows:
+            if wrapped is not None:
+                try:
+                    self._keks[number] = KEK(unwrap(kek, wrapped))
+                except Integrity:
+                    raise StoreDamaged(f"{self.path}: the key-encryption key before this one is damaged") from None
+                self._cursor = 0
+
+    def _read_tables(self) -> None:
+        for number, name in self._connection.execute("SELECT id, name FROM flow_table"):
+            self._tables[name], self._table_names[number] = number, name
+
+    def close(self) -> None:
+        """Let go of the database and the lock."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    # --- transactions and errors --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._connection
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+            db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+
+    def _rollback(self) -> None:
+        db = self._connection
+        if db.in_transaction:  # SQLite has rolled back by itself after some errors
+            db.execute("ROLLBACK")
+
+    @contextmanager
+    def _typed(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._refusal(error) from None  # SQLite's text may quote what was bound
+
+    def _refusal(self, error: sqlite3.Error) -> StoreError:
+        name = getattr(error, "sqlite_errorname", "")
+        match name.split("_")[:2]:
+            case ["SQLITE", "FULL"]:
+                return StoreFull(f"{self.path}: no space, nothing of this write was stored")
+            case ["SQLITE", "CORRUPT" | "NOTADB"]:
+                return StoreDamaged(f"{self.path} is damaged: restore a copy ({name})")
+            case ["SQLITE", "READONLY" | "CANTOPEN" | "PERM" | "AUTH"]:
+                return StoreError(f"{self.path} cannot be written or opened here ({name})")
+            case ["SQLITE", "BUSY" | "LOCKED"]:
+                return StoreInUse(f"{self.path} is locked by another process ({name})")
+            case _:
+                return StoreError(f"{self.path}: {type(error).__name__} {name}".rstrip())
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def encode(self, batch: Iterable[Persist], into: Changes) -> None:
+        """Encode rows.  ``StoreError`` names table and key; ``into`` may then hold part of the batch."""
+        encode_key, encode, kek, current = self._codec.encode_key, self._codec.encode, self._keks[self._current], self._current
+        puts, drops = into.puts, into.drops
+        for persist in batch:
+            table, value = self._table(persist.table), persist.value
+            try:
+                key = encode_key(persist.key)
+                ident = (table, key)
+                if value is None:
+                    puts.pop(ident, None)
+                    drops[ident] = None
+                    continue
+                wrapped: int | None = None
+                data: _SqlValue
+                if type(value) is int and -(1 << 63) <= value < 1 << 63:
+                    data = value  # counters: readable in SQL
+                else:
+                    data, secret = encode(value, kek)
+                    wrapped = current if secret else None
+                crc = self._crc(table, key, data, wrapped)
+            except StoreError as error:
+                raise type(error)(f"table {persist.table!r}, key {persist.key!r}: {error}") from None
+            except UnicodeEncodeError:
+                raise StoreError(f"table {persist.table!r}, key {persist.key!r}: not text") from None
+            info = public(persist.key, value)
+            puts[ident] = (table, key, data, wrapped, crc, None if info is None else json.dumps(info, ensure_ascii=False))
+
+    def _table(self, name: str) -> int:
+        number = self._tables.get(name)
+        if number is None:
+            number = max(self._table_names, default=0) + 1
+            self._tables[name], self._table_names[number] = number, name
+            self._new_tables.append((number, name))
+        return number
+
+    def _crc(self, table: int, key: _SqlKey, value: _SqlValue, kek: int | None) -> int:
+        """CRC-32 over all that makes a row: SQLite does not see a flipped bit in a page."""
+        head = self._crcs.get((table, kek))
+        if head is None:
+            head = self._crcs[table, kek] = zlib.crc32(f"{table} {kek}".encode())
+        name = b"t" + key.encode() if isinstance(key, str) else b"b" + key
+        data = b"\0b" + value if isinstance(value, bytes) else b"\0i" + value.to_bytes(8, "big", signed=True)
+        return zlib.crc32(data, zlib.crc32(name, head))
+
+    def commit(self, changes: Changes) -> None:
+        """Make changes durable in one transaction."""
+        with self._typed(), self._storing() as db:
+            self._carry_out(db, changes)
+
+    def commit_stream(self, batch: Iterable[Persist]) -> int:
+        """One transaction of any number of rows, in bounded memory; how many rows it was."""
+        rows, source = 0, iter(batch)
+        with self._typed(), self._storing() as db:
+            while part := list(itertools.islice(source, CHUNK)):
+                changes = Changes()
+                self.encode(part, changes)
+                self._carry_out(db, changes)
+                rows += len(part)
+        return rows
+
+    @contextmanager
+    def _storing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._transaction() as db:
+                yield db
+        except BaseException:
+            for number, name in self._new_tables:  # they are not in the database either
+                del self._tables[name], self._table_names[number]
+            raise
+        finally:
+            self._new_tables = []
+
+    def _carry_out(self, db: sqlite3.Connection, changes: Changes) -> None:
+        if self._new_tables:
+            db.executemany("INSERT OR IGNORE INTO flow_table (id, name) VALUES (?, ?)", self._new_tables)
+        if changes.drops:  # first: what is dropped and put again goes to the end of its table, like in a dict
+            db.executemany(_DROP, changes.drops)
+        if changes.puts:
+            db.executemany(_PUT, changes.puts.values())
+        if changes.log:
+            db.executemany(
+                _LOG,
+                [(e.time, e.direction, e.peer, e.tag, e.message_id, e.service, e.status, e.octets, e.digest) for e in changes.log],
+            )
+            db.execute("DELETE FROM message_log WHERE seq <= (SELECT max(seq) FROM message_log) - ?", (self._log_kept,))
+        self._pages += len(changes) + sum(len(row[2]) >> 12 for row in changes.puts.values() if isinstance(row[2], bytes))
+
+    def tidy(self) -> None:
+        """What keeps the files small; call it after a commit has been acknowledged."""
+        with self._typed():
+            if self._pages < CHECKPOINT_PAGES:
+                return
+            self._pages = 0
+            db = self._connection
+            free = self._pragma(db, "freelist_count")
+            if free > FREE_PAGES and 4 * free > self._pragma(db, "page_count"):
+                db.execute(f"PRAGMA incremental_vacuum({_SHRINK_STEP})").fetchall()
+                self._pages = CHECKPOINT_PAGES  # and on with it after the next commit
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def load(self) -> State:
+        """All rows, in the order in which they were put first."""
+        state: State = {}
+        with self._typed():
+            for table, key, value in self._select("ORDER BY seq", ()):
+                state.setdefault(table, {})[key] = value
+        return state
+
+    def rows(self, table: str) -> Iterator[tuple[RowKey, object]]:
+        """The rows of one table in order of their keys, ``CHUNK`` at a time: writes may happen in between."""
+        number = self._tables.get(table)
+        if number is None:  # a reader: the writer may have begun it since
+            self._read_tables()
+            number = self._tables.get(table, 0)
+        last: _SqlKey | None = None
+        while True:
+            with self._typed():
+                where = "tbl = ?" if last is None else "tbl = ? AND key > ?"
+                args = (number,) if last is None else (number, last)
+                sql = f"WHERE {where} ORDER BY key LIMIT {CHUNK}"
+                found = self._connection.execute(f"SELECT tbl, key, value, kek, crc FROM row {sql}", args).fetchall()
+            if not found:
+                return
+            for row in found:
+                yield self._decode(row)[1:]
+            last = found[-1][1]
+
+    def get(self, table: str, key: RowKey) -> object | None:
+        """One row, or ``None``."""
+        with self._typed():
+            args = (self._tables.get(table, 0), self._codec.encode_key(key))
+            return next((value for _, _, value in self._select("WHERE tbl = ? AND key = ?", args)), None)
+
+    def query(self, sql: str, args: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Rows of the views and of ``message_log``, for an operator."""
+        with self._typed():
+            return self._connection.execute(sql, tuple(args)).fetchall()
+
+    def _select(self, sql: str, args: tuple[object, ...]) -> Iterator[tuple[str, RowKey, object]]:
+        for row in self._connection.execute(f"SELECT tbl, key, value, kek, crc FROM row {sql}", args):
+            yield self._decode(row)
+
+    def _decode(self, row: tuple[int, object, object, int | None, int]) -> tuple[str, RowKey, object]:
+        table, key, value, kek, crc = row
+        name, shown = self._table_names.get(table, str(table)), "unreadable"
+        try:
+            if not isinstance(key, str | bytes) or not isinstance(value, int | bytes):
+                raise StoreDamaged("damaged (type)")
+            decoded = self._codec.decode_key(key)
+            shown = repr(decoded)
+            if table not in self._table_names or crc != self._crc(table, key, value, kek):
+                raise StoreDamaged("damaged (checksum)")
+            if kek is not None and self._keks and kek not in self._keks:
+                raise StoreDamaged("wrapped under a key-encryption key that is gone")
+            if isinstance(value, int):
+                return name, decoded, value
+            return name, decoded, self._codec.decode(value, None if kek is None else self._keks.get(kek))
+        except StoreError as error:
+            raise type(error)(f"{self.path}: table {name!r}, key {shown}: {error}") from None
+
+    def sizes(self) -> tuple[int, int]:
+        """(octets of the database, of which unused)."""
+        with self._typed():
+            size = self._pragma(self._connection, "page_size")
+            return (
+                size * self._pragma(self._connection, "page_count"),
+                size * self._pragma(self._connection, "freelist_count"),
+            )
+
+    # --- the key-encryption key ---------------------------------------------------------------------------------------
+
+    @property
+    def kek_id(self) -> str:
+        """Public name of the key that rows are written under now."""
+        kek = self._keks.get(self._current)
+        return "" if kek is None else kek_id(kek)
+
+    @property
+    def rotating(self) -> bool:
+        """Whether rows may still be wrapped under the key before."""
+        return self._cursor is not None
+
+    def rotate_begin(self, new: KEK) -> None:
+        """From now on rows are written under ``new``; :meth:`rotate_step` wraps the others anew.
+
+        Until that is done the old key is kept wrapped under the new one, never the reverse: who has the old one learns nothing.
+        """
+        if self.rotating:
+            raise StoreError(f"{self.path}: the key-encryption key is being changed already")
+        if kek_id(new) == self.kek_id:
+            return
+        old, number = self._keks[self._current], self._current + 1
+        with self._typed(), self._transaction() as db:
+            db.execute("UPDATE kek SET wrapped = ? WHERE id = ?", (wrap(new, old), self._current))
+            db.execute("INSERT INTO kek (id, name) VALUES (?, ?)", (number, kek_id(new)))
+        self._keks[number], self._current, self._cursor = new, number, 0
+
+    def rotate_step(self, limit: int = CHUNK) -> bool:
+        """Wrap the next rows anew in one transaction; whether there may be more."""
+        if self._cursor is None:
+            return False
+        with self._typed():
+            db = self._connection
+            db.execute("PRAGMA secure_delete = ON")  # what the old key opens is overwritten, free pages too
+            found = db.execute(
+                "SELECT seq, tbl, key, value, kek, crc FROM row WHERE seq > ? AND kek <> ? ORDER BY seq LIMIT ?",
+                (self._cursor, self._current, limit),
+            ).fetchall()
+            if found:
+                with self._transaction():
+                    db.executemany("UPDATE row SET value = ?, kek = ?, crc = ? WHERE seq = ?", map(self._rewrapped, found))
+                self._cursor = found[-1][0]
+                self._pages += len(found)
+                return True
+            with self._transaction():
+                db.execute("DELETE FROM kek WHERE id <> ?", (self._current,))
+            self._cursor = None
+            self._keks = {self._current: self._keks[self._current]}
+            db.execute("PRAGMA secure_delete = FAST")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # the log holds old pages
+            return False
+
+    def _rewrapped(self, row: tuple[int, int, _SqlKey, bytes, int, int]) -> tuple[bytes, int, int, int]:
+        seq, table, key, value, kek, crc = row
+        try:
+            if crc != self._crc(table, key, value, kek):
+                raise StoreDamaged("damaged (checksum)")
+            data = self._codec.rewrap(value, self._keks[kek], self._keks[self._current])
+        except StoreError as error:
+            name = self._table_names.get(table, str(table))
+            raise type(error)(f"{self.path}: table {name!r}, key {self._codec.decode_key(key)!r}: {error}") from None
+        return data, self._current, self._crc(table, key, data, self._current), seq

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of the database, how older ones become the newest, and what of a row an operator may read with plain SQL.
+
+One table holds the rows of all machines: (flow table, key) -> value.  A flow that remembers something new then needs no migration,
+a write is one statement, and load is one scan in the order in which rows were put.  A table for each type was measured against it:
+the same time for a counter, twice the size, and three statements for a page.  What an operator asks for stands beside the value,
+as JSON in ``info``, and the views below give it columns; keys are not in it.
+
+Times in views are NTP seconds; subtract 2208988800 for Unix time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from pybcast.flows.allocator import Sealed
+from pybcast.flows.bsda import PeriodRecord
+from pybcast.flows.bsm import LongTermKey, Programme
+from pybcast.flows.events import RowKey
+from pybcast.flows.ltkm import Group, Page, Right, Subscriber
+from pybcast.flows.peer import Answered
+from pybcast.flows.spcp import KeyMaterial
+
+APPLICATION_ID: Final = 0x42434153  # "BCAS": what file(1) and we know the database by
+
+_V1: Final = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+INSERT INTO meta VALUES ('format', 1); -- of the rows: see encoding.py
+CREATE TABLE layout (id INTEGER PRIMARY KEY, name TEXT NOT NULL, fields TEXT NOT NULL, UNIQUE (name, fields));
+CREATE TABLE flow_table (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+-- wrapped: while keys are wrapped anew, the KEK they were under before, wrapped under the one they are wrapped under now
+CREATE TABLE kek (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, wrapped BLOB);
+-- seq: order in which rows were put first.  kek: what the keys in value are wrapped under; NULL without keys
+CREATE TABLE row (
+  seq INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, key NOT NULL, value NOT NULL, kek INTEGER, crc INTEGER NOT NULL, info TEXT,
+  UNIQUE (tbl, key)
+);
+CREATE TABLE message_log (
+  seq INTEGER PRIMARY KEY, time REAL NOT NULL, direction TEXT NOT NULL, peer TEXT NOT NULL, tag INTEGER NOT NULL,
+  message_id TEXT NOT NULL, service TEXT NOT NULL, status INTEGER, octets INTEGER NOT NULL, digest BLOB NOT NULL
+);
+CREATE INDEX message_log_time ON message_log (time);
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (_V1,)
+"""Number n, counted from 1, makes version n of version n - 1.  Never changed once released; new ones are added at the end."""
+
+Info = dict[str, object]
+
+
+def _at(key: RowKey, place: int) -> object:
+    return key[place] if place < len(key) else None
+
+
+def _hex(part: object) -> str | None:
+    return part.hex() if isinstance(part, bytes) else None
+
+
+def _key(row: KeyMaterial, service: object, **more: object) -> Info:
+    return {
+        "service": service, "stream": row.stream, "key_type": row.key_type, "key_id": row.key_id.hex(),
+        "valid_from": row.valid_from, "valid_to": row.valid_to, **more,
+    }  # fmt: skip
+
+
+_PUBLIC: Final[Mapping[type, Callable[[RowKey, Any], Info]]] = MappingProxyType({
+    KeyMaterial: lambda key, row: _key(row, _at(key, 0)),
+    LongTermKey: lambda key, row: _key(
+        row.material, _at(key, 0), state=row.state.value, programme=row.programme, sealer=row.sealer
+    ),
+    Programme: lambda _, row: {
+        "service": row.service, "stream": row.stream, "content": row.content, "start": row.start, "end": row.end,
+    },
+    Subscriber: lambda _, row: {
+        "subscriber": row.id, "profile": row.profile, "idr": row.idr, "group": row.group.hex(), "position": row.position,
+    },
+    Group: lambda _, row: {"address": row.address.hex(), "size": row.size},
+    Right: lambda key, row: {
+        "subscriber": _at(key, 0), "service": row.service, "stream": row.stream, "start": row.start, "end": row.end,
+        "content": row.content,
+    },
+    Page: lambda _, row: {
+        "service": row.service, "stream": row.stream, "name": row.name, "letters": len(row.letters), "issued_at": row.issued_at,
+        "end": row.end, "confirmed": len(row.confirmed), "struck": len(row.struck),
+    },
+    PeriodRecord: lambda key, row: {
+        "service": _at(key, 0), "stream": _at(key, 1), "start": row.period.start, "end": row.period.end, "state": row.state.value,
+        "stkms": len(row.stkms), "authority_end": row.authority_end,
+    },
+    Sealed: lambda key, row: {
+        "key_id": _hex(_at(key, 0)), "start": _at(key, 1), "end": row.until, "octets": len(row.data),
+        "burnt": row.burnt,
+    },
+    Answered: lambda key, row: {"peer": _at(key, 0), "message_id": _at(key, 1), "until": row.until},
+})  # fmt: skip
+
+
+def public(key: RowKey, value: object) -> Info | None:
+    """What of a row stands in the database for everyone who may read it; ``None`` for rows no view shows."""
+    show = _PUBLIC.get(type(value))
+    return None if show is None else show(key, value)
+
+
+_VIEWS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        "programme": ("programme", "service stream content start end"),
+        "key_version": ("key", "service stream key_type key_id valid_from valid_to state programme sealer"),
+        "subscriber": ("subscriber", "subscriber profile idr group position"),
+        "subscriber_group": ("group", "address size"),
+        "entitlement": ("right", "subscriber service stream start end content"),
+        "issued": ("page", "service stream name letters issued_at end confirmed struck"),
+        "period": ("period", "service stream start end state stkms authority_end"),
+        "sealed": ("allocated", "key_id start end octets burnt"),
+        "answered": ("answer", "peer message_id until"),
+    }
+)
+"""View -> (flow table, columns)."""
+
+
+def views() -> str:
+    """SQL that makes the views anew: they belong to the program that opened the database last, not to a version of its tables."""
+    parts = []
+    for name, (table, columns) in _VIEWS.items():
+        fields = ", ".join(f"""json_extract(info, '$."{c}"') AS "{c}\"""" for c in columns.split())
+        parts.append(_view(name, f"SELECT {fields} FROM row WHERE {_of(table)} AND info IS NOT NULL"))
+    parts.append(_view("counter", f"SELECT key AS subscriber, value AS counter FROM row WHERE {_of('smk-counter')}"))
+    keys = "count(*) AS keys, max(valid_to) AS last_valid_to"
+    parts.append(_view("stream", f"SELECT service, stream, {keys} FROM key_version GROUP BY service, stream"))
+    return "".join(parts)
+
+
+def _of(table: str) -> str:
+    return f"tbl = (SELECT id FROM flow_table WHERE name = '{table}')"
+
+
+def _view(name: str, select: str) -> str:
+    return f"DROP VIEW IF EXISTS {name};\nCREATE VIEW {name} AS {select};\n"

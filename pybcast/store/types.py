@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every type that may stand in a row, under the name it has in the database.
+
+The list is what a store may make objects of: nothing else is ever built from what a file says.  A name stays with its meaning;
+a class that is renamed keeps its name here.  A new field needs a default, for the rows that were written before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from pybcast import keys, messages
+from pybcast.flows import allocator, bsda, bsm, card, device, events, ltkm, peer, schedule, spcp, stkm, tables, terminal
+from pybcast.secret import Secret
+
+TYPES: Final[Mapping[str, type]] = MappingProxyType({
+    "frozenset": frozenset,
+    # keys
+    "Secret": Secret,
+    **{kind.__name__: kind for kind in (
+        keys.BDK, keys.GroupRoot, keys.PEAK, keys.PEK, keys.RIAK, keys.SEAK, keys.SEK, keys.SGK, keys.SMK, keys.TAS, keys.TEK,
+        keys.UDK, keys.UGK,
+    )},
+    # both sides
+    "AccessCriterion": messages.AccessCriterion,
+    "Answered": peer.Answered,
+    "BackendMessage": spcp.BackendMessage,
+    "KeyMaterial": spcp.KeyMaterial,
+    "PartialItem": spcp.PartialItem,
+    "Sealed": allocator.Sealed,
+    "Status": tables.Status,
+    "StkmItem": spcp.StkmItem,
+    "Tag": tables.Tag,
+    # BSM
+    "Awaited": ltkm.Awaited,
+    "Group": ltkm.Group,
+    "KeyState": tables.KeyState,
+    "Letter": ltkm.Letter,
+    "LongTermKey": bsm.LongTermKey,
+    "Loss": bsm.Loss,
+    "Page": ltkm.Page,
+    "Policy": stkm.Policy,
+    "Programme": bsm.Programme,
+    "Reporting": messages.Reporting,
+    "ReportingEntry": messages.ReportingEntry,
+    "Right": ltkm.Right,
+    "Subscriber": ltkm.Subscriber,
+    # BSD/A
+    "AirStkm": events.AirStkm,
+    "CarouselPut": events.CarouselPut,
+    "Period": schedule.Period,
+    "PeriodRecord": bsda.PeriodRecord,
+    "PeriodState": tables.PeriodState,
+    "Segment": schedule.Segment,
+    "TrafficKey": stkm.TrafficKey,
+    # terminal, card and device
+    "Constraint": messages.Constraint,
+    "DeviceRight": device.Right,
+    "DomainKey": device.DomainKey,
+    "HeldTek": terminal.HeldTek,
+    "KeySet": device.KeySet,
+    "Mark": device.Mark,
+    "Permission": messages.Permission,
+    "SekFile": card.SekFile,
+    "SekState": tables.SekState,
+    "SmkFile": card.SmkFile,
+})  # fmt: skip
