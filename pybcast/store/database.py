@@ -29,6 +29,7 @@ CACHE_KIB: Final = 16_000  # pages of one large transaction beyond this go to th
 LOG_KEPT: Final = 100_000  # entries of the message log, about 20 MB
 FREE_PAGES: Final = 1024  # 4 MB of free pages wait for the next rows; beyond them, and a quarter of the file, it shrinks
 _SHRINK_STEP: Final = 256  # pages given back after one commit, so that no write waits long for it
+_LEAST_FILE: Final = 512  # octets of the smallest page; SQLite takes a shorter file for an empty one
 BUSY_TIMEOUT: Final = 5.0  # seconds; only readers can be in the way, and only for the moment of a recovery
 
 _SqlKey = str | bytes
@@ -105,10 +106,10 @@ class Database:
                 self._lock = Lock(path)
             with self._typed():
                 self._connect(readonly)
+                version = self._check_version(len(migrations))
                 if not readonly:
-                    self._migrate(migrations)
-                else:
-                    self._check_version(len(migrations))
+                    self._prepare_writing()
+                    self._migrate(migrations, version)
                 self._check_owner(owner, readonly)
                 self._codec = Codec(self._layouts(types, readonly), types)
                 self._open_kek(kek, readonly)
@@ -129,13 +130,12 @@ class Database:
         mode = "ro" if readonly else "rw"
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         self._db = db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA trusted_schema = OFF")
         db.execute("PRAGMA cell_size_check = ON")
         db.execute("PRAGMA temp_store = MEMORY")
         db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        if readonly:
-            return
-        self._refuse_strangers(db)
+
+    def _prepare_writing(self) -> None:
+        db = self._connection
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in an empty database only
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -143,24 +143,21 @@ class Database:
         db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
         db.execute(f"PRAGMA wal_autocheckpoint = {16 * CHECKPOINT_PAGES}")  # `tidy` does it sooner, after the answer
 
-    def _refuse_strangers(self, db: sqlite3.Connection) -> None:
-        made, ours = self._pragma(db, "schema_version"), self._pragma(db, "application_id")
-        if made and ours != APPLICATION_ID:
-            raise StoreError(f"{self.path} is a database of another program")
-
-    def _pragma(self, db: sqlite3.Connection, name: str) -> int:
-        return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+    def _pragma(self, name: str) -> int:
+        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
 
     def _check_version(self, ours: int) -> int:
-        db = self._connection
-        self._refuse_strangers(db)
-        version = self._pragma(db, "user_version")
+        if 0 < self.path.stat().st_size < _LEAST_FILE:
+            raise StoreDamaged(f"{self.path} is damaged: restore a copy")
+        if self._pragma("schema_version") and self._pragma("application_id") != APPLICATION_ID:
+            raise StoreError(f"{self.path} is a database of another program")
+        version = self._pragma("user_version")
         if version > ours:
             raise StoreError(f"{self.path} has version {version}, this program knows {ours}: use a newer pybcast")
         return version
 
-    def _migrate(self, migrations: Sequence[str]) -> None:
-        db, version = self._connection, self._check_version(len(migrations))
+    def _migrate(self, migrations: Sequence[str], version: int) -> None:
+        db = self._connection
         for number, script in enumerate(migrations[version:], version + 1):
             self._script(f"{script}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};")
         found = db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
@@ -273,6 +270,8 @@ class Database:
                 return StoreError(f"{self.path} cannot be written or opened here ({name})")
             case ["SQLITE", "BUSY" | "LOCKED"]:
                 return StoreInUse(f"{self.path} is locked by another process ({name})")
+            case ["SQLITE", "ERROR"]:  # in the words of a statement, ours or an operator's
+                return StoreError(f"{self.path}: {error}")
             case _:
                 return StoreError(f"{self.path}: {type(error).__name__} {name}".rstrip())
 
@@ -280,6 +279,8 @@ class Database:
 
     def encode(self, batch: Iterable[Persist], into: Changes) -> None:
         """Encode rows.  ``StoreError`` names table and key; ``into`` may then hold part of the batch."""
+        if self._lock is None:
+            raise StoreError(f"{self.path} is open for reading only")
         encode_key, encode, kek, current = self._codec.encode_key, self._codec.encode, self._keks[self._current], self._current
         puts, drops = into.puts, into.drops
         for persist in batch:
@@ -373,8 +374,8 @@ class Database:
                 return
             self._pages = 0
             db = self._connection
-            free = self._pragma(db, "freelist_count")
-            if free > FREE_PAGES and 4 * free > self._pragma(db, "page_count"):
+            free = self._pragma("freelist_count")
+            if free > FREE_PAGES and 4 * free > self._pragma("page_count"):
                 db.execute(f"PRAGMA incremental_vacuum({_SHRINK_STEP})").fetchall()
                 self._pages = CHECKPOINT_PAGES  # and on with it after the next commit
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -444,10 +445,10 @@ class Database:
     def sizes(self) -> tuple[int, int]:
         """(octets of the database, of which unused)."""
         with self._typed():
-            size = self._pragma(self._connection, "page_size")
+            size = self._pragma("page_size")
             return (
-                size * self._pragma(self._connection, "page_count"),
-                size * self._pragma(self._connection, "freelist_count"),
+                size * self._pragma("page_count"),
+                size * self._pragma("freelist_count"),
             )
 
     # --- the key-encryption key ---------------------------------------------------------------------------------------

@@ -190,6 +190,8 @@ class Codec:
                 size, data = body
                 return {number: [size, wrap_secret(new, Secret(unwrap_secret(old, size, data)))]}
             return {number: self._rewrap(body, old, new)}
+        if type(tree) not in _PLAIN:
+            raise StoreDamaged("damaged (type)")
         return tree
 
     def _raise(self, tree: object) -> object:

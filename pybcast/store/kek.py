@@ -57,7 +57,7 @@ def _from_file(path: Path) -> str:
 
 def _from_command(command: str) -> str:
     try:
-        words = shlex.split(command)
+        words = shlex.split(command) or [command]
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT, check=False)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__
