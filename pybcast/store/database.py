@@ -376,7 +376,7 @@ class Database:
             db = self._connection
             free = self._pragma("freelist_count")
             if free > FREE_PAGES and 4 * free > self._pragma("page_count"):
-                db.execute(f"PRAGMA incremental_vacuum({_SHRINK_STEP})").fetchall()
+                db.executescript(f"PRAGMA incremental_vacuum({_SHRINK_STEP})")  # execute() would free a single page
                 self._pages = CHECKPOINT_PAGES  # and on with it after the next commit
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 

@@ -106,9 +106,8 @@ def test_an_event_loop(store: SqliteStore) -> None:
         order: list[int] = []
 
         async def one(n: int) -> None:
-            await store.write_async(
-                [Persist("t", ("x",), n)], [LogEntry(time=n, direction="in", peer="urn:a", tag=1, message_id=str(n))]
-            )
+            entry = LogEntry(time=n, direction="in", peer="urn:a", tag=1, message_id=str(n))
+            await store.write_async([Persist("t", ("x",), n)], [entry])
             order.append(n)
 
         await asyncio.gather(*(one(n) for n in range(200)))

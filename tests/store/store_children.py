@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that write until they are killed.  A program of its own, started once: it forks a writer for each line it reads.
+
+A line is ``KIND SEED PATH``.  It answers ``pid N``, ``ack N`` for each write that was acknowledged, ``dead`` when the process is
+gone.  What write N holds follows from SEED and N alone (``batch``), so that the reader knows every state there can be.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Final
+
+from pybcast.flows import Persist
+from pybcast.keys import KEK, TEK
+from pybcast.store import Database, SqliteStore
+
+KEK_A, KEK_B = KEK(bytes(range(32))), KEK(bytes(range(1, 17)))
+IN_FLIGHT: Final = 8
+
+
+def batch(seed: int, number: int) -> list[Persist]:
+    """Write ``number``: a counter, rows that come and go, now and then thousands at once."""
+    rng = random.Random(seed * 1_000_003 + number)
+    size = 3000 if rng.random() < 0.03 else rng.randrange(1, 20)
+    rows = [Persist("smk-counter", ("one",), number)]
+    for _ in range(size):
+        key = rng.randrange(4000)
+        rows.append(Persist("period", (key,), None if rng.random() < 0.3 else (number, TEK(rng.randbytes(16)), rng.randbytes(50))))
+    return [*rows, Persist("last", (), number)]
+
+
+def _say(text: str) -> None:
+    os.write(1, f"{text}\n".encode())
+
+
+def _write(seed: int, path: Path) -> None:
+    """A server: writes on, several in flight."""
+    store = SqliteStore(path, KEK_A)
+    waiting: deque[tuple[int, Future[None]]] = deque()
+    number = store.load().get("last", {}).get((), -1)
+    assert isinstance(number, int)
+    while True:
+        number += 1
+        waiting.append((number, store.submit(batch(seed, number))))
+        while len(waiting) >= IN_FLIGHT or (waiting and waiting[0][1].done()):
+            acknowledged, future = waiting.popleft()
+            future.result()
+            _say(f"ack {acknowledged}")
+
+
+def _rotate(seed: int, path: Path) -> None:
+    """A server whose key-encryption key is changed, a few rows at a time."""
+    database = Database(path, KEK_A)
+    database.rotate_begin(KEK_B)
+    _say("ack 0")
+    number = 0
+    while database.rotate_step(10):
+        number += 1
+        _say(f"ack {number}")
+    while True:
+        _say("ack 0")
+
+
+KINDS: Final[dict[str, Callable[[int, Path], None]]] = {"write": _write, "rotate": _rotate}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        kind, seed, path = line.rstrip("\n").split(" ", 2)
+        child = os.fork()
+        if child == 0:
+            try:
+                KINDS[kind](int(seed), Path(path))
+            finally:
+                os._exit(1)
+        _say(f"pid {child}")
+        os.waitpid(child, 0)
+        _say("dead")
+
+
+if __name__ == "__main__":
+    main()
