@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import sqlite3
@@ -19,7 +20,7 @@ from pybcast.store.encoding import FORMAT, Codec, layouts
 from pybcast.store.files import Lock, prepare
 from pybcast.store.kek import kek_id
 from pybcast.store.protocol import LogEntry, StoreDamaged, StoreFull, StoreInUse, WrongKek
-from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, public, views
+from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, Info, public, views
 from pybcast.store.types import TYPES
 
 CHUNK: Final = 1000  # rows encoded at a time: enough to keep executemany busy, little enough to hold in memory
@@ -41,6 +42,7 @@ _PUT: Final = (
     "INSERT INTO row (tbl, key, value, kek, crc, info) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tbl, key) DO UPDATE SET"
     " value = excluded.value, kek = excluded.kek, crc = excluded.crc, info = excluded.info"
 )
+_SELECT: Final = "SELECT tbl, key, value, kek, crc FROM row"
 _DROP: Final = "DELETE FROM row WHERE tbl = ? AND key = ?"
 _LOG: Final = (
     "INSERT INTO message_log (time, direction, peer, tag, message_id, service, status, octets, digest)"
@@ -284,27 +286,28 @@ class Database:
         encode_key, encode, kek, current = self._codec.encode_key, self._codec.encode, self._keks[self._current], self._current
         puts, drops = into.puts, into.drops
         for persist in batch:
-            table, value = self._table(persist.table), persist.value
+            value = persist.value
+            wrapped: int | None = None
+            info: Info | None = None
+            data: _SqlValue
             try:
-                key = encode_key(persist.key)
+                table, key = self._table(persist.table), encode_key(persist.key)
                 ident = (table, key)
                 if value is None:
                     puts.pop(ident, None)
                     drops[ident] = None
                     continue
-                wrapped: int | None = None
-                data: _SqlValue
                 if type(value) is int and -(1 << 63) <= value < 1 << 63:
                     data = value  # counters: readable in SQL
                 else:
                     data, secret = encode(value, kek)
                     wrapped = current if secret else None
+                    info = public(persist.key, value)
                 crc = self._crc(table, key, data, wrapped)
             except StoreError as error:
                 raise type(error)(f"table {persist.table!r}, key {persist.key!r}: {error}") from None
             except UnicodeEncodeError:
                 raise StoreError(f"table {persist.table!r}, key {persist.key!r}: not text") from None
-            info = public(persist.key, value)
             puts[ident] = (table, key, data, wrapped, crc, None if info is None else json.dumps(info, ensure_ascii=False))
 
     def _table(self, name: str) -> int:
@@ -320,9 +323,10 @@ class Database:
         head = self._crcs.get((table, kek))
         if head is None:
             head = self._crcs[table, kek] = zlib.crc32(f"{table} {kek}".encode())
-        name = b"t" + key.encode() if isinstance(key, str) else b"b" + key
-        data = b"\0b" + value if isinstance(value, bytes) else b"\0i" + value.to_bytes(8, "big", signed=True)
-        return zlib.crc32(data, zlib.crc32(name, head))
+        name = b"t" + key.encode() if type(key) is str else b"b" + key  # type: ignore[operator]
+        if type(value) is int:
+            return zlib.crc32(name + b"\0i" + value.to_bytes(8, "big", signed=True), head)
+        return zlib.crc32(value, zlib.crc32(name + b"\0b", head))  # type: ignore[arg-type]
 
     def commit(self, changes: Changes) -> None:
         """Make changes durable in one transaction."""
@@ -385,24 +389,31 @@ class Database:
     def load(self) -> State:
         """All rows, in the order in which they were put first."""
         state: State = {}
-        with self._typed():
-            for table, key, value in self._select("ORDER BY seq", ()):
-                state.setdefault(table, {})[key] = value
+        collecting = gc.isenabled()
+        gc.disable()  # it would walk through all rows again and again and find nothing: a third of the time
+        try:
+            with self._typed():
+                self._read_tables()
+                for row in self._connection.execute(f"{_SELECT} ORDER BY seq"):
+                    table, key, value = self._decode(row)
+                    rows = state.get(table)
+                    if rows is None:
+                        rows = state[table] = {}
+                    rows[key] = value
+        finally:
+            if collecting:
+                gc.enable()
         return state
 
     def rows(self, table: str) -> Iterator[tuple[RowKey, object]]:
         """The rows of one table in order of their keys, ``CHUNK`` at a time: writes may happen in between."""
-        number = self._tables.get(table)
-        if number is None:  # a reader: the writer may have begun it since
-            self._read_tables()
-            number = self._tables.get(table, 0)
+        number = self._number(table)
         last: _SqlKey | None = None
         while True:
             with self._typed():
                 where = "tbl = ?" if last is None else "tbl = ? AND key > ?"
                 args = (number,) if last is None else (number, last)
-                sql = f"WHERE {where} ORDER BY key LIMIT {CHUNK}"
-                found = self._connection.execute(f"SELECT tbl, key, value, kek, crc FROM row {sql}", args).fetchall()
+                found = self._connection.execute(f"{_SELECT} WHERE {where} ORDER BY key LIMIT {CHUNK}", args).fetchall()
             if not found:
                 return
             for row in found:
@@ -412,35 +423,45 @@ class Database:
     def get(self, table: str, key: RowKey) -> object | None:
         """One row, or ``None``."""
         with self._typed():
-            args = (self._tables.get(table, 0), self._codec.encode_key(key))
-            return next((value for _, _, value in self._select("WHERE tbl = ? AND key = ?", args)), None)
+            args = (self._number(table), self._codec.encode_key(key))
+            row = self._connection.execute(f"{_SELECT} WHERE tbl = ? AND key = ?", args).fetchone()
+        return None if row is None else self._decode(row)[2]
+
+    def _number(self, table: str) -> int:
+        if table not in self._tables:  # a reader: the writer may have begun it since
+            with self._typed():
+                self._read_tables()
+        return self._tables.get(table, 0)
 
     def query(self, sql: str, args: Sequence[object] = ()) -> list[tuple[object, ...]]:
         """Rows of the views and of ``message_log``, for an operator."""
         with self._typed():
             return self._connection.execute(sql, tuple(args)).fetchall()
 
-    def _select(self, sql: str, args: tuple[object, ...]) -> Iterator[tuple[str, RowKey, object]]:
-        for row in self._connection.execute(f"SELECT tbl, key, value, kek, crc FROM row {sql}", args):
-            yield self._decode(row)
-
-    def _decode(self, row: tuple[int, object, object, int | None, int]) -> tuple[str, RowKey, object]:
+    def _decode(self, row: tuple[int, _SqlKey, _SqlValue, int | None, int]) -> tuple[str, RowKey, object]:
         table, key, value, kek, crc = row
-        name, shown = self._table_names.get(table, str(table)), "unreadable"
         try:
-            if not isinstance(key, str | bytes) or not isinstance(value, int | bytes):
+            if type(key) not in (str, bytes) or type(value) not in (int, bytes):
                 raise StoreDamaged("damaged (type)")
-            decoded = self._codec.decode_key(key)
-            shown = repr(decoded)
-            if table not in self._table_names or crc != self._crc(table, key, value, kek):
+            name = self._table_names.get(table)
+            if name is None or crc != self._crc(table, key, value, kek):
                 raise StoreDamaged("damaged (checksum)")
             if kek is not None and self._keks and kek not in self._keks:
                 raise StoreDamaged("wrapped under a key-encryption key that is gone")
+            decoded = self._codec.decode_key(key)
             if isinstance(value, int):
                 return name, decoded, value
             return name, decoded, self._codec.decode(value, None if kek is None else self._keks.get(kek))
         except StoreError as error:
-            raise type(error)(f"{self.path}: table {name!r}, key {shown}: {error}") from None
+            raise type(error)(f"{self.path}: {self._where(table, key)}: {error}") from None
+
+    def _where(self, table: int, key: object) -> str:
+        """A row's place, in so far as it can be told."""
+        try:
+            shown = repr(self._codec.decode_key(key)) if isinstance(key, str | bytes) else "unreadable"
+        except StoreError:
+            shown = "unreadable"
+        return f"table {self._table_names.get(table, str(table))!r}, key {shown}"
 
     def sizes(self) -> tuple[int, int]:
         """(octets of the database, of which unused)."""
@@ -511,6 +532,5 @@ class Database:
                 raise StoreDamaged("damaged (checksum)")
             data = self._codec.rewrap(value, self._keks[kek], self._keks[self._current])
         except StoreError as error:
-            name = self._table_names.get(table, str(table))
-            raise type(error)(f"{self.path}: table {name!r}, key {self._codec.decode_key(key)!r}: {error}") from None
+            raise type(error)(f"{self.path}: {self._where(table, key)}: {error}") from None
         return data, self._current, self._crc(table, key, data, self._current), seq
