@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from pybcast.errors import Integrity, StoreError
 from pybcast.flows.events import Persist, RowKey, State
 from pybcast.keys import KEK, unwrap, wrap
 from pybcast.store.encoding import FORMAT, Codec, layouts
-from pybcast.store.files import Lock, prepare
+from pybcast.store.files import Lock, prepare, siblings, sync_folder
 from pybcast.store.kek import kek_id
 from pybcast.store.protocol import LogEntry, StoreDamaged, StoreFull, StoreInUse, WrongKek
 from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, Info, public, views
@@ -238,7 +238,7 @@ class Database:
 
     # --- transactions and errors --------------------------------------------------------------------------------------
 
-    @contextmanager
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         db = self._connection
         db.execute("BEGIN IMMEDIATE")
@@ -254,7 +254,7 @@ class Database:
         if db.in_transaction:  # SQLite has rolled back by itself after some errors
             db.execute("ROLLBACK")
 
-    @contextmanager
+    @contextlib.contextmanager
     def _typed(self) -> Iterator[None]:
         try:
             yield
@@ -344,7 +344,7 @@ class Database:
                 rows += len(part)
         return rows
 
-    @contextmanager
+    @contextlib.contextmanager
     def _storing(self) -> Iterator[sqlite3.Connection]:
         try:
             with self._transaction() as db:
@@ -471,6 +471,34 @@ class Database:
                 size * self._pragma("page_count"),
                 size * self._pragma("freelist_count"),
             )
+
+    # --- copies -------------------------------------------------------------------------------------------------------
+
+    @property
+    def restored(self) -> bool:
+        """Whether this is a copy made by :meth:`copy_to` that has not been taken into service yet."""
+        with self._typed():
+            return self._connection.execute("SELECT 1 FROM meta WHERE name = 'copied'").fetchone() is not None
+
+    def take_into_service(self) -> None:
+        """It is the memory of a living machine from now on."""
+        with self._typed(), self._transaction() as db:
+            db.execute("DELETE FROM meta WHERE name = 'copied'")
+
+    def copy_to(self, path: Path) -> None:
+        """A consistent copy in a new file, mode 0600, keys wrapped as here; whoever opens it is told that it is one."""
+        if path.exists():
+            raise StoreError(f"{path} exists")
+        prepare(path, create=True)
+        try:
+            with self._typed(), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
+                self._connection.backup(copy)
+                copy.execute("INSERT OR REPLACE INTO meta VALUES ('copied', 1)")
+            sync_folder(path.parent)
+        except BaseException:
+            for file in siblings(path):
+                file.unlink(missing_ok=True)
+            raise
 
     # --- the key-encryption key ---------------------------------------------------------------------------------------
 

@@ -110,6 +110,13 @@ class Store(Protocol):
     def rotate_kek(self, new: KEK) -> None:
         """Wrap every key under ``new``; writes go on meanwhile."""
 
+    @property
+    def restored(self) -> bool:
+        """Whether this is an older copy: COUNTERs must jump and keys roll (R2)."""
+
+    def take_into_service(self) -> None:
+        """They have, and that is stored."""
+
     def stats(self) -> Stats:
         """Figures for an operator."""
 

@@ -156,6 +156,20 @@ class SqliteStore:
         """Whether a rotation was begun and not finished."""
         return self._database.rotating
 
+    @property
+    def restored(self) -> bool:
+        """Whether the database is a copy: what it holds may be older than what left the server (``BSM(restored=...)``, R2)."""
+        return self._call(lambda: self._database.restored).result()
+
+    def take_into_service(self) -> None:
+        """What the machine made of a copy persisted first is stored (R2): from now on this is no copy any more."""
+        self._call(lambda: self._database.take_into_service()).result()
+
+    def backup(self, path: Path | str) -> None:
+        """A consistent copy of all that was acknowledged, in a new file; writes go on meanwhile.  It needs the same KEK."""
+        with contextlib.closing(Database(self.path, self._kek, readonly=True)) as reader:
+            reader.copy_to(Path(path))
+
     def stats(self) -> Stats:
         """Figures for an operator."""
         octets, free = self._call(lambda: self._database.sizes()).result()

@@ -132,6 +132,20 @@ def test_one_process_writes_others_read(path: Path) -> None:
     Database(path, KEK_A).close()
 
 
+def test_another_program_holds_the_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pybcast.store.database.BUSY_TIMEOUT", 0.01)
+    with SqliteStore(path, KEK_A) as store:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreInUse, match=r"is locked by another process \(SQLITE_BUSY\)"):
+            store.write(counters(2))
+        other.execute("ROLLBACK")
+        other.close()
+        store.load()
+        store.write(counters(3))
+        assert list(store.load()["smk-counter"].values()) == [1, 3]
+
+
 def test_one_writer_in_a_process(path: Path) -> None:
     first = Database(path, KEK_A)
     with pytest.raises(StoreInUse, match=f"is in use by process {os.getpid()}$"):

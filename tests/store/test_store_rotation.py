@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -164,6 +165,27 @@ def test_a_damaged_row_is_named_and_can_be_dropped(path: Path) -> None:
         pass
     assert len(database.load()["subscriber"]) == 1198
     database.close()
+
+
+def test_a_server_lives_on_with_a_change_that_cannot_be_finished(path: Path) -> None:
+    with SqliteStore(path, KEK_A) as store:
+        store._database.query("UPDATE row SET crc = crc + 1 WHERE key = 's-700'")
+        with pytest.raises(StoreDamaged, match="s-700"):
+            store.rotate_kek(KEK_B)
+        assert store.rotating
+        store.write([Persist("subscriber", ("s-700",), STATE["subscriber"][("s-700",)])])
+        store.finish_rotation()
+        assert states_differ(store.load(), STATE) == []
+
+
+def test_the_key_before_is_damaged(path: Path, tmp_path: Path) -> None:
+    copy = _interrupted(path, tmp_path, 1)
+    other = sqlite3.connect(copy)
+    other.execute("UPDATE kek SET wrapped = ? WHERE wrapped IS NOT NULL", (bytes(40),))
+    other.commit()
+    other.close()
+    with pytest.raises(StoreDamaged, match="the key-encryption key before this one is damaged"):
+        Database(copy, KEK_B)
 
 
 def test_a_row_under_a_key_that_is_gone(path: Path) -> None:

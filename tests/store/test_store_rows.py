@@ -310,6 +310,28 @@ def test_bombs_are_refused(data: bytes) -> None:
         CODEC.rewrap(data, KEK_A, KEK_B)
 
 
+def test_a_row_with_fields_missing(database: Database) -> None:
+    data, _ = CODEC.encode(Letter(b"x", ("card", "alice")), KEK_A)
+    number = NUMBERS["Letter", "data addressee key_id window"]
+    assert data[:3] == bytes([0x81, number, 0x94])
+    for short in (bytes([0x81, number, 0x90]), bytes([0x81, number, 0x91, 0xC0]), bytes([0x81, number, 0xC0])):
+        with pytest.raises(StoreDamaged):
+            CODEC.decode(short, KEK_A)
+
+
+def test_a_row_whose_key_cannot_be_read(database: Database) -> None:
+    put(database, Persist("t", (1, 2), 7))
+    _damage(database, "key", b"\x93\x01")
+    with pytest.raises(StoreDamaged, match=r"table 't', key unreadable: damaged \(checksum\)"):
+        database.load()
+
+
+def test_a_size_that_cannot_be(database: Database) -> None:
+    data, _ = CODEC.encode(Secret(bytes(32)), KEK_A)
+    with pytest.raises(StoreDamaged, match="key size"):
+        CODEC.decode(data.replace(b"\x92\x20", b"\x92\x7f"), None)
+
+
 def test_an_error_shows_no_key(database: Database) -> None:
     subscriber = Subscriber(id="alice", smk=SMK(bytes(range(100, 132))))
     put(database, Persist("subscriber", ("alice",), subscriber))
