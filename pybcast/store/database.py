@@ -24,6 +24,8 @@ from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, Info, public, views
 from pybcast.store.types import TYPES
 
 CHUNK: Final = 1000  # rows encoded at a time: enough to keep executemany busy, little enough to hold in memory
+CHUNK_OCTETS: Final = 4 << 20  # of encoded rows held at a time: a page of letters has 250,000
+PIECE: Final = 100  # rows read at a time where memory is to be bounded, for the same reason
 CHECKPOINT_PAGES: Final = 1000  # SQLite's own default: the log stays near 4 MB, and a page is written back once for many changes
 WAL_LIMIT: Final = 16 << 20  # octets the log's file keeps after a large transaction
 CACHE_KIB: Final = 16_000  # pages of one large transaction beyond this go to the log early; more did not make it faster
@@ -57,6 +59,7 @@ class Changes:
         self.puts: dict[_Ident, _SqlRow] = {}
         self.drops: dict[_Ident, None] = {}
         self.log: list[LogEntry] = []
+        self.octets = 0
 
     def __len__(self) -> int:
         return len(self.puts) + len(self.drops)
@@ -68,6 +71,7 @@ class Changes:
         self.drops |= later.drops
         self.puts |= later.puts
         self.log += later.log
+        self.octets += later.octets
 
 
 class Database:
@@ -302,6 +306,7 @@ class Database:
                 else:
                     data, secret = encode(value, kek)
                     wrapped = current if secret else None
+                    into.octets += len(data)
                     info = public(persist.key, value)
                 crc = self._crc(table, key, data, wrapped)
             except StoreError as error:
@@ -337,11 +342,14 @@ class Database:
         """One transaction of any number of rows, in bounded memory; how many rows it was."""
         rows, source = 0, iter(batch)
         with self._typed(), self._storing() as db:
-            while part := list(itertools.islice(source, CHUNK)):
-                changes = Changes()
+            changes = Changes()
+            while part := list(itertools.islice(source, PIECE)):
                 self.encode(part, changes)
-                self._carry_out(db, changes)
                 rows += len(part)
+                if len(changes) >= CHUNK or changes.octets >= CHUNK_OCTETS:
+                    self._carry_out(db, changes)
+                    changes = Changes()
+            self._carry_out(db, changes)
         return rows
 
     @contextlib.contextmanager
@@ -406,14 +414,14 @@ class Database:
         return state
 
     def rows(self, table: str) -> Iterator[tuple[RowKey, object]]:
-        """The rows of one table in order of their keys, ``CHUNK`` at a time: writes may happen in between."""
+        """The rows of one table in order of their keys, ``PIECE`` at a time: writes may happen in between."""
         number = self._number(table)
         last: _SqlKey | None = None
         while True:
             with self._typed():
                 where = "tbl = ?" if last is None else "tbl = ? AND key > ?"
                 args = (number,) if last is None else (number, last)
-                found = self._connection.execute(f"{_SELECT} WHERE {where} ORDER BY key LIMIT {CHUNK}", args).fetchall()
+                found = self._connection.execute(f"{_SELECT} WHERE {where} ORDER BY key LIMIT {PIECE}", args).fetchall()
             if not found:
                 return
             for row in found:

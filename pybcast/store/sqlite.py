@@ -23,7 +23,7 @@ from typing import Any, Final, Self, TypeVar
 from pybcast.errors import StoreError
 from pybcast.flows.events import Persist, RowKey, State
 from pybcast.keys import KEK
-from pybcast.store.database import CHUNK, LOG_KEPT, Changes, Database
+from pybcast.store.database import CHUNK_OCTETS, LOG_KEPT, Changes, Database
 from pybcast.store.files import siblings
 from pybcast.store.protocol import LogEntry, Stats, StoreStopped
 
@@ -237,12 +237,14 @@ class SqliteStore:
         done: list[_Write] = []
         rows = 0
         try:
-            if len(writes) == 1 and (writes[0].rows is None or writes[0].rows > CHUNK) and not writes[0].log:
+            if len(writes) == 1 and not writes[0].log:
                 rows = self._database.commit_stream(writes[0].batch)
                 done = writes
             else:
                 changes, error = self._encode(writes, done)
                 rows = len(changes)
+                if error is None:
+                    writes = done
                 if done:
                     self._database.commit(changes)
         except StoreError as failure:
@@ -279,9 +281,13 @@ class SqliteStore:
             _log.exception("%s: after a commit", self.path)
 
     def _encode(self, writes: list[_Write], done: list[_Write]) -> tuple[Changes, StoreError | None]:
-        """The changes of the writes that can be encoded, up to the first that cannot."""
+        """The changes of the writes up to the first that cannot be encoded; what is too much for one transaction waits."""
         changes = Changes()
-        for write in writes:
+        for place, write in enumerate(writes):
+            if changes.octets >= CHUNK_OCTETS:
+                with self._wake:
+                    self._queue.extendleft(reversed(writes[place:]))
+                break
             own = Changes() if len(writes) > 1 else changes
             try:
                 self._database.encode(write.batch, own)

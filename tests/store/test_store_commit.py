@@ -79,6 +79,16 @@ def test_a_group_has_a_limit(store: SqliteStore, monkeypatch: pytest.MonkeyPatch
     assert (store.stats().commits, store.stats().largest_group) == (4, 3)
 
 
+def test_a_group_has_a_limit_of_octets_too(store: SqliteStore) -> None:
+    held = Held(store)
+    futures = [store.submit([Persist("page", (n,), bytes(1 << 20))]) for n in range(10)]
+    futures.append(store.submit([Persist("page", ("bad",), [])]))
+    held.release()
+    assert [type(future.exception(60)) for future in futures] == [type(None)] * 10 + [StoreError]
+    assert list(store.load()["page"]) == [(n,) for n in range(10)]
+    assert (store.stats().commits, store.stats().largest_group) == (4, 4)
+
+
 def test_nothing_waits_for_company(store: SqliteStore) -> None:
     for n in range(5):
         store.write(counters(n))
