@@ -2,9 +2,10 @@
 """The tables of the database, how older ones become the newest, and what of a row an operator may read with plain SQL.
 
 One table holds the rows of all machines: (flow table, key) -> value.  A flow that remembers something new then needs no migration,
-a write is one statement, and load is one scan in the order in which rows were put.  A table for each type was measured against it:
-the same time for a counter, twice the size, and three statements for a page.  What an operator asks for stands beside the value,
-as JSON in ``info``, and the views below give it columns; keys are not in it.
+a write is one statement, and load is one scan in the order in which rows were put, which is the order LTKMs go on air (R7).
+Measured with 1,000,000 counters: one SQL table for each flow table takes the same time and space.  Clustering by key halves the
+space, but a load then loses the order of rows.  What an operator asks for stands beside the value, as JSON in ``info``, and
+the views below give it columns; keys are not in it.
 
 Times in views are NTP seconds; subtract 2208988800 for Unix time.
 """
