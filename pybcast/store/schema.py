@@ -17,11 +17,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pybcast.flows.allocator import Sealed
-from pybcast.flows.bsda import PeriodRecord
-from pybcast.flows.bsm import LongTermKey, Programme
 from pybcast.flows.events import RowKey
+from pybcast.flows.keychain import LongTermKey, Programme
 from pybcast.flows.ltkm import Group, Page, Right, Subscriber
 from pybcast.flows.peer import Answered
+from pybcast.flows.periods import PeriodRecord
 from pybcast.flows.spcp import KeyMaterial
 
 APPLICATION_ID: Final = 0x42434153  # "BCAS": what file(1) and we know the database by

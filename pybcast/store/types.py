@@ -12,7 +12,22 @@ from types import MappingProxyType
 from typing import Final
 
 from pybcast import keys, messages
-from pybcast.flows import allocator, bsda, bsm, card, device, events, ltkm, peer, schedule, spcp, stkm, tables, terminal
+from pybcast.flows import (
+    allocator,
+    bsm,
+    card,
+    device,
+    events,
+    keychain,
+    ltkm,
+    peer,
+    periods,
+    schedule,
+    spcp,
+    stkm,
+    tables,
+    terminal,
+)
 from pybcast.secret import Secret
 
 TYPES: Final[Mapping[str, type]] = MappingProxyType({
@@ -38,11 +53,11 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "Group": ltkm.Group,
     "KeyState": tables.KeyState,
     "Letter": ltkm.Letter,
-    "LongTermKey": bsm.LongTermKey,
+    "LongTermKey": keychain.LongTermKey,
     "Loss": bsm.Loss,
     "Page": ltkm.Page,
     "Policy": stkm.Policy,
-    "Programme": bsm.Programme,
+    "Programme": keychain.Programme,
     "Reporting": messages.Reporting,
     "ReportingEntry": messages.ReportingEntry,
     "Right": ltkm.Right,
@@ -51,7 +66,7 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "AirStkm": events.AirStkm,
     "CarouselPut": events.CarouselPut,
     "Period": schedule.Period,
-    "PeriodRecord": bsda.PeriodRecord,
+    "PeriodRecord": periods.PeriodRecord,
     "PeriodState": tables.PeriodState,
     "Segment": schedule.Segment,
     "TrafficKey": stkm.TrafficKey,
