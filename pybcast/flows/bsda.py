@@ -728,6 +728,8 @@ class BSDA:
             self._not_before.pop((*config.key, Tag.TEKDelivery, profile), None)
 
     def _take_answered_keys(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
+        assert message.profile is not None
+        self._not_before[*config.key, Tag.KeyRequest, message.profile] = now + RETRY  # what came may be for later
         for key in answer.items:
             if isinstance(key, KeyMaterial) and key.stream == config.stream:
                 try:

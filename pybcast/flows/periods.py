@@ -106,10 +106,14 @@ class Periods:
         return itertools.islice(self._schedules[config.key].walk(now), config.look_ahead + 1)
 
     def catch_up(self, config: StreamConfig) -> None:
-        """The periods of the configuration were changed while this BSD/A was dead: they hold from where it says (R5)."""
+        """The periods of the configuration were changed while this BSD/A was dead: they hold from where it says (R5).
+
+        An older configuration, of before a change that is known here, changes nothing; nor does one whose change came later here.
+        """
         schedule = self._schedules[config.key]
         there = schedule.at(config.start)
-        if schedule.segments[-1].length != config.period or (there is not None and there.start != config.start):
+        known = any(s.start >= config.start and s.length == config.period for s in schedule.segments)
+        if there is not None and not known and (there.start, schedule.length_at(config.start)) != (config.start, config.period):
             self.cut(config, config.start, config.period)
         if self._journal.get("schedule", config.key, tuple) is None:  # what the configuration says next time may begin later
             self._journal.put("schedule", config.key, schedule.segments)

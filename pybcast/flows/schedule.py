@@ -79,6 +79,10 @@ class Schedule:
             end = min(end, self._segments[i + 1].start)
         return Period(segment.index + n, start, end)
 
+    def length_at(self, time: float) -> int:
+        """The length that periods have from ``time`` on."""
+        return self._segments[max(0, bisect_right(self._segments, time, key=lambda s: s.start) - 1)].length
+
     def after(self, period: Period) -> Period:
         """The period that follows."""
         following = self.at(period.end)

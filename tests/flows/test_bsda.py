@@ -50,6 +50,7 @@ from pybcast.flows import (
     stkm,
 )
 from pybcast.flows.events import State
+from pybcast.flows.peer import RETRY
 from pybcast.flows.spcp import Item
 from pybcast.flows.stkm import Policy
 from pybcast.flows.tables import PeriodState
@@ -189,6 +190,31 @@ def test_a_period_changed_while_it_was_dead_holds_from_the_configured_time(dead:
     for machine in (told, again):
         assert {r.period.duration for r in machine.records(*NAME) if r.period.start >= held} <= {4}
         assert {r.period.duration for r in machine.records(*NAME) if r.period.start < held} <= {8}
+
+
+def test_an_older_configuration_changes_nothing_back() -> None:
+    """It dies between the command and the time from which the new length holds, and the file still has the old one."""
+    config = replace(CARD, granularity=4)
+    machine = bsda(config)
+    state = carried(machine.tick(START))
+    _, outputs = machine.set_period(*NAME, 4, START, START + 88)
+    carried(outputs, state)
+    again = bsda(config, state=state)
+    carried(again.tick(START + 40), state)
+    again = bsda(config, state=state)
+    again.tick(START + 80)
+    assert {(r.period.start - START, r.period.end - START) for r in again.records(*NAME) if r.period.end > START + 80} == {
+        (80, 88), *((t, t + 4) for t in range(88, 88 + 4 * config.look_ahead, 4))
+    }  # fmt: skip
+
+
+def test_a_key_that_comes_for_later_is_not_asked_for_at_once_again() -> None:
+    """The key in force is gone for good (R33): question and answer would follow each other as fast as the line allows."""
+    machine = bsda(HERE)
+    (asked,) = sent(machine.tick(START), Tag.KeyRequest)
+    outputs = answered(machine, asked, START + 0.1, 0, sek_material(2, START + 80))
+    assert sent(outputs, Tag.KeyRequest) == [] and machine.next_wakeup() == START + 0.1 + RETRY
+    assert len(sent(machine.tick(START + 0.1 + RETRY), Tag.KeyRequest)) == 1
 
 
 def test_a_period_across_the_end_of_its_key_is_not_sealed() -> None:
