@@ -74,7 +74,7 @@ class BSM:
         self._bsdas = sorted({b for c in self._streams.values() for b in c.bsdas})
         self._wakes: Agenda[tuple[str, int]] = Agenda()
         self._touched: dict[tuple[str, int], None] = {}
-        self._offers: dict[tuple[object, ...], tuple[str, float]] = {}
+        self._offers: dict[tuple[object, ...], tuple[str, float, int]] = {}
         self._polls: dict[tuple[str, int], float] = {}
         self._registrations: dict[str, str] = {}
         self._restored = restored
@@ -375,10 +375,12 @@ class BSM:
         for row in self._keys.rows(config):
             for bsda in self._owed(config, row):
                 name = (*self._keys.name(config, row), bsda)
-                message_id, due = self._offers.get(name, ("", now))
-                if self._peers.asking(message_id) or now < due:
-                    continue
                 m = row.material
+                message_id, due, end = self._offers.get(name, ("", now, m.valid_to))
+                if end != m.valid_to:  # it was cut short since: as it was, it would take its successor's place (R10)
+                    self._peers.cancel(message_id)
+                elif self._peers.asking(message_id) or now < due:
+                    continue
                 profile: Profile = "smartcard" if m.key_type in ("SEK", "PEK") else "drm"
                 if row.sealer == "bsda":
                     message_id = self._peers.ask(
@@ -389,7 +391,7 @@ class BSM:
                     message_id = self._ask_window(
                         config, profile, bsda, m.valid_from, m.valid_to, now, replacing=row.at_once, content=row.programme
                     )
-                self._offers[name] = (message_id, now + REOFFER)
+                self._offers[name] = (message_id, now + REOFFER, m.valid_to)
 
     def _told(self, config: StreamConfig, key_type: str, valid_from: int, bsda: str) -> None:
         for row in self._keys.rows(config):

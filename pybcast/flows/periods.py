@@ -175,6 +175,7 @@ class Periods:
                 self._journal.put("key", name, replace(other, valid_to=key.valid_from))
             else:  # a BSM restored from an older copy does not know of it any more (R2)
                 self._journal.drop("key", name)
+            self._join(config, other.valid_to)
         self._journal.put("key", (*config.key, key.key_type, key.key_id), key)
         if replacing:
             self.unprepare(config, key.valid_from)
@@ -185,6 +186,18 @@ class Periods:
         if key.valid_from <= now:  # it came late: as soon as can be, periods begin where the other headend's do (R33)
             late = max(0, self._horizon(config) - key.valid_from)
             self.cut(config, key.valid_from + -(-late // config.period) * config.period)
+
+    def _join(self, config: StreamConfig, at: int) -> None:
+        """The end of a key that ends earlier now is no boundary any more, if it is none for another reason: a headend that never
+        heard of it must agree on the periods (R33).
+        """
+        edges = {e for key in self.keys(config) for e in (key.valid_from, key.valid_to)}
+        if at not in edges and self._journal.get("boundary", (*config.key, at), bool) is None:
+            schedule = self._schedules[config.key]
+            before = schedule.segments
+            schedule.join(at, self._horizon(config))
+            if schedule.segments != before:
+                self._journal.put("schedule", config.key, schedule.segments)
 
     def unprepare(self, config: StreamConfig, start: int) -> None:
         """R10: what is prepared from ``start`` on and not on air is taken back; its COUNTERs are burnt."""

@@ -115,11 +115,25 @@ class Schedule:
         head = self._segments[:i] if segment.start == at else self._segments[: i + 1]
         tail = [s if length is None else Segment(s.start, length, s.index) for s in self._segments[i + 1 :]]
         self._segments = [*head, fresh]
-        for later in tail:  # numbers of everything later move with the change
+        self._append(tail)
+        return at
+
+    def join(self, at: int, fixed_until: int) -> None:
+        """Take back a boundary that changed no length, unless it lies in what is already prepared (R5)."""
+        for i, segment in enumerate(self._segments[1:], 1):
+            before = self._segments[i - 1]
+            if segment.start == at >= fixed_until and segment.length == before.length:
+                tail = self._segments[i + 1 :]
+                self._segments = self._segments[:i]
+                self._append(tail)
+                return
+
+    def _append(self, tail: Iterable[Segment]) -> None:
+        """What comes later follows with numbers that fit."""
+        for later in tail:
             last = self._segments[-1]
             count = -(-(later.start - last.start) // last.length)
             self._segments.append(Segment(later.start, later.length, last.index + count))
-        return at
 
     def forget(self, before: float) -> None:
         """Drop segments that ended before ``before``."""

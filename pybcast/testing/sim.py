@@ -108,6 +108,7 @@ class Headend:
     on_air: dict[tuple[str, int, int], Announce] = field(default_factory=dict)
     carousel: dict[str, CarouselPut] = field(default_factory=dict)
     key: dict[StreamKey, UseKey] = field(default_factory=dict)
+    announced: dict[tuple[str, int, int], float] = field(default_factory=dict)
     life: int = 0
     lost: bool = False
 
@@ -150,7 +151,7 @@ class World:
         self._subscriptions: dict[str, tuple[Subscriber, bytes]] = {}
         self._commands: deque[Callable[[BSM], list[Output]]] = deque()
         self._wakes: dict[str, float] = {}
-        self._sender = next(iter(self.headends))
+        self._sender, self._took_over = next(iter(self.headends)), start
         self._traffic: dict[StreamKey, tuple[str, UseKey]] = {}
         self._boundaries: dict[StreamKey, set[int]] = {}
         self._changes: dict[StreamKey, tuple[StreamConfig, StreamConfig]] = {}
@@ -216,7 +217,7 @@ class World:
         for key, (_, changed) in self._changes.items():
             if self.clock.now < changed.start:
                 self.call_bsda(name, lambda b, k=key, c=changed: b.set_period(*k, c.period, self.clock.now, c.start)[1])  # type: ignore[misc]
-        for (service, stream), times in self._boundaries.items() if fresh else ():
+        for (service, stream), times in self._boundaries.items():  # it may have been dead when they were told
             for at in sorted(t for t in times if t > self.clock.now):
                 self.call_bsda(name, lambda b, k=(service, stream), at=at: b.add_boundary(*k, at, self.clock.now)[1])  # type: ignore[misc]
 
@@ -236,6 +237,7 @@ class World:
         headend.machine = None
         headend.life += 1
         headend.on_air.clear()
+        headend.announced.clear()
         headend.carousel.clear()
         self._elect()
 
@@ -248,7 +250,7 @@ class World:
         """Another headend takes over: its STKMs at once, its traffic when they have been on air often enough (R40)."""
         living = next((h for h in self.headends.values() if h.machine is not None), None)
         if self.active.machine is None and living is not None:
-            self._sender = living.name
+            self._sender, self._took_over = living.name, self.clock.now
             self.watch.now = self.clock.now
             for put in living.carousel.values():
                 for data in put.data:
@@ -263,8 +265,10 @@ class World:
         if headend is not self.active:
             return
         same = current is not None and current.mki == use.mki
-        if name != headend.name and not same and self.watch.aired_so_far(use) < REPETITIONS_AHEAD:
-            return  # the encoder that was on air goes on until then
+        # What a headend announced before it took over was not on air: the encoder goes on with the old key until it has been.
+        silent = name != headend.name or headend.announced.get((*key, use.start), self._took_over) < self._took_over
+        if silent and not same and self.watch.aired_so_far(use) < REPETITIONS_AHEAD:
+            return
         self._traffic[key] = (headend.name, use)
         self.key_changes += not same
         self.watch.used(use)
@@ -360,6 +364,7 @@ class World:
                     self._announce(self.headends[who], output)
                 case OffAir(service, stream, start):
                     self.headends[who].on_air.pop((service, stream, start), None)
+                    self.headends[who].announced.pop((service, stream, start), None)
                 case UseKey():
                     self._use(self.headends[who], output)
                 case StopTraffic(service, stream):
@@ -396,6 +401,7 @@ class World:
     def _announce(self, headend: Headend, output: Announce) -> None:
         key = (output.service, output.stream, output.start)
         headend.on_air[key] = output
+        headend.announced.setdefault(key, self.clock.now)
         before = None
         if headend.machine is not None:
             periods = [record.period for record in headend.machine.records(output.service, output.stream)]
@@ -411,7 +417,7 @@ class World:
                 self.watch.now = self.clock.now
                 self.watch.aired(output)
                 use = headend.key.get(key[:2])
-                if use is not None and self._traffic.get(key[:2], (headend.name,))[0] != headend.name:
+                if use is not None and self._traffic.get(key[:2], ("", None)) != (headend.name, use):
                     self._switch(headend, use)
                 for stkm in output.stkms:
                     self._to_viewers(stkm.profile, output.service, output.stream, stkm.data)
