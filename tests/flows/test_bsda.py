@@ -192,6 +192,24 @@ def test_a_period_changed_while_it_was_dead_holds_from_the_configured_time(dead:
         assert {r.period.duration for r in machine.records(*NAME) if r.period.start < held} <= {8}
 
 
+@pytest.mark.parametrize("programme", [False, True])
+def test_the_end_of_a_key_that_ends_earlier_is_a_boundary_no_more(programme: bool) -> None:
+    """R33: a headend that lost its store knows the new key only; where the old one would have ended both agree on the periods."""
+    machine, lost = bsda(HERE), bsda(HERE)
+    first, second = sek_material(1), sek_material(2, START + 76)
+    for each, keys in ((machine, (first, second)), (lost, (second,))):
+        for key in keys:
+            assert tell(each, Tag.KeyDelivery, START, key, replace=key is second)[0].status == 0
+        if programme:
+            each.add_boundary(*NAME, first.valid_to, START)
+    periods = []
+    for each in (machine, lost):
+        found = [each._periods.at(HERE, first.valid_to + t) for t in (-1, 0, 8, 20)]
+        periods.append([(p.start, p.end) for p in found if p is not None])
+    assert periods[0] == periods[1] and len(periods[0]) == 4
+    assert (first.valid_to in {start for start, _ in periods[0]}) is programme
+
+
 def test_an_older_configuration_changes_nothing_back() -> None:
     """It dies between the command and the time from which the new length holds, and the file still has the old one."""
     config = replace(CARD, granularity=4)

@@ -205,6 +205,22 @@ def test_a_key_wanted_at_once_shortly_before_the_next_one_is_the_next_one() -> N
     assert [key.valid_from for key in seks(machine)] == [START, end], "done"
 
 
+def test_r10_a_key_cut_short_is_not_offered_as_it_was() -> None:
+    """Its delivery was lost, its successor's was not: repeated with the end it had, it would take the successor's place."""
+    machine = bsm(HERE)
+    (first,) = sent(machine.tick(START), Tag.KeyDelivery)
+
+    def ends(messages: list[BackendMessage]) -> dict[int, int]:
+        return {key.valid_from: key.valid_to for m in messages for key in m.items if isinstance(key, KeyMaterial)}
+
+    offered = ends(sent(machine.rekey(*NAME, START + 1), Tag.KeyDelivery))
+    start = max(offered)
+    assert offered == {START: start, start: start + HERE.key_period} and start > START
+    later = [m for t in range(2, 20) for m in sent(machine.tick(START + t), Tag.KeyDelivery)]
+    assert len(later) > 4 and first.message_id not in {m.message_id for m in later}
+    assert ends(later) == offered
+
+
 def test_parental_control_reaches_the_card() -> None:
     machine, party = bsm(DRM, replace(CARD, stream=2)), card_party()
     machine.tick(START)

@@ -59,6 +59,19 @@ def test_a_cut_holds_from_where_it_says_and_touches_nothing_before(
         assert all(p.duration <= new for p in after if p.start >= held)
 
 
+@given(st.integers(1, 20), changes, st.integers(101, 400), st.integers(0, 400))
+def test_a_boundary_taken_back_was_never_there(length: int, edits: list[tuple[int, int, int | None]], at: int, fixed: int) -> None:
+    """Unless it lies in what is prepared (R5), or another change made a period begin there."""
+    schedule, plain = made(length, edits), made(length, edits)
+    held = schedule.cut(at, 0)
+    mine = schedule.segments != plain.segments
+    schedule.join(held, fixed)
+    if mine and held >= fixed:
+        assert schedule.segments == plain.segments
+    elif held < fixed:
+        assert held in {p.start for p in periods(schedule, 500)}
+
+
 @given(st.integers(1, 20), changes)
 def test_the_same_edits_give_the_same_periods(length: int, edits: list[tuple[int, int, int | None]]) -> None:
     """Two headends, and one that was restarted in between."""
