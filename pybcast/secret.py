@@ -16,7 +16,8 @@ class Secret:
     """Bytes with no printed form: no ``repr``, ``str``, format or pickle shows them.
 
     Compares in constant time, only with its own kind of object (never with ``bytes``).  :meth:`wipe` overwrites the buffer;
-    after that every use raises ``KeyUnavailable``.  :meth:`reveal` is the one door to the bytes and easy to search for.
+    after that every use raises ``KeyUnavailable``.  :meth:`reveal` is the one door to the bytes and easy to search for; only the
+    way into the C core reads them where they lie, since a copy could not be wiped.
     """
 
     __slots__ = ("_buffer", "_wiped")
@@ -41,8 +42,8 @@ class Secret:
 
     def wipe(self) -> None:
         """Overwrite our copy with zeros, for good.  (Copies given out by :meth:`reveal` are the caller's.)"""
+        self._wiped = True  # first: another thread must not take the zeros for a key
         self._buffer[:] = bytes(len(self._buffer))
-        self._wiped = True
 
     @property
     def wiped(self) -> bool:
