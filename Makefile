@@ -9,6 +9,7 @@ STAMP := .venv/.pybcast-ready
 .PHONY: help setup test check lint types format coverage core sanitize bench wheel random long demo clean
 
 # Floors 0-3: all that has no socket, clock or process. Totality and real video add no line, only time.
+ELSEWHERE := backend store servers interop demo
 COVERED := errors secret messages wire keys _native codec flows
 COVERAGE := $(COVERED:%=--cov=pybcast.%) --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
@@ -38,7 +39,7 @@ format: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 coverage: $(STAMP) ## every line and branch of floors 0-3 is run by the tests, or says why not
-	PYBCAST_CASES=2000 $(BIN)/python -m pytest -n auto -m "not media" --ignore tests/properties/test_totality.py $(COVERAGE) $(PYTEST_ARGS)
+	PYBCAST_CASES=2000 $(BIN)/python -m pytest -n auto -m "not media" --ignore tests/properties/test_totality.py $(ELSEWHERE:%=--ignore tests/%) $(COVERAGE) $(PYTEST_ARGS)
 
 core: ## the C core by itself and its tests; CORE_TARGETS="asan"
 	@.ci/setup core

@@ -2,7 +2,7 @@
 """Two codecs, one layout: the C core and the reference give the same fields, or the same error at the same offset.
 
 On valid messages and on damaged ones, of a seeded generator: the same cases on every machine.  For each form of message 20,000
-where ``CI`` is set, else 2,000, or ``PYBCAST_CASES``; with ``PYBCAST_LONG=1`` two million in all.  With keys, a quarter as many.
+where ``CI`` is set, else 2,000, or ``PYBCAST_CASES``; with ``PYBCAST_LONG=1`` two million in all (with keys, a quarter).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ IN_CI: Final = os.environ.get("CI", "").lower() == "true"
 EACH: Final = int(os.environ.get("PYBCAST_CASES") or (20_000 if IN_CI else 2_000))
 """Inputs for each form of message."""
 CASES: Final = (2_000_000 // len(FORMS) if os.environ.get("PYBCAST_LONG") == "1" else EACH) // SHARDS + 1
+KEYED: Final = CASES // 4 if os.environ.get("PYBCAST_LONG") == "1" else CASES
 
 
 def sources(kind: Kind, partial: bool, seed: int) -> list[bytes]:
@@ -157,7 +158,7 @@ def test_opening(kind: Kind, shard: int) -> None:
     opened = 0
     rings = [SEALABLE[kind](choices) for _ in range(20)]
     with bare_core():
-        for number in range(CASES // 4):
+        for number in range(KEYED):
             clear, keys = rng.choice(rings)
             sealed = codec.seal(clear, keys)
             assert sealed == reference.seal(clear, keys)
@@ -222,7 +223,7 @@ def test_sealing_what_may_be_wrong(kind: Kind, shard: int) -> None:
     rng = random.Random(f"sealing/{kind}/{shard}")
     choices = RandomChoices(rng)
     refused = 0
-    for _ in range(CASES // 4):
+    for _ in range(KEYED):
         clear, keys = SEALABLE[kind](choices)
         clear = spoiled(clear, rng)
         if rng.random() < 0.3:
