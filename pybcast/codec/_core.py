@@ -355,7 +355,14 @@ _POLICY: Final = (
 def _policy(p: SecurityPolicyExtension) -> tuple[int, ...]:
     values = [getattr(p, name) for _, name in _POLICY]
     present = sum(bit for (bit, _), value in zip(_POLICY, values, strict=True) if value is not None)
-    return p.security_policy_extension, present, p.purse_mode, p.playback_mode, p.tek_mode, *(value or 0 for value in values)
+    return (
+        p.security_policy_extension,
+        present,
+        p.purse_mode,
+        p.playback_mode,
+        p.tek_mode,
+        *(0 if value is None else value for value in values),
+    )
 
 
 def pack_smartcard_ltkm(buffer: Any, at: int, m: Any, base: bytearray, limit: int) -> bool:

@@ -68,6 +68,7 @@ from pybcast.messages import (
     RegistrationTag,
     Reporting,
     ReportingEntry,
+    SecurityPolicyExtension,
     SmartcardRegistration,
     SmartcardVerification,
 )
@@ -919,3 +920,16 @@ def test_a_parental_message_without_a_pin() -> None:
     message = change(codec.open(c.data, c.keys, c.kind), pin=None)
     assert isinstance(message, ClearSmartcardParental)
     assert codec.open(seal(message, c.keys), c.keys, c.kind) == message
+
+
+@pytest.mark.parametrize("value", [(), "", b"", 0.0])
+def test_what_is_no_number_is_not_taken_for_zero(value: Any) -> None:
+    """A value of another type that Python holds to be false: sealed, it would say something its author never said."""
+    policy = SecurityPolicyExtension(security_policy_extension=75, playback=value)
+    clear = ClearSmartcardLtkm(
+        counter=5, csb_id=bytes(4), rand=bytes(16), idi=b"bsm", idr=b"card", key_domain_id=bytes(3), sek_id=bytes([0, 1, 0, 1]),
+        sek=Secret(bytes(16)), ts_low=1, ts_high=9, management=LtkmManagement(security_policy_ext=policy),
+    )  # fmt: skip
+    with pytest.raises(BadValue) as caught:
+        seal(clear, Keys(smk=SMK(bytes(range(32)))))
+    assert caught.value.field == "payloads[1].management.security_policy_ext.playback"
