@@ -106,10 +106,11 @@ class Schedule:
         at = max(at, fixed_until, self._segments[0].start)
         current = self.at(at)
         assert current is not None
-        if current.start == at and length is None:
-            return at
         i = bisect_right(self._segments, at, key=lambda s: s.start) - 1
         segment = self._segments[i]
+        if segment.start == at and length is None:
+            return at
+        # Where a period begins anyway it is noted all the same: an earlier cut may move the periods there later on.
         index = current.index if current.start == at else current.index + 1
         fresh = Segment(at, length or segment.length, index)
         head = self._segments[:i] if segment.start == at else self._segments[: i + 1]

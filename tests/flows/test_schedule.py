@@ -72,6 +72,15 @@ def test_a_boundary_taken_back_was_never_there(length: int, edits: list[tuple[in
         assert held in {p.start for p in periods(schedule, 500)}
 
 
+@given(st.integers(1, 20), st.lists(st.integers(101, 300), min_size=1, max_size=8))
+def test_every_boundary_stays_one(length: int, cuts: list[int]) -> None:
+    """R9: also one that fell on the grid when it was told, once an earlier one has moved the grid."""
+    schedule = Schedule(100, length)
+    for at in cuts:
+        schedule.cut(at, 0)
+    assert set(cuts) <= {p.start for p in periods(schedule, 500)}
+
+
 @given(st.integers(1, 20), changes)
 def test_the_same_edits_give_the_same_periods(length: int, edits: list[tuple[int, int, int | None]]) -> None:
     """Two headends, and one that was restarted in between."""
@@ -91,8 +100,10 @@ def test_forgetting_the_past_changes_nothing_later(length: int, edits: list[tupl
 
 def test_a_boundary_where_one_is_already() -> None:
     schedule = Schedule(START, 8)
-    assert schedule.cut(START + 16, 0) == START + 16
-    assert len(schedule.segments) == 1
+    before = periods(schedule)
+    for _ in range(2):
+        assert schedule.cut(START + 16, 0) == START + 16
+        assert len(schedule.segments) == 2 and periods(schedule) == before
     assert schedule.cut(START, 0, 5) == START
     assert periods(schedule, 2) == [Period(0, START, START + 5), Period(1, START + 5, START + 10)]
 
