@@ -103,6 +103,9 @@ class Schedule:
         Returns the time from which the change holds: ``at``, or ``fixed_until`` when ``at`` lies inside what is already
         prepared (R5).
         """
+        there = self.at(at)
+        if length is None and at < fixed_until and there is not None and there.start == at:
+            return at  # said again
         at = max(at, fixed_until, self._segments[0].start)
         current = self.at(at)
         assert current is not None

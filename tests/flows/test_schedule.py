@@ -49,8 +49,9 @@ def test_a_cut_holds_from_where_it_says_and_touches_nothing_before(
     """R5 and R9: what is prepared stays; a period begins at the boundary; the new length holds after it."""
     schedule = made(length, edits)
     before = periods(schedule, 500)
+    known = new is None and at >= 100 and at in {p.start for p in before}
     held = schedule.cut(at, fixed, new)
-    assert held == max(at, fixed, 100)
+    assert held == (at if known else max(at, fixed, 100))
     after = periods(schedule, 500)
     kept = [p for p in before if p.end <= held]
     assert after[: len(kept)] == kept
@@ -70,6 +71,15 @@ def test_a_boundary_taken_back_was_never_there(length: int, edits: list[tuple[in
         assert schedule.segments == plain.segments
     elif held < fixed:
         assert held in {p.start for p in periods(schedule, 500)}
+
+
+def test_a_boundary_that_is_prepared_is_not_moved_by_saying_it_again() -> None:
+    """An operator tells a server that was restarted what it may have missed."""
+    schedule = Schedule(START, 8)
+    schedule.cut(START + 35, 0)
+    before = schedule.segments
+    assert schedule.cut(START + 35, START + 43) == START + 35
+    assert schedule.segments == before
 
 
 @given(st.integers(1, 20), st.lists(st.integers(101, 300), min_size=1, max_size=8))
