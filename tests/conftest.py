@@ -85,6 +85,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for package, count in sorted(packages.items()):
         terminalreporter.line(f"{count} for want of the package {package}")
     if packages:
-        terminalreporter.line(f"to run them: apt-get install {' '.join(sorted(packages))}   (or: .ci/setup interop)")
+        terminalreporter.line(f"to run them: apt-get install {' '.join(sorted(packages))}   (or: .ci/setup interop core)")
     if others := len(skipped) - packages.total():
         terminalreporter.line(f"{others} for other reasons, each in the short summary")
