@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a server: a TOML file, read into structs and from there into what flows, back end and store take.
+
+Every refusal is a ``ConfigError`` of the form ``FILE:LINE: key: reason``.  No value of a file that may hold a secret is repeated:
+secrets are named by their source (``file:PATH``, ``env:NAME``, ``command:WORDS``), never written in the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import ssl
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from pybcast.backend import Peer, Peers, TlsFiles, client_context, server_context
+from pybcast.backend.identity import is_loopback
+from pybcast.errors import ConfigError
+from pybcast.flows import ALL_SERVICES, Profile, StreamConfig
+from pybcast.keys import KEK
+from pybcast.messages import Protocol
+from pybcast.secret import Secret
+from pybcast.store import load_kek
+
+Role = Literal["bsm", "bsda"]
+Path_ = tuple[str | int, ...]
+PROTOCOLS: Final = {"ipsec": Protocol.IPSEC, "srtp": Protocol.SRTP, "ismacryp": Protocol.ISMACRYP}
+EPOCH_START: Final = 0  # where no start is given: periods are multiples of their length since 1900 - confidence: own
+ROLLOVER_SHARE: Final = 10  # of the key period: how long before its use the next key goes out by default - confidence: own
+MAX_FILE: Final = 16 << 20  # octets: 50,000 services with every key written out
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[server]``: who this is, where it listens, what it remembers.
+
+    ``listen``: HOST:PORT of the back-end interface.  ``status``: HOST:PORT of /healthz and /metrics, loopback only.  ``control``:
+    path of the operator's socket.  ``kek``: source of the key-encryption key.  ``fqdn``: the BSM's name in MIKEY messages.
+    ``rights_issuer_id``: 40 hexadecimal digits, SHA-1 of its RSA key (DRM Profile).  ``pair_secret``: source of what a main and
+    a back-up BSD/A share (R33).
+    """
+
+    role: Role
+    id: _Text
+    listen: _Text
+    database: _Text
+    kek: _Text
+    control: str = ""
+    status: str = ""
+    fqdn: str = ""
+    rights_issuer_id: str = ""
+    pair_secret: str = ""
+    plain_loopback: bool = False
+
+
+class TlsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[tls]``: PEM files; relative paths are relative to the configuration file."""
+
+    certificate: _Text
+    key: _Text
+    authority: _Text
+
+
+class LogTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[log]``: to standard error."""
+
+    format: Literal["json", "text"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class AirTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[air]``: where a BSD/A writes what it puts on air, one JSON object a line: a path, ``-`` for standard output."""
+
+    events: str = ""
+
+
+class PeerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[[peers]]``: a server this one speaks with (see ``backend.Peer``).
+
+    ``services``: what it may touch beside the services that name it; ``all_services``: registration material too (R26, R29).
+    """
+
+    id: _Text
+    url: _Text
+    certificate: str = ""
+    services: tuple[str, ...] = ()
+    all_services: bool = True
+
+
+class ServiceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[[services]]``: one STKM stream of one service; as ``StreamConfig``, both servers alike."""
+
+    id: _Text
+    period: int
+    key_period: int
+    profiles: tuple[Profile, ...]
+    stream: int = 1
+    generation: Role = "bsm"
+    protocol: Literal["ipsec", "srtp", "ismacryp"] = "srtp"
+    traffic_authentication: bool = True
+    start: int = EPOCH_START
+    granularity: int = 0
+    rollover_lead: int | None = None
+    rekey_lead: int | None = None
+    carousel_cycle: float = 10.0
+    look_ahead: int = 5
+    repetition: float = 0.1
+    delivery: Literal["push", "pull"] = "push"
+    synchronous: bool = True
+    interaction: bool = False
+    hold_through: bool = False
+    protection_after_reception: int = 3
+    permissions_category: int | None = None
+    socID: str = ""
+    serviceBaseCID: str = ""
+    key_domain_id: str = ""
+    key_group: int = 0
+    bsm: str = ""
+    bsdas: tuple[str, ...] = ()
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole file."""
+
+    server: ServerTable
+    peers: tuple[PeerTable, ...]
+    services: tuple[ServiceTable, ...] = ()
+    tls: TlsTable | None = None
+    log: LogTable = LogTable()
+    air: AirTable = AirTable()
+
+
+@dataclass(frozen=True)
+class Address:
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """A configuration that was understood; nothing has been opened yet but the file itself.
+
+    Secrets, certificates and their like are read by the methods, at start and at a reload.
+    """
+
+    path: Path
+    role: Role
+    me: str
+    listen: Address
+    status: Address | None
+    database: Path
+    control: Path
+    kek_source: str
+    pair_source: str
+    fqdn: str
+    rights_issuer_id: bytes | None
+    tls: TlsFiles | None
+    log: LogTable
+    events: str
+    peers: Peers
+    peer_ids: tuple[str, ...]
+    streams: tuple[StreamConfig, ...]
+
+    def kek(self) -> KEK:
+        return self._secret(self.kek_source, "server.kek")
+
+    def pair_secret(self) -> Secret | None:
+        return Secret(self._secret(self.pair_source, "server.pair_secret")) if self.pair_source else None
+
+    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]:
+        """TLS for listening and for asking."""
+        if self.tls is None:
+            return None, None
+        try:
+            return server_context(self.tls), client_context(self.tls)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: tls: {error}") from None
+
+    def _secret(self, source: str, key: str) -> KEK:
+        try:
+            return load_kek(source)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: {key}: {error}") from None
+
+    def check(self) -> None:
+        """Everything that ``serve`` will need and that can be tried without disturbing a running server."""
+        self.contexts()
+        self.kek()
+        self.pair_secret()
+        for path, key in ((self.database, "server.database"), (self.control, "server.control")):
+            if not path.parent.is_dir():
+                raise ConfigError(f"{self.path}: {key}: {path.parent} is not a folder")
+
+
+def load(path: Path) -> ServerConfig:
+    """Read and check a configuration file.  ``ConfigError``: FILE:LINE: key: reason."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}:{data[: error.start].count(10) + 1}: not UTF-8") from None
+    if len(data) > MAX_FILE:
+        raise ConfigError(f"{path}: more than {MAX_FILE} octets")
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)", str(error))
+        line = "" if found is None else f":{found.group(1) or text.count(chr(10)) + 1}"
+        reason = str(error)[: found.start()] if found else str(error)
+        raise ConfigError(f"{path}{line}: not TOML: {reason}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not TOML: nested too deep") from None
+    return _Reader(path, text).read(raw)
+
+
+_STEP: Final = re.compile(r"\.([\w-]+)|\[(\d+)\]")
+_HEADER: Final = re.compile(r"\s*(\[\[?)\s*([\w.\"-]+)\s*\]")
+_KEY: Final = re.compile(r"\s*\"?([\w-]+)\"?\s*=")
+_FIELD: Final = re.compile(r"field `([^`]*)`")
+_NAMED: Final = re.compile(r"(\w+): ")
+_OF_STREAM: Final = {"ids": "id", "IPsec with authentication is refused on two-profile streams (R38)": "protocol"}
+
+
+class _Reader:
+    """One file: turns it into a ``ServerConfig`` and knows on which line each key stands."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._lines = _line_numbers(text)
+
+    def refuse(self, where: Path_, reason: str) -> ConfigError:
+        """The error to raise.  A key that is missing is looked for where its table begins."""
+        place = where
+        while place and place not in self._lines:
+            place = place[:-1]
+        line = f":{self._lines[place]}" if place else ""
+        name = "".join(f"[{step + 1}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
+        return ConfigError(f"{self._path}{line}: {name}: {reason}" if name else f"{self._path}{line}: {reason}")
+
+    def read(self, raw: Mapping[str, Any]) -> ServerConfig:
+        try:
+            file = msgspec.convert(raw, File)
+        except msgspec.ValidationError as error:
+            text, _, at = str(error).partition(" - at `$")
+            where: list[str | int] = [m[1] if m[1] else int(m[2]) for m in _STEP.finditer(at)]
+            field = _FIELD.search(text)
+            if field is not None and text.startswith("Object"):
+                where.append(field.group(1))
+                text = "unknown key" if "unknown" in text else "missing"
+            raise self.refuse(tuple(where), text[:1].lower() + text[1:]) from None
+        server = file.server
+        me = server.id
+        if ":" not in me:
+            raise self.refuse(("server", "id"), "expected an absolute URI")
+        peers = self._peers(file)
+        streams = tuple(self._stream(file, i, service) for i, service in enumerate(file.services))
+        self._streams_together(file, streams)
+        listen = self._address(("server", "listen"), server.listen)
+        status = self._address(("server", "status"), server.status) if server.status else None
+        if status is not None and not is_loopback(status.host):
+            raise self.refuse(("server", "status"), "expected a loopback address: figures and health are not for everyone")
+        if file.tls is None and not (server.plain_loopback and is_loopback(listen.host)):
+            raise self.refuse(("tls",), "missing: the back-end interface needs mutual TLS (R26)")
+        if file.tls is not None and server.plain_loopback:
+            raise self.refuse(("server", "plain_loopback"), "contradicts [tls]")
+        for i, peer in enumerate(file.peers):
+            if peer.url.startswith("http://") != (file.tls is None):
+                raise self.refuse(("peers", i, "url"), f"expected {'http' if file.tls is None else 'https'}://...")
+        base = self._path.parent
+        issuer = self._hex(("server", "rights_issuer_id"), server.rights_issuer_id, 20)
+        if server.role == "bsm":
+            if not server.fqdn:
+                raise self.refuse(("server", "fqdn"), "missing: a BSM has a name in its messages")
+            if issuer is None and any(s.drm for s in streams):
+                raise self.refuse(("server", "rights_issuer_id"), "missing: a service has the DRM Profile")
+        elif not server.pair_secret and any(len(s.bsdas) > 1 for s in streams):
+            raise self.refuse(("server", "pair_secret"), "missing: a service has a main and a back-up BSD/A (R33)")
+        tls = file.tls
+        return ServerConfig(
+            path=self._path, role=server.role, me=me, listen=listen, status=status, database=base / server.database,
+            control=base / (server.control or f"{server.role}.sock"), kek_source=self._source("kek", server.kek),
+            pair_source=self._source("pair_secret", server.pair_secret) if server.pair_secret else "", fqdn=server.fqdn,
+            rights_issuer_id=issuer, log=file.log, events=file.air.events, peers=peers,
+            peer_ids=tuple(peer.id for peer in file.peers), streams=streams,
+            tls=None if tls is None else TlsFiles(
+                certificate=base / tls.certificate, key=base / tls.key, authority=base / tls.authority
+            ),
+        )  # fmt: skip
+
+    def _source(self, key: str, source: str) -> str:
+        kind, _, where = source.partition(":")
+        if kind not in ("file", "env", "command") or not where:
+            # What stands there instead may be the key itself.
+            raise self.refuse(("server", key), "expected file:PATH, env:NAME or command:WORDS")
+        return f"file:{self._path.parent / where}" if kind == "file" else source
+
+    def _address(self, where: Path_, text: str) -> Address:
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise self.refuse(where, "expected HOST:PORT")
+        return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def _hex(self, where: Path_, text: str, size: int) -> bytes | None:
+        if not text:
+            return None
+        try:
+            value = bytes.fromhex(text)
+        except ValueError:
+            value = b""
+        if len(value) != size:
+            raise self.refuse(where, f"expected {2 * size} hexadecimal digits")
+        return value
+
+    def _peers(self, file: File) -> Peers:
+        if not file.peers:
+            raise self.refuse(("peers",), "missing: a server alone has nobody to speak with")
+        made: list[Peer] = []
+        for i, peer in enumerate(file.peers):
+            told = [(s.id, s.bsdas if file.server.role == "bsm" else (s.bsm,) if s.bsm else ()) for s in file.services]
+            named = {service for service, ids in told if not ids or peer.id in ids}
+            services = frozenset(named | set(peer.services) | ({ALL_SERVICES} if peer.all_services else set()))
+            try:
+                made.append(Peer(id=peer.id, services=services, certificate=peer.certificate, url=peer.url))
+                Peers(made)
+            except ConfigError as error:
+                reason = str(error).removeprefix(f"peer {peer.id}: ")
+                raise self.refuse(("peers", i), reason) from None
+            if peer.id == file.server.id:
+                raise self.refuse(("peers", i, "id"), "is this server itself")
+        return Peers(made)
+
+    def _stream(self, file: File, i: int, table: ServiceTable) -> StreamConfig:
+        me, role = file.server.id, file.server.role
+        others = [peer.id for peer in file.peers]
+        bsm = table.bsm or (me if role == "bsm" else others[0] if len(others) == 1 else "")
+        bsdas = table.bsdas or (tuple(others) if role == "bsm" and len(others) == 1 else (me,) if role == "bsda" else ())
+        for ids, key in (((bsm,), "bsm"), (bsdas, "bsdas")):
+            if not all(ids) or not ids:
+                raise self.refuse(("services", i, key), "missing: there are several peers, name those of this service")
+            for name in ids:
+                if name != me and name not in others:
+                    raise self.refuse(("services", i, key), f"{name} is neither this server nor one of its peers")
+        if me not in ((bsm,) if role == "bsm" else bsdas):
+            raise self.refuse(("services", i, "bsm" if role == "bsm" else "bsdas"), "does not name this server")
+        cycle = table.carousel_cycle
+        if not 0 < cycle <= 3600:
+            raise self.refuse(("services", i, "carousel_cycle"), "expected more than 0 s, at most an hour")
+        least = math.ceil(2 * cycle)
+        rollover = max(least, table.key_period // ROLLOVER_SHARE) if table.rollover_lead is None else table.rollover_lead
+        rekey = math.ceil(2.5 * cycle) if table.rekey_lead is None else table.rekey_lead
+        domain = self._hex(("services", i, "key_domain_id"), table.key_domain_id, 3)
+        try:
+            return StreamConfig(
+                service=table.id, stream=table.stream, profiles=table.profiles, generation=table.generation, bsm=bsm, bsdas=bsdas,
+                protocol=PROTOCOLS[table.protocol], traffic_authentication_flag=table.traffic_authentication, period=table.period,
+                start=table.start, granularity=table.granularity, key_period=table.key_period, rollover_lead=rollover,
+                rekey_lead=rekey, carousel_cycle=cycle, look_ahead=table.look_ahead, repetition=table.repetition,
+                delivery=table.delivery, synchronous=table.synchronous, interaction=table.interaction,
+                hold_through=table.hold_through, protection_after_reception=table.protection_after_reception,
+                permissions_category=table.permissions_category, socID=table.socID, serviceBaseCID=table.serviceBaseCID,
+                key_domain_id=domain or b"", key_group=table.key_group,
+            )  # fmt: skip
+        except ConfigError as error:
+            reason = str(error).removeprefix(f"{table.id} stream {table.stream}: ")
+            named = _NAMED.match(reason)
+            key = _OF_STREAM.get(reason, "period" if reason.startswith("crypto period") else "")
+            if named is not None and not key:
+                key = _OF_STREAM.get(named.group(1), named.group(1))
+                reason = reason[named.end() :]
+            raise self.refuse(("services", i, key) if key else ("services", i), reason) from None
+
+    def _streams_together(self, file: File, streams: tuple[StreamConfig, ...]) -> None:
+        seen: dict[tuple[str, int], int] = {}
+        groups: dict[tuple[bytes, int], int] = {}
+        for i, config in enumerate(streams):
+            if config.key in seen:
+                raise self.refuse(
+                    ("services", i, "stream"), f"{config.service} stream {config.stream} is services[{seen[config.key] + 1}]"
+                )
+            seen[config.key] = i
+            if config.smartcard:
+                group = (config.key_domain_id, config.key_group)
+                if group in groups:
+                    raise self.refuse(
+                        ("services", i, "key_group"), f"is that of services[{groups[group] + 1}]: one for each stream (R10)"
+                    )
+                groups[group] = i
+
+
+def _line_numbers(text: str) -> dict[Path_, int]:
+    """Key -> its line, of a file in the usual layout (headers and keys at the beginning of lines)."""
+    lines: dict[Path_, int] = {}
+    counts: dict[str, int] = {}
+    table: Path_ = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            name = header.group(2).replace('"', "")
+            table = tuple(name.split("."))
+            if header.group(1) == "[[":
+                counts[name] = counts.get(name, -1) + 1
+                table = (*table, counts[name])
+            lines.setdefault(table, number)
+        elif key := _KEY.match(line):
+            lines.setdefault((*table, key.group(1)), number)
+    return lines
