@@ -23,7 +23,7 @@ from pybcast._native.engine import available, current, engine
 from pybcast.cli import bench as bench_
 from pybcast.cli import input as reading
 from pybcast.cli import keygen as keymaking
-from pybcast.cli import output
+from pybcast.cli import output, servers
 from pybcast.cli.input import Form
 from pybcast.cli.status import BAD_MESSAGE, INTERRUPTED, USAGE, answering, our_fault, output_failed
 from pybcast.errors import BadValue, BcastError, ConfigError
@@ -504,6 +504,9 @@ def demo(
             raise ConfigError(f"the demo needs {missing.name}: pip install 'pybcast[media]'") from None
         if status:
             raise typer.Exit(status)
+
+
+servers.register(app)
 
 
 def run(args: Sequence[str] | None = None) -> int:

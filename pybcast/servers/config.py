@@ -355,7 +355,9 @@ class _Reader:
         if not 0 < cycle <= 3600:
             raise self.refuse(("services", i, "carousel_cycle"), "expected more than 0 s, at most an hour")
         least = math.ceil(2 * cycle)
-        rollover = max(least, table.key_period // ROLLOVER_SHARE) if table.rollover_lead is None else table.rollover_lead
+        # Time for two turns of the carousel (R7), and for the periods that are prepared ahead: they reach into the next key.
+        ahead = max(least, (table.look_ahead + 2) * table.period, table.key_period // ROLLOVER_SHARE)
+        rollover = max(least, min(ahead, table.key_period - 1)) if table.rollover_lead is None else table.rollover_lead
         rekey = math.ceil(2.5 * cycle) if table.rekey_lead is None else table.rekey_lead
         domain = self._hex(("services", i, "key_domain_id"), table.key_domain_id, 3)
         try:

@@ -34,7 +34,7 @@ def test_a_file_becomes_streams(tmp_path: Path) -> None:
     ]
     first = bsm.streams[0]
     assert (first.bsm, first.bsdas, first.protocol) == ("urn:example:bsm", ("urn:example:bsda",), Protocol.SRTP)
-    assert (first.rollover_lead, first.rekey_lead) == (2, 3), "from the carousel cycle of 1 s"
+    assert (first.rollover_lead, first.rekey_lead) == (10, 3), "five periods, which are prepared ahead; two turns of the carousel"
     assert first.key_domain_id == bytes.fromhex("12f410")
     assert bsm.database == tmp_path / "bsm.db" and bsm.control == tmp_path / "bsm.sock"
     assert bsm.kek_source == f"file:{tmp_path}/kek"

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BSD/A as a process: the flow machine, and a sink for what goes on air."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from pybcast.flows import BSDA, derived_teks, random_teks
+from pybcast.flows.events import State
+from pybcast.flows.tables import PeriodState, Side
+from pybcast.servers.air import JsonLinesAir
+from pybcast.servers.config import ServerConfig
+from pybcast.servers.daemon import LOG, Daemon
+from pybcast.servers.runner import AirOutput, Clock
+from pybcast.servers.watch import Light, ServiceView
+
+_PREPARED: Final = frozenset({PeriodState.SEALED, PeriodState.ON_AIR})
+
+
+class Bsda(Daemon[BSDA]):
+    """A BSD/A daemon."""
+
+    role = "bsda"
+    side = Side.BSDA
+
+    def __init__(self, config: ServerConfig, clock: Clock | None = None) -> None:
+        super().__init__(config, clock)
+        if config.events:
+            self.air = JsonLinesAir(config.events if config.events == "-" else str(config.path.parent / config.events))
+        pair = config.pair_secret()
+        self._teks = derived_teks(pair) if pair is not None else random_teks(os.urandom)
+
+    def make(self, config: ServerConfig, state: State, *, copy: bool) -> BSDA:
+        """An empty database counts as a lost one (R33): nobody can tell it from a new one, and a first start only costs one change
+        of the long-term keys (F4) for it.
+        """
+        lost = copy or not state
+        if lost:
+            LOG.warning("no store, or an old copy of it: asking for new keys (R33)", extra={"fields": {"event": "store-lost"}})
+        return BSDA(me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, fresh=lost)
+
+    def put(self, output: AirOutput) -> None:
+        self.air.put(output, self._announced)
+
+    def _announced(self, service: str, stream: int, start: int) -> None:
+        self.runner.post(lambda machine, now: machine.announced(service, stream, start, now))
+
+    def views(self, config: ServerConfig, machine: BSDA, now: float) -> Iterable[ServiceView]:
+        for stream in config.streams:
+            records = machine.records(*stream.key)
+            used = [r for r in records if r.state in (PeriodState.IN_USE, PeriodState.HELD)]
+            ahead = sum(r.state in _PREPARED and r.period.start > now for r in records)
+            held = any(r.state is PeriodState.HELD for r in used)
+            light: Light = "green"
+            why = ""
+            if held:
+                light, why = "red", "the last key is held"
+            elif not used and stream.start <= now:
+                light, why = "red", "no key in use"
+            elif not ahead:
+                light, why = "yellow", "no period prepared ahead"
+            change = max((r.period.end for r in used), default=None)
+            yield ServiceView(
+                service=stream.service, stream=stream.stream, light=light, why=why, ahead=ahead, held=held, next_change=change
+            )

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator's socket: a Unix socket of mode 0600, one JSON object a line in each direction.
+
+``{"command": NAME, ...}`` is answered by ``{"ok": true, "result": ...}`` or ``{"ok": false, "error": {...}}``.  Who may open the
+socket may do everything: it is the owner's, and the peer's user is looked at once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from pybcast.errors import BcastError, ConfigError, TransportError
+
+LOG: Final = logging.getLogger("pybcast.control")
+MAX_LINE: Final = 4 << 20  # octets of a command: some ten thousand subscribers
+TIMEOUT: Final = 60.0  # seconds a client waits for the answer
+Command = Callable[[Mapping[str, Any]], Awaitable[Any]]
+
+
+class ControlServer:
+    """Answers commands with what ``commands[name](arguments)`` gives: plain JSON."""
+
+    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+        self._path, self._commands = path, commands
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen.  ``ConfigError`` when the path cannot be had.  An old socket is replaced: the caller holds the database."""
+        try:
+            with suppress(FileNotFoundError):
+                if not stat.S_ISSOCK(self._path.lstat().st_mode):
+                    raise ConfigError(f"{self._path}: exists and is no socket")
+                self._path.unlink()
+            made = socket.socket(socket.AF_UNIX)
+            mask = os.umask(0o177)
+            try:
+                made.bind(str(self._path))
+            finally:
+                os.umask(mask)
+        except OSError as error:
+            raise ConfigError(f"{self._path}: {error.strerror or error}") from None
+        self._server = await asyncio.start_unix_server(self._serve, sock=made, limit=MAX_LINE)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if not _allowed(writer):
+                return
+            while line := await reader.readline():
+                writer.write((json.dumps(await self._answer(line)) + "\n").encode())
+                await writer.drain()
+        except (OSError, ValueError):
+            pass  # gone, or a line without end
+        finally:
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        name = ""
+        try:
+            asked = json.loads(line)
+            name = asked.pop("command")
+            command = self._commands.get(name)
+            if command is None:
+                raise ConfigError(f"no command {str(name)[:40]!r}")
+            result = await command(asked)
+        except BcastError as error:
+            return {"ok": False, "error": error.as_dict()}
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # of what was asked; its text may repeat it
+            LOG.warning("command %s: %s", str(name)[:40], type(error).__name__)
+            return {"ok": False, "error": ConfigError(f"{name or 'command'}: {type(error).__name__}").as_dict()}
+        LOG.info("command %s", name, extra={"fields": {"event": "command", "command": name}})
+        return {"ok": True, "result": result}
+
+
+def _allowed(writer: asyncio.StreamWriter) -> bool:
+    peer = writer.get_extra_info("socket")
+    _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return user in (0, os.geteuid())
+
+
+def ask(path: Path, command: str, **arguments: Any) -> Any:
+    """Ask a running server.  ``TransportError`` when it does not answer, ``ConfigError`` when it refuses."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT)
+        try:
+            connection.connect(str(path))
+            connection.sendall((json.dumps({"command": command, **arguments}) + "\n").encode())
+            with connection.makefile("rb") as file:
+                line = file.readline()
+        except OSError as error:
+            raise TransportError(f"no server at {path}: {error.strerror or error}") from None
+    if not line:
+        raise TransportError(f"{path}: the server hung up")
+    answer = json.loads(line)
+    if not answer["ok"]:
+        raise ConfigError(str(answer["error"].get("found") or answer["error"]))
+    return answer["result"]

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a server process: start, reload, stop, and its exit status.
+
+0 after SIGTERM or SIGINT; 2 when the configuration, a file or an address cannot be used; 70 when the machine, the store or the air
+failed while running: nothing more has left, and what was accepted is stored.  SIGHUP reads the configuration again: certificates,
+peers and services change without a moment of not listening; a file that cannot be used changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+from aiohttp import web
+
+import pybcast
+from pybcast.backend import Client, Server
+from pybcast.errors import ConfigError, StoreError, TransportError
+from pybcast.flows.events import State
+from pybcast.flows.tables import Side
+from pybcast.servers import log
+from pybcast.servers.air import Air, CountingAir
+from pybcast.servers.config import ServerConfig, load
+from pybcast.servers.control import Command, ControlServer
+from pybcast.servers.runner import AirOutput, Clock, Fatal, Machine, Runner, SystemClock
+from pybcast.servers.watch import ServiceView, Watch, _Peer
+from pybcast.store import SqliteStore
+
+LOG: Final = logging.getLogger("pybcast.servers")
+CLEAN, USAGE, OUR_FAULT = 0, 2, 70
+GRACE: Final = 5.0  # seconds for requests in hand when stopping - confidence: own
+STUCK: Final = 10.0  # seconds that work may wait before /healthz says so - confidence: own
+FIXED: Final = ("role", "me", "listen", "status", "database", "control", "events", "kek_source", "pair_source", "fqdn")
+"""What a reload cannot change."""
+
+M = TypeVar("M", bound=Machine)
+
+
+class Daemon(Generic[M]):
+    """One server process.  ``Bsm`` and ``Bsda`` say what is theirs."""
+
+    role: str
+    side: Side
+
+    def __init__(self, config: ServerConfig, clock: Clock | None = None) -> None:
+        if config.role != self.role:
+            raise ConfigError(f"{config.path}: server.role: expected {self.role}, found {config.role}")
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.watch = Watch(self.role, self.clock.now, {name: _Peer() for name in config.peer_ids})
+        self.air: Air = CountingAir()
+        self.started = self.clock.monotonic()
+        self.store: SqliteStore
+        self.runner: Runner[M]
+
+    # --- what is different between the two ------------------------------------------------------------------------------
+
+    def make(self, config: ServerConfig, state: State, *, copy: bool) -> M:
+        """The machine of what was persisted; ``copy``: that may be older than what has left."""
+        raise NotImplementedError
+
+    def views(self, config: ServerConfig, machine: M, now: float) -> Iterable[ServiceView]:
+        raise NotImplementedError
+
+    def commands(self) -> dict[str, Command]:
+        return {}
+
+    def put(self, output: AirOutput) -> None:
+        """What goes on air."""
+        self.air.put(output, lambda *_: None)
+
+    # --- life -----------------------------------------------------------------------------------------------------------
+
+    def serve(self) -> int:
+        """Run until a signal; the exit status."""
+        log.start(self.config.log.format, self.config.log.level)
+        try:
+            return asyncio.run(self._main())
+        except (ConfigError, TransportError, StoreError) as error:
+            LOG.critical("cannot start: %s", error, extra={"fields": {"event": "refused"}})
+            return USAGE
+        except Fatal as error:
+            LOG.critical(
+                "stopped: %s", error.args[0] if error.args else "", exc_info=error.__cause__, extra={"fields": {"event": "fatal"}}
+            )
+            return OUR_FAULT
+        except Exception as error:
+            LOG.critical("stopped", exc_info=error, extra={"fields": {"event": "fatal"}})
+            return OUR_FAULT
+
+    async def _main(self) -> int:
+        config = self.config
+        listening, asking = config.contexts()
+        self.store = SqliteStore(config.database, config.kek(), owner=config.me, on_commit=self.watch.committed)
+        client = Client(
+            me=config.me, side=self.side, peers=config.peers, context=asking, clock=self.clock.now,
+            plain_loopback=config.tls is None, observer=self.watch.exchanged,
+        )  # fmt: skip
+        try:
+            copy = self.store.restored
+            self.runner = Runner(
+                lambda state: self.make(config, state, copy=copy), self.store, clock=self.clock, ask=client.send, air=self.put,
+                watcher=self.watch,
+            )  # fmt: skip
+            self.watch.views = lambda: self.views(self.config, self.runner.machine, self.clock.now())
+            gc.freeze()  # what was loaded stays: no collection walks through it again
+            return await self._run(client, listening, copy)
+        finally:
+            await client.close()
+            await asyncio.to_thread(self.store.close)
+            self.air.close()
+
+    async def _run(self, client: Client, listening: Any, copy: bool) -> int:
+        config = self.config
+        server = Server(
+            me=config.me, side=self.side, peers=config.peers, handler=self.runner.request, clock=self.clock.now,
+            observer=self.watch.exchanged,
+        )  # fmt: skip
+        stop, reload = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        work = asyncio.create_task(self.runner.run())
+        control = ControlServer(config.control, self._all_commands())
+        status: web.AppRunner | None = None
+        try:
+            await self._first(work, copy)
+            await server.start(config.listen.host, config.listen.port, listening, plain_loopback=config.tls is None)
+            status, status_port = await self._start_status()
+            await control.start()
+            ready = {"event": "ready", "port": server.port, "status_port": status_port, "services": len(config.streams)}
+            LOG.info("%s %s ready on port %d", self.role, config.me, server.port, extra={"fields": ready})
+            while not stop.is_set() and not work.done():
+                reload.clear()
+                waits = [asyncio.create_task(event.wait()) for event in (stop, reload)]
+                await asyncio.wait([work, *waits], return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
+                if reload.is_set() and not stop.is_set() and not work.done():
+                    await self._reload(server, client)
+            if not work.done():
+                LOG.info("stopping", extra={"fields": {"event": "stopping"}})
+        finally:
+            await control.stop()
+            await server.stop(GRACE if not work.done() else 0.0)
+            if status is not None:
+                await status.cleanup()
+            self.runner.stop()
+        await work
+        LOG.info("stopped", extra={"fields": {"event": "stopped"}})
+        return CLEAN
+
+    async def _first(self, work: asyncio.Task[None], copy: bool) -> None:
+        """What the machine does on waking is stored before anyone can ask it something (R2)."""
+        first = asyncio.create_task(self.runner.command(lambda machine, now: machine.tick(now)))
+        await asyncio.wait([first, work], return_when=asyncio.FIRST_COMPLETED)
+        if not first.done():
+            first.cancel()
+            await work
+        await first
+        if copy:
+            await asyncio.to_thread(self.store.take_into_service)
+            LOG.warning(
+                "the database is a restored copy: counters and keys have moved on (R2)", extra={"fields": {"event": "restored"}}
+            )
+
+    # --- reload ---------------------------------------------------------------------------------------------------------
+
+    async def _reload(self, server: Server, client: Client) -> None:
+        try:
+            fresh = load(self.config.path)
+            for name in FIXED:
+                if getattr(fresh, name) != getattr(self.config, name):
+                    raise ConfigError(f"{fresh.path}: server.{name.removesuffix('_source')}: needs a restart")
+            if (fresh.tls is None) != (self.config.tls is None):
+                raise ConfigError(f"{fresh.path}: tls: needs a restart")
+            listening, asking = fresh.contexts()
+        except ConfigError as error:
+            LOG.error("not reloaded: %s", error, extra={"fields": {"event": "not-reloaded", "why": str(error)}})
+            return
+        changed = fresh.streams != self.config.streams
+        self.config = fresh
+        for name in fresh.peer_ids:
+            self.watch.peers.setdefault(name, _Peer())
+        for name in self.watch.peers.keys() - set(fresh.peer_ids):
+            del self.watch.peers[name]
+        log.start(fresh.log.format, fresh.log.level)
+        if changed:
+            await self.runner.remake(lambda state: self.make(fresh, state, copy=False))
+        await server.reload(context=listening, peers=fresh.peers)
+        await client.reload(context=asking, peers=fresh.peers)
+        LOG.info("reloaded", extra={"fields": {"event": "reloaded", "services": len(fresh.streams), "remade": changed}})
+
+    # --- views ----------------------------------------------------------------------------------------------------------
+
+    async def _start_status(self) -> tuple[web.AppRunner | None, int]:
+        address = self.config.status
+        if address is None:
+            return None, 0
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/metrics", self._metrics)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, address.host, address.port)
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            raise ConfigError(f"{self.config.path}: server.status: {error.strerror}") from None
+        bound = [sock for sock in runner.addresses if isinstance(sock, tuple)]
+        return runner, int(bound[0][1])
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        stuck = self.runner.stuck
+        good = stuck < STUCK
+        return web.json_response({"status": "ok" if good else "stuck", "waiting": round(stuck, 3)}, status=200 if good else 503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=self.watch.metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    def _all_commands(self) -> Mapping[str, Command]:
+        return {"status": self._status, **self.commands()}
+
+    async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        peers, services = list(self.watch.peer_lights()), list(self.watch.service_lights())
+        lights = [row["light"] for row in (*peers, *services)]
+        stats = await asyncio.to_thread(self.store.stats)
+        return {
+            "role": self.role, "id": self.config.me, "version": pybcast.__version__, "time": self.clock.now(),
+            "up": round(self.clock.monotonic() - self.started, 1),
+            "light": "red" if "red" in lights else "yellow" if "yellow" in lights else "green",
+            "peers": peers, "services": services, "alarms": self.watch.last_alarms()[-5:],
+            "store": {"writes": stats.writes, "commits": stats.commits, "octets": stats.octets, "slowest": stats.slowest_commit},
+        }  # fmt: skip

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries out what a flow machine asks: the loop between a machine and its store, its peers, its clock and the air.
+
+Inputs wait in one queue and reach the machine one after the other.  What one input returns is one transaction: all its ``Persist``
+outputs are durable before any other output of it leaves, and outputs leave in the order of the inputs.  So a crash loses an input
+whole or leaves it stored whole; an output that was stored for but did not leave is one that the peer asks for again (an answer has
+its messageID), that the machine sends again (a request) or that it says again when it is made from the store (what is on air).
+While one transaction is written the machine works on the next input, and the store takes together what queued meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+from pybcast.errors import ConfigError, FlowError, LocalFlowError, StoreError, TransportError, WireError
+from pybcast.flows.events import (
+    Alarm,
+    Announce,
+    CarouselDrop,
+    CarouselPut,
+    FlowDone,
+    OffAir,
+    Output,
+    Persist,
+    Send,
+    State,
+    StopTraffic,
+    UseKey,
+)
+from pybcast.flows.spcp import BackendMessage
+
+LOG: Final = logging.getLogger("pybcast.servers")
+NTP_UNIX: Final = 2_208_988_800  # NTP seconds of the Unix epoch
+LONGEST_SLEEP: Final = 1.0  # seconds: how soon a step of the clock is noticed - confidence: own
+STEP: Final = 0.5  # seconds by which the clock must jump to count as stepped; a slewed one drifts less - confidence: own
+SHORTEST_SLEEP: Final = 0.001  # seconds: a machine that is always due does not stop everything else
+PIPELINE: Final = 64  # inputs worked on whose outputs wait for the disk; more of them wait in the queue - confidence: own
+
+AirOutput = Announce | OffAir | UseKey | StopTraffic | CarouselPut | CarouselDrop
+
+
+class Machine(Protocol):
+    """What ``BSM`` and ``BSDA`` have in common."""
+
+    def receive(self, message: BackendMessage, now: float, peer: str) -> list[Output]: ...
+    def tick(self, now: float) -> list[Output]: ...
+    def next_wakeup(self) -> float | None: ...
+
+
+class Clock(Protocol):
+    """``now``: 64-bit NTP seconds, may step.  ``monotonic``: seconds, never does."""
+
+    def now(self) -> float: ...
+    def monotonic(self) -> float: ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> float:
+        return time.time() + NTP_UNIX
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class Storing(Protocol):
+    """What of a ``store.Store`` is used here."""
+
+    def load(self) -> State: ...
+    def write_async(self, batch: Sequence[Persist]) -> Awaitable[None]: ...
+
+
+class Watcher(Protocol):
+    """Is told what happens, for metrics and logs.  Called in the event loop; must not raise."""
+
+    def alarm(self, alarm: Alarm) -> None: ...
+    def flow(self, done: FlowDone) -> None: ...
+    def input(self, seconds: float, waiting: int) -> None: ...
+    def clock_step(self, seconds: float) -> None: ...
+    def unanswered(self, message: BackendMessage, error: str) -> None: ...
+
+
+class Fatal(Exception):
+    """The server cannot go on; ``__cause__`` says why."""
+
+
+M = TypeVar("M", bound=Machine)
+T = TypeVar("T")
+
+
+@dataclass
+class _Input(Generic[M]):
+    """``command``: the machine may refuse it.  ``request``: its answer is the result.  ``make``: before it, a new machine."""
+
+    action: Callable[[M, float], tuple[object, list[Output]]]
+    result: asyncio.Future[object]
+    command: bool = False
+    request: BackendMessage | None = None
+    make: Callable[[State], M] | None = None
+    value: object = None
+
+
+@dataclass
+class _Outputs(Generic[M]):
+    """What an input left to do, when ``stored`` is done."""
+
+    source: _Input[M]
+    stored: Awaitable[None] | None
+    outputs: Sequence[Output] = ()
+
+
+class Runner(Generic[M]):
+    """Owns one machine.
+
+    ``make(state)``: the machine, of what was persisted.  ``ask``: sends a request and gives its answer (``backend.Client.send``).
+    ``air``: takes what goes on air and to encoders.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[State], M],
+        store: Storing,
+        *,
+        clock: Clock,
+        ask: Callable[[BackendMessage], Awaitable[BackendMessage]],
+        air: Callable[[AirOutput], None],
+        watcher: Watcher,
+    ) -> None:
+        self._store, self._clock, self._ask, self._air, self._watcher = store, clock, ask, air, watcher
+        self.machine = make(store.load())
+        self._inputs: asyncio.Queue[_Input[M] | None] = asyncio.Queue()
+        self._outputs: asyncio.Queue[_Outputs[M] | None] = asyncio.Queue(PIPELINE)
+        self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticking = False
+        self._stopping = False
+        self._wall, self._mono = clock.now(), clock.monotonic()
+        self._busy_since: float | None = None
+
+    # --- inputs -------------------------------------------------------------------------------------------------------
+
+    async def request(self, message: BackendMessage, peer: str) -> BackendMessage:
+        """The machine's answer to a peer's request, when all that it rests on is stored."""
+        answer = await self._put(lambda m, now: (None, m.receive(message, now, peer)), request=message)
+        if not isinstance(answer, BackendMessage):
+            raise LocalFlowError(f"tag {int(message.tag)}: no answer")
+        return answer
+
+    async def command(self, action: Callable[[M, float], list[Output]]) -> None:
+        """What an operator asks: returns when it is stored and carried out.  ``FlowError`` when the machine refuses it."""
+        await self._put(lambda m, now: (None, action(m, now)), command=True)
+
+    async def ask_machine(self, question: Callable[[M, float], T]) -> T:
+        """A view of the machine that changes nothing, in its place among the inputs."""
+        found: list[T] = []
+
+        def look(machine: M, now: float) -> tuple[object, list[Output]]:
+            found.append(question(machine, now))
+            return None, []
+
+        await self._put(look, command=True)
+        return found[0]
+
+    def post(self, action: Callable[[M, float], list[Output]]) -> None:
+        """An input that nobody waits for."""
+        if not self._stopping:
+            self._queue(_Input(lambda m, now: (None, action(m, now)), _future()))
+
+    async def remake(self, make: Callable[[State], M]) -> None:
+        """A new machine of what is stored, as after a restart: for a changed configuration.  Nothing that was accepted is lost."""
+
+        if self._stopping:
+            raise LocalFlowError("the server is stopping")
+        item = _Input(lambda m, now: (None, m.tick(now)), _future(), make=make)
+        self._queue(item)
+        await asyncio.shield(item.result)
+
+    async def _put(
+        self,
+        action: Callable[[M, float], tuple[object, list[Output]]],
+        *,
+        command: bool = False,
+        request: BackendMessage | None = None,
+    ) -> object:
+        if self._stopping:
+            raise LocalFlowError("the server is stopping")
+        item = _Input(action, _future(), command, request)
+        self._queue(item)
+        return await asyncio.shield(item.result)
+
+    def _queue(self, item: _Input[M]) -> None:
+        self._inputs.put_nowait(item)
+
+    @property
+    def stuck(self) -> float:
+        """Seconds that the oldest unfinished work has waited; 0 when there is none."""
+        return 0.0 if self._busy_since is None else max(0.0, self._clock.monotonic() - self._busy_since)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until :meth:`stop`.  ``Fatal`` when the machine, the store or the air failed: then nothing more leaves."""
+        self._tick()
+        work = [asyncio.create_task(self._work(), name="machine"), asyncio.create_task(self._carry_out(), name="outputs")]
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                error = task.exception()
+                if error is not None:
+                    raise Fatal(task.get_name()) from error
+        finally:
+            self._stopping = True
+            if self._timer is not None:
+                self._timer.cancel()
+            for task in (*work, *self._asking.values()):
+                task.cancel()
+            await asyncio.gather(*work, *self._asking.values(), return_exceptions=True)
+            self._give_up()
+
+    def stop(self) -> None:
+        """Take no more inputs; :meth:`run` returns when those that are queued are carried out."""
+        if not self._stopping:
+            self._stopping = True
+            self._inputs.put_nowait(None)
+
+    def _give_up(self) -> None:
+        for queue in (self._inputs, self._outputs):
+            while not queue.empty():
+                left = queue.get_nowait()
+                source = left.source if isinstance(left, _Outputs) else left
+                if source is not None:
+                    _fail(source.result, LocalFlowError("the server is stopping"))
+
+    # --- the machine --------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            item = await self._inputs.get()
+            if item is None:
+                await self._outputs.put(None)
+                return
+            self._busy_since = self._busy_since or self._clock.monotonic()
+            begun = self._clock.monotonic()
+            if item.make is not None:
+                await self._swap(item.make)
+            try:
+                item.value, outputs = item.action(self.machine, self._clock.now())
+            except (FlowError, ConfigError) as error:
+                _fail(item.result, error)
+                if not item.command:
+                    raise
+                # What the machine did before it refused (a resumption, say) is in its memory: it is carried out like a tick's.
+                outputs = self.machine.tick(self._clock.now())
+            except Exception as error:
+                _fail(item.result, error)
+                raise
+            rows = [output for output in outputs if isinstance(output, Persist)]
+            rest = [output for output in outputs if not isinstance(output, Persist)]
+            try:
+                stored = self._store.write_async(rows) if rows else None
+            except StoreError as error:
+                _fail(item.result, error)
+                raise
+            await self._outputs.put(_Outputs(item, stored, rest))
+            self._watcher.input(self._clock.monotonic() - begun, self._inputs.qsize())
+            self._arm()
+            await asyncio.sleep(0)  # sockets and timers have their turn between two inputs, however many wait
+
+    async def _swap(self, make: Callable[[State], M]) -> None:
+        await self._outputs.join()
+        self.machine = make(await asyncio.to_thread(self._store.load))
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        wake = self.machine.next_wakeup()
+        delay = LONGEST_SLEEP if wake is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, wake - self._clock.now()))
+        self._timer = asyncio.get_running_loop().call_later(delay, self._awake)
+
+    def _awake(self) -> None:
+        now, mono = self._clock.now(), self._clock.monotonic()
+        step = (now - self._wall) - (mono - self._mono)
+        self._wall, self._mono = now, mono
+        wake = self.machine.next_wakeup()
+        if abs(step) >= STEP:
+            LOG.warning("the clock stepped by %+.3f s", step, extra={"fields": {"event": "clock-step", "seconds": round(step, 3)}})
+            self._watcher.clock_step(step)
+            self._tick()
+        elif wake is not None and wake <= now:
+            self._tick()
+        else:
+            self._arm()
+
+    def _tick(self) -> None:
+        if self._ticking or self._stopping:
+            return
+        self._ticking = True
+
+        def tick(machine: M, now: float) -> list[Output]:
+            self._ticking = False
+            return machine.tick(now)
+
+        self.post(tick)
+
+    # --- outputs ------------------------------------------------------------------------------------------------------
+
+    async def _carry_out(self) -> None:
+        while True:
+            work = await self._outputs.get()
+            if work is None:
+                return
+            try:
+                if work.stored is not None:
+                    await work.stored
+                for output in work.outputs:
+                    self._do(output, work.source)
+            except Exception as error:
+                _fail(work.source.result, error)
+                raise
+            if not work.source.result.done():
+                work.source.result.set_result(work.source.value)
+            self._outputs.task_done()
+            self._busy_since = None if self._outputs.empty() else self._clock.monotonic()
+
+    def _do(self, output: Output, source: _Input[M]) -> None:
+        match output:
+            case Send(message) if message.is_answer:
+                asked = source.request
+                if asked is None or (message.message_id, message.destination) != (asked.message_id, asked.source):
+                    raise LocalFlowError(f"an answer (tag {int(message.tag)}) to nobody's request")
+                source.value = message
+            case Send(message):
+                self._send(message)
+            case Announce() | OffAir() | UseKey() | StopTraffic() | CarouselPut() | CarouselDrop():
+                self._air(output)
+            case Alarm():
+                self._watcher.alarm(output)
+            case FlowDone():
+                self._watcher.flow(output)
+            case _:
+                raise LocalFlowError(f"{type(output).__name__} is nothing a server carries out")
+
+    def _send(self, message: BackendMessage) -> None:
+        name = (message.destination, message.message_id)
+        if name in self._asking or self._stopping:
+            return  # the same request is still on its way; its answer serves both
+        task = self._asking[name] = asyncio.create_task(self._exchange(message))
+        task.add_done_callback(lambda _: self._asking.pop(name, None))
+
+    async def _exchange(self, message: BackendMessage) -> None:
+        try:
+            answer = await self._ask(message)
+        except (TransportError, WireError, FlowError) as error:  # the machine repeats what still matters
+            self._watcher.unanswered(message, str(error))
+            return
+        self.post(lambda machine, now: machine.receive(answer, now, message.destination))
+
+
+def _future() -> asyncio.Future[object]:
+    future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda f: f.cancelled() or f.exception())  # seen, also when nobody waits any more
+    return future
+
+
+def _fail(result: asyncio.Future[object], error: BaseException) -> None:
+    if not result.done():
+        result.set_exception(error)
