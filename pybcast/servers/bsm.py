@@ -242,7 +242,7 @@ def _imported(name: str, keys: _Keys) -> tuple[Subscriber, bytes | None]:
     except ValueError:
         raise ConfigError("registration: expected hexadecimal digits") from None
     if keys.smk:
-        return Subscriber(id=name, smk=SMK(_bytes(keys.smk, "smk", 16)), idr=keys.idr), registration
+        return Subscriber(id=name, smk=SMK(_bytes(keys.smk, "smk", 32)), idr=keys.idr), registration
     group = _bytes(keys.group, "group", 4)
     udk, riak = UDK(_bytes(keys.udk, "udk", 16)), RIAK(_bytes(keys.riak, "riak", 16))
     return Subscriber(id=name, group=group, position=keys.position, udk=udk, riak=riak), registration

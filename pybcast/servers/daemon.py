@@ -19,7 +19,7 @@ from aiohttp import web
 
 import pybcast
 from pybcast.backend import Client, Server
-from pybcast.errors import ConfigError, StoreError, TransportError
+from pybcast.errors import ConfigError, FlowError, StoreError, TransportError
 from pybcast.flows.events import State
 from pybcast.flows.tables import Side
 from pybcast.servers import log
@@ -157,12 +157,11 @@ class Daemon(Generic[M]):
 
     async def _first(self, work: asyncio.Task[None], copy: bool) -> None:
         """What the machine does on waking is stored before anyone can ask it something (R2)."""
-        first = asyncio.create_task(self.runner.command(lambda machine, now: machine.tick(now)))
-        await asyncio.wait([first, work], return_when=asyncio.FIRST_COMPLETED)
-        if not first.done():
-            first.cancel()
-            await work
-        await first
+        try:
+            await self.runner.command(lambda machine, now: machine.tick(now))
+        except (FlowError, ConfigError):
+            await work  # it has failed: says why
+            raise
         if copy:
             await asyncio.to_thread(self.store.take_into_service)
             LOG.warning(

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a log may show, what goes on air is written down as, the control socket, and how a server ends that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from servers_support import System
+
+from pybcast.errors import ConfigError, LocalFlowError, TransportError
+from pybcast.flows import BSM, AirStkm, Announce, CarouselPut, UseKey
+from pybcast.messages import Protocol
+from pybcast.secret import Secret
+from pybcast.servers import log
+from pybcast.servers.air import CountingAir, JsonLinesAir, described
+from pybcast.servers.bsm import Bsm
+from pybcast.servers.config import load
+from pybcast.servers.control import ControlServer, ask
+
+KEY: Final = bytes(range(200, 216))
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """A server sets up logging for its whole process: undone after the test."""
+    root, ours = logging.getLogger(), logging.getLogger("pybcast")
+    before = root.handlers[:], root.level, ours.level, logging.raiseExceptions
+    yield
+    root.handlers[:], root.level, ours.level, logging.raiseExceptions = before
+
+
+def _line(record: logging.LogRecord, style: str = "json") -> str:
+    return log._Formatter("json" if style == "json" else "text").format(record)
+
+
+def _record(name: str, text: str, *args: object, **extra: object) -> logging.LogRecord:
+    record = logging.LogRecord(name, logging.WARNING, "x.py", 1, text, args, None)
+    record.__dict__.update(extra)
+    return record
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+@pytest.mark.parametrize("value", [KEY, bytearray(KEY), memoryview(KEY), Secret(KEY), [KEY], {"a": KEY}, ValueError(KEY)])
+def test_no_argument_shows_bytes(style: str, value: object) -> None:
+    for record in (
+        _record("pybcast.x", "what: %s", value),
+        _record("pybcast.x", "what", fields={"value": value, "deep": [{"deeper": value}]}),
+        _record("other", "what: %s", value),
+        _record("pybcast.x", "%d and %s", value, value),
+    ):
+        line = _line(record, style)
+        assert repr(KEY)[2:-1] not in line and KEY.hex() not in line and "\\xc8" not in line and "200, 201" not in line
+
+
+def test_an_exception_shows_its_text_only_when_it_is_ours() -> None:
+    try:
+        try:
+            raise KeyError(KEY.hex())
+        except KeyError as error:
+            raise LocalFlowError("no stream 7") from error
+    except LocalFlowError as error:
+        record = _record("pybcast.x", "stopped", exc_info=(type(error), error, error.__traceback__))
+    found = json.loads(_line(record))
+    assert found["error"].startswith("LocalFlowError: no stream 7 at test_servers_parts.py:") and "KeyError at" in found["error"]
+    assert KEY.hex() not in _line(record) + _line(record, "text")
+
+
+def test_a_text_is_one_line() -> None:
+    line = _line(_record("pybcast.x", "peer says %s", "a\n2026-01-01 CRITICAL\x1b[2J"), "text")
+    assert "\n" not in line and "\x1b" not in line
+    assert json.loads(_line(_record("pybcast.x", "n %d", 7, fields={"level": "forged", "n": 7})))["level"] == "warning"
+    assert "second" not in _line(_record("asyncio", "first\nsecond"))
+
+
+def _outputs() -> tuple[Announce, UseKey, CarouselPut]:
+    key = UseKey("urn:s", 1, 8, Protocol.SRTP, b"\1\2", Secret(KEY), b"s" * 14, None, 16)
+    return Announce("urn:s", 1, 8, (AirStkm("drm", b"stkm"),), 0.1), key, CarouselPut("o", "urn:s", (b"ltkm",))
+
+
+def test_the_air_is_written_down_without_keys(tmp_path: Path) -> None:
+    left: list[tuple[str, int, int]] = []
+    air = JsonLinesAir(str(tmp_path / "events"))
+    for output in _outputs():
+        air.put(output, lambda *what: left.append(what))
+    air.close()
+    lines = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["Announce", "UseKey", "CarouselPut"]
+    assert lines[1]["mki"] == "0102" and lines[1]["tek_octets"] == 16 and lines[2]["octets"] == [4]
+    assert KEY.hex() not in json.dumps([described(output) for output in _outputs()])
+    assert left == [("urn:s", 1, 8)] and air.counts == {"Announce": 1, "UseKey": 1, "CarouselPut": 1}
+    with pytest.raises(ConfigError, match=r"air\.events"):
+        JsonLinesAir(str(tmp_path))
+
+
+def test_a_full_disk_does_not_stop_the_air(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Full:
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    air = JsonLinesAir(str(tmp_path / "events"))
+    assert air._file is not None
+    air._file.close()
+    air._file = Full()  # type: ignore[assignment]
+    left: list[int] = []
+    for output in _outputs():
+        air.put(output, lambda *what: left.append(what[2]))
+    assert left == [8] and [r.getMessage() for r in caplog.records] == ["events are no longer written: No space left on device"]
+    counting = CountingAir()
+    counting.put(_outputs()[1], lambda *_: None)
+    counting.close()
+    assert counting.counts == {"UseKey": 1}
+
+
+def test_the_control_socket_answers_and_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+
+    async def double(arguments: Mapping[str, Any]) -> Any:
+        return 2 * arguments["n"]
+
+    async def refuse(arguments: Mapping[str, Any]) -> Any:
+        raise LocalFlowError("not now")
+
+    async def test() -> None:
+        path.write_text("a file")
+        server = ControlServer(path, {"double": double, "refuse": refuse})
+        with pytest.raises(ConfigError, match="is no socket"):
+            await server.start()
+        path.unlink()
+        await server.start()
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert await asyncio.to_thread(ask, path, "double", n=21) == 42
+        for command, why in (("refuse", "not now"), ("nothing", "no command"), ("double", "KeyError")):
+            with pytest.raises(ConfigError, match=why):
+                await asyncio.to_thread(ask, path, command)
+        reader, writer = await asyncio.open_unix_connection(path)
+        for line in (b"{", b"[]", b'{"n": 1}', b'{"command": {}}'):
+            writer.write(line + b"\n")
+            assert json.loads(await reader.readline())["ok"] is False
+        writer.close()
+        again = ControlServer(path, {})
+        await again.start()  # a socket that a dead server left behind
+        await again.stop()
+        with pytest.raises(TransportError, match="no server at"):
+            await asyncio.to_thread(ask, path, "double", n=1)
+        await server.stop()
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_fails_ends_the_process_with_70(
+    tmp_path: Path, quiet: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = System(tmp_path)
+    config = load(tmp_path / "bsm.toml")
+
+    def broken(self: BSM, now: float) -> list[object]:
+        raise ZeroDivisionError(KEY.hex())
+
+    monkeypatch.setattr(BSM, "tick", broken)
+    assert Bsm(config).serve() == 70
+    shown = capsys.readouterr().err
+    fatal = json.loads(shown.splitlines()[-1])
+    assert fatal["event"] == "fatal" and "ZeroDivisionError at test_servers_parts.py" in fatal["error"] and KEY.hex() not in shown
+    assert not config.control.exists(), "it never served"
+    monkeypatch.undo()
+    (tmp_path / "kek").write_text("00" * 32)
+    assert Bsm(config).serve() == 2
+    assert "key-encryption key" in capsys.readouterr().err
+    system.close()
+
+
+def test_sigterm_while_it_starts_is_a_clean_stop(tmp_path: Path, quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = System(tmp_path)
+    before = BSM.tick
+
+    def tick(self: BSM, now: float) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return before(self, now)
+
+    monkeypatch.setattr(BSM, "tick", tick)
+    assert Bsm(load(tmp_path / "bsm.toml")).serve() == 0
+    system.close()
