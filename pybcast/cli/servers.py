@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of the servers: ``bsm``, ``bsda``, ``check``, ``status``, ``pki``.
+"""The commands of the servers: ``init``, ``check``, ``bsm``, ``bsda``, ``status``, ``pki``.
 
 Only ``serve`` and ``check`` open what the configuration names; the others speak with the running server over its control socket.
 """
@@ -110,6 +110,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(bsm, name="bsm")
     app.add_typer(bsda, name="bsda")
     app.add_typer(pki, name="pki")
+    app.command()(init)
     app.command()(check)
     app.command()(status)
 
@@ -138,6 +139,15 @@ def bsda_serve(config: ConfigArgument) -> None:
         from pybcast.servers.config import load
 
         raise typer.Exit(Bsda(load(config)).serve())
+
+
+def init(directory: FolderArgument, json: JsonOption = False) -> None:
+    """Make a folder with all that two servers on this machine need: certificates, keys, configurations. To try them out."""
+    with _extra(as_json=json):
+        from pybcast.servers.example import write
+
+        for path in write(directory):
+            output.say_json({"file": str(path)}) if json else output.say(str(path))
 
 
 def check(config: ConfigArgument, json: JsonOption = False) -> None:

@@ -111,7 +111,7 @@ class Watch:
     def flow(self, done: FlowDone) -> None:
         self._flows.labels(done.flow, done.profile or "").inc()
         fields = {"event": "flow", "flow": done.flow, "profile": done.profile, "service": done.service}
-        LOG.info("%s %s %s", done.flow, done.profile or "", done.service, extra={"fields": fields})
+        LOG.debug("%s %s %s", done.flow, done.profile or "", done.service, extra={"fields": fields})
 
     def alarm(self, alarm: Alarm) -> None:
         fields = {

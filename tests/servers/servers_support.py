@@ -73,7 +73,7 @@ authority = "ca.pem"
 
 [log]
 format = "json"
-level = "info"
+level = "debug"
 
 {air}
 [[peers]]
