@@ -6,6 +6,9 @@ outputs are durable before any other output of it leaves, and outputs leave in t
 whole or leaves it stored whole; an output that was stored for but did not leave is one that the peer asks for again (an answer has
 its messageID), that the machine sends again (a request) or that it says again when it is made from the store (what is on air).
 While one transaction is written the machine works on the next input, and the store takes together what queued meanwhile.
+
+Letting time pass may touch every stream at once, and take long.  After it the sockets have at least as long before time passes
+again: else a server that starts with many streams only prepares what it never comes to send.
 """
 
 from __future__ import annotations
@@ -139,6 +142,7 @@ class Runner(Generic[M]):
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticking = False
+        self._rest = 0.0
         self._stopping = False
         self._wall, self._mono = clock.now(), clock.monotonic()
         self._busy_since: float | None = None
@@ -283,6 +287,7 @@ class Runner(Generic[M]):
             self._timer.cancel()
         wake = self.machine.next_wakeup()
         delay = LONGEST_SLEEP if wake is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, wake - self._clock.now()))
+        delay = max(delay, self._rest - self._clock.monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay, self._awake)
 
     def _awake(self) -> None:
@@ -306,7 +311,11 @@ class Runner(Generic[M]):
 
         def tick(machine: M, now: float) -> list[Output]:
             self._ticking = False
-            return machine.tick(now)
+            begun = self._clock.monotonic()
+            outputs = machine.tick(now)
+            ended = self._clock.monotonic()
+            self._rest = ended + (ended - begun)
+            return outputs
 
         self.post(tick)
 

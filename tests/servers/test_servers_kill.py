@@ -96,9 +96,13 @@ def test_kill_at_random_moments(system: System) -> None:
         held.database(system, role)
     assert len(held.sealed) > 20 and held.counters
     for key in system.secrets():
-        assert not any(key in line or key.hex().encode() in line.lower() for process in system.past for line in process.raw)
+        found = [line for process in system.past for line in process.raw if key in line or key.hex().encode() in line.lower()]
+        assert not found
     for process in system.past:
-        assert not any(e.get("event") in ("fatal", "not JSON") for e in process.events), process.tail()
+        fatal = [e for e in process.events if e.get("event") == "fatal"]
+        garbled = [n for n, e in enumerate(process.events) if e.get("event") == "not JSON"]
+        # kill -9 may cut the last line of its log short, and the last of its events.
+        assert not fatal and len(garbled) <= (2 if process.process.returncode < 0 else 0), (garbled, fatal, process.tail())
 
 
 def _all_air(system: System, held: Invariants) -> dict[Announced, str]:

@@ -284,6 +284,28 @@ def test_the_machine_is_woken_when_it_asked_for_it() -> None:
     run(test)
 
 
+def test_after_a_long_tick_the_sockets_have_their_turn() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.runner.command(lambda m, now: [])
+        machine = bench.runner.machine
+
+        def long(now: float) -> list[Output]:
+            bench.clock.mono += 3.0
+            bench.clock.time += 3.0
+            machine.wake = now  # and due again at once
+            return []
+
+        machine.tick = long  # type: ignore[method-assign]
+        bench.runner._tick()
+        await bench.runner.command(lambda m, now: [])
+        assert bench.runner._timer is not None
+        left = bench.runner._timer.when() - asyncio.get_running_loop().time()
+        assert left > 1.0, "a wake-up is due now, and waits all the same"
+        machine.wake = None
+
+    run(test)
+
+
 def test_a_machine_is_made_anew_of_all_that_was_accepted() -> None:
     async def test(bench: Bench) -> None:
         bench.disk.at_once = False
