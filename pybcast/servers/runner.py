@@ -35,7 +35,7 @@ from pybcast.flows.events import (
     StopTraffic,
     UseKey,
 )
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.spcp import BackendMessage, PartialItem, StkmItem
 
 LOG: Final = logging.getLogger("pybcast.servers")
 NTP_UNIX: Final = 2_208_988_800  # NTP seconds of the Unix epoch
@@ -43,6 +43,9 @@ LONGEST_SLEEP: Final = 1.0  # seconds: how soon a step of the clock is noticed -
 STEP: Final = 0.5  # seconds by which the clock must jump to count as stepped; a slewed one drifts less - confidence: own
 SHORTEST_SLEEP: Final = 0.001  # seconds: a machine that is always due does not stop everything else
 PIPELINE: Final = 64  # inputs worked on whose outputs wait for the disk; more of them wait in the queue - confidence: own
+
+ASKING: Final = 8  # requests to one peer at once, as many as the client has connections; others wait here - confidence: own
+PATIENCE: Final = 10.0  # seconds that a request which is not about periods is worth sending after it was made - confidence: own
 
 AirOutput = Announce | OffAir | UseKey | StopTraffic | CarouselPut | CarouselDrop
 
@@ -140,6 +143,7 @@ class Runner(Generic[M]):
         self._inputs: asyncio.Queue[_Input[M] | None] = asyncio.Queue()
         self._outputs: asyncio.Queue[_Outputs[M] | None] = asyncio.Queue(PIPELINE)
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._gates: dict[str, asyncio.Semaphore] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticking = False
         self._rest = 0.0
@@ -366,11 +370,20 @@ class Runner(Generic[M]):
 
     async def _exchange(self, message: BackendMessage) -> None:
         try:
-            answer = await self._ask(message)
+            async with self._gates.setdefault(message.destination, asyncio.Semaphore(ASKING)):
+                if self._clock.now() >= _useless_from(message):
+                    raise TransportError("given up: it waited for too many others")  # sending it would only make those late too
+                answer = await self._ask(message)
         except (TransportError, WireError, FlowError) as error:  # the machine repeats what still matters
             self._watcher.unanswered(message, str(error))
             return
         self.post(lambda machine, now: machine.receive(answer, now, message.destination))
+
+
+def _useless_from(message: BackendMessage) -> float:
+    """When a request need not be sent any more: the periods it is about are over, or the machine has made another."""
+    ends = [item.period_end for item in message.items if isinstance(item, PartialItem | StkmItem)]
+    return max(ends) if ends else float("inf") if message.items or message.time is None else message.time + PATIENCE
 
 
 def _future() -> asyncio.Future[object]:

@@ -197,6 +197,28 @@ def test_a_request_goes_out_once_and_its_answer_comes_back() -> None:
     run(test)
 
 
+def test_a_request_that_waited_too_long_is_not_sent() -> None:
+    async def test(bench: Bench) -> None:
+        mine = [replace(request(n, ME, PEER), time=int(bench.clock.time)) for n in range(20)]
+        held = asyncio.Event()
+
+        async def slow(message: BackendMessage) -> BackendMessage:
+            bench.sent.append(message)
+            await held.wait()
+            return message.answer(0, now=0)
+
+        bench.runner._ask = slow
+        await bench.runner.command(lambda m, now: [Send(message) for message in mine])
+        await turns()
+        assert bench.sent == mine[:8]
+        bench.clock.time, bench.clock.mono = bench.clock.time + 60, bench.clock.mono + 60
+        held.set()
+        await turns(200)
+        assert bench.sent == mine[:8] and len(bench.seen.unanswered_) == 12
+
+    run(test)
+
+
 def test_a_machine_that_fails_stops_everything() -> None:
     async def both() -> Bench:
         bench = Bench()
