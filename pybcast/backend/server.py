@@ -73,11 +73,13 @@ class _Front(web.Server):
             handler, keepalive_timeout=limits.idle, access_log=None, logger=_http_log(), lingering_time=1.0, auto_decompress=False
         )  # fmt: skip
         self.callers: dict[web.RequestHandler, _Caller] = {}
+        self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
         self.epoch = 0
         self._most = limits.connections
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
+        self._transports[handler] = transport
         if len(self.callers) >= self._most:
             LOG.warning("connection refused: %d are open", self._most)
             transport.abort()
@@ -88,6 +90,14 @@ class _Front(web.Server):
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
         self.callers.pop(handler, None)
+        self._transports.pop(handler, None)
+
+    async def abort(self) -> None:
+        """End what is still open: a peer that does not answer the end of TLS would keep its socket for half a minute."""
+        for transport in list(self._transports.values()):
+            transport.abort()
+        while self._transports:  # each is lost in one of the next turns of the loop
+            await asyncio.sleep(0)
 
 
 class Server:
@@ -176,6 +186,7 @@ class Server:
         if self._front is not None:
             self._front.pre_shutdown()
             await self._front.shutdown(grace)
+            await self._front.abort()
 
     # --- one request --------------------------------------------------------------------------------------------------
 
