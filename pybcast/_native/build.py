@@ -40,6 +40,8 @@ int64_t pybcast_seal_drm(pybcast_frame *frame, const bcast_drm_key *key, const u
 int64_t pybcast_seal_stkm(pybcast_frame *frame, const bcast_smartcard_key *key, const uint8_t *base, size_t base_length);
 int64_t pybcast_seal_ltkm(pybcast_frame *frame, const bcast_smk *key, const uint8_t *base, size_t base_length);
 int64_t pybcast_seal_verification(pybcast_frame *frame, const bcast_smk *key, const uint8_t *base, size_t base_length);
+int64_t pybcast_partial_drm(pybcast_frame *frame, const uint8_t *base, size_t base_length);
+int64_t pybcast_partial_stkm(pybcast_frame *frame, const uint8_t *base, size_t base_length);
 void pybcast_seal_jobs_drm(bcast_drm_seal_job *jobs, size_t count, const bcast_drm_stkm *messages, const uint8_t *keys,
                            size_t key_count, const uint32_t *which, const uint8_t *base, uint32_t base_length);
 void pybcast_seal_jobs_stkm(bcast_smartcard_seal_job *jobs, size_t count, const bcast_smartcard_stkm *messages,

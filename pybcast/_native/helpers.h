@@ -37,6 +37,19 @@ static int64_t pybcast_seal_ltkm(pybcast_frame *frame, const bcast_smk *key, con
 static int64_t pybcast_seal_verification(pybcast_frame *frame, const bcast_smk *key, const uint8_t *base, size_t base_length)
     PYBCAST_SEAL(bcast_verification_seal, bcast_verification, key, frame->answered)
 
+/* Write the partial STKM frame->message into frame->out, where the TEK then stands in clear; otherwise as PYBCAST_SEAL. */
+#define PYBCAST_PARTIAL(function, message_type)                                                                                 \
+    {                                                                                                                           \
+        size_t length = 0;                                                                                                      \
+        const int status = function(frame->message, base, base_length, frame->out, frame->room, &length, &frame->error);        \
+        OPENSSL_cleanse(frame->message, sizeof(message_type));                                                                  \
+        return status == BCAST_OK ? (int64_t)length : -(int64_t)status;                                                         \
+    }
+static int64_t pybcast_partial_drm(pybcast_frame *frame, const uint8_t *base, size_t base_length)
+    PYBCAST_PARTIAL(bcast_drm_stkm_partial, bcast_drm_stkm)
+static int64_t pybcast_partial_stkm(pybcast_frame *frame, const uint8_t *base, size_t base_length)
+    PYBCAST_PARTIAL(bcast_smartcard_stkm_partial, bcast_smartcard_stkm)
+
 /* The context of job `i`: the only one, the i-th, or the one that `which` names.  NULL, which the batch refuses, beyond the table. */
 static inline const void *pybcast_key(const uint8_t *keys, size_t key_count, size_t key_size, const uint32_t *which, size_t i)
 {

@@ -34,7 +34,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from pybcast.codec import _core, reference
+from pybcast import wire
+from pybcast.codec import _core, _stkm, reference
 from pybcast.codec._certificates import rights_issuer_id, verify_chain
 from pybcast.codec._common import Lenient
 from pybcast.codec._json import from_dict, to_dict
@@ -47,11 +48,12 @@ from pybcast.messages import (
     ClearMessage,
     ClearSmartcardStkm,
     Kind,
+    Message,
     PartialDrmStkm,
     PartialSmartcardStkm,
     SmartcardRegistration,
 )
-from pybcast.wire import decode, encode, explain
+from pybcast.wire import explain
 from pybcast.wire.smartcard import MAX_SIZE as MAX_CARD_MESSAGE
 
 __all__ = [
@@ -78,6 +80,32 @@ __all__ = [
     "to_dict",
     "verify_chain",
 ]
+
+
+def decode(data: bytes, kind: Kind, *, partial: bool = False, lenient: Lenient = ()) -> Message:
+    """What a message says, without opening it: :func:`pybcast.wire.decode`, and its answers; STKMs by the C core.
+
+    ``data``: the whole message.  ``partial``: it must be a partial STKM of flow F3 (drm-profile 1.7, backend-interface 4.5).
+    ``lenient``: departures to accept.  Raises ``WireError`` with offset and field; ``ValueError`` for an unknown kind or leniency.
+    """
+    if kind == "smartcard-stkm" or kind == "drm-stkm":
+        message = _stkm.decode(data, kind, partial, lenient)
+        if message is not None:
+            return message
+    return wire.decode(data, kind, partial=partial, lenient=lenient)
+
+
+def encode(message: Message, *, lenient: Lenient = (), max_size: int | None = None) -> bytes:
+    """The bytes of a message: :func:`pybcast.wire.encode`, and its answers; partial STKMs by the C core.
+
+    ``lenient``: departures to allow.  ``max_size``: bytes, instead of the kind's own limit.  Raises ``WireError`` (``offset`` None)
+    for what ``decode`` would refuse, ``TypeError`` for a clear message: seal it.
+    """
+    if max_size is None and not lenient:
+        data = _stkm.encode(message)
+        if data is not None:
+            return data
+    return wire.encode(message, lenient=lenient, max_size=max_size)
 
 
 def seal(message: ClearMessage | SmartcardRegistration, keys: Keys, *, max_card_message: int = MAX_CARD_MESSAGE) -> bytes:

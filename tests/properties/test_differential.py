@@ -22,13 +22,13 @@ from pybcast.errors import WireError
 from pybcast.keys import Keys, derive_pak, derive_sak
 from pybcast.keys.cipher import aes_ctr, hmac_sha1
 from pybcast.keys.mikey import iv, psk_keys
-from pybcast.messages import ClearDrmStkm, Kind, Leniency, Message
+from pybcast.messages import ClearDrmStkm, Kind, Leniency, Message, PartialDrmStkm, PartialSmartcardStkm
 from pybcast.secret import Secret
 from pybcast.testing import _shapes, corpus, mutate
 from pybcast.testing._sealable import SEALABLE
 from pybcast.testing._shapes import RandomChoices
 from pybcast.testing.corpus import to_bytes
-from pybcast.wire import decode
+from pybcast.wire import decode, encode
 
 FORMS: Final[tuple[tuple[Kind, bool], ...]] = (
     ("drm-stkm", False), ("drm-stkm", True), ("smartcard-stkm", False), ("smartcard-stkm", True), ("smartcard-ltkm", False),
@@ -89,6 +89,10 @@ def compare(data: bytes, kind: Kind, partial: bool, lenient: tuple[Leniency, ...
     assert shared(kind, message, where[0]) == {}, about
     if kind != "drm-stkm":
         assert bool(structure.canonical) == (getattr(message, "layout", None) is None), about
+    if kind in ("drm-stkm", "smartcard-stkm"):
+        assert codec.decode(data, kind, partial=partial, lenient=lenient) == message, about
+        if isinstance(message, PartialDrmStkm | PartialSmartcardStkm):
+            assert outcome(lambda: codec.encode(message)) == outcome(lambda: encode(message)), about
     return True
 
 
