@@ -28,13 +28,20 @@ class Sealed:
     tek_id: str = ""
 
 
+@dataclass(frozen=True)
+class SealedBlock:
+    """The STKMs that were sealed under one key for one input, by the start of their periods: one row of the store."""
+
+    items: tuple[tuple[int, Sealed], ...]
+
+
 class Allocator:
     """One per sealing server: every STKM it seals comes from here.
 
     A STKM is known by (key id, start of its period).  The first ask seals and stores; a later ask with the same digest
     (plaintext and BSD/A-owned fields) gets the stored bytes, whatever the policy is now; any other ask is refused, as is a
     start that is not above the last one sent under that key.  The DRM Profile goes through the same door: one STKM per period
-    (R42).
+    (R42).  :meth:`flush` is called at the end of every input.
     """
 
     TABLE: Final = "allocated"
@@ -42,19 +49,34 @@ class Allocator:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._sealed: dict[bytes, dict[int, Sealed]] = {}
+        self._row_of: dict[tuple[bytes, int], int] = {}  # (key id, start) -> the first start of its row
+        self._rows: dict[tuple[bytes, int], set[int]] = {}  # what of a row is still needed
+        self._changed: dict[tuple[bytes, int], None] = {}
+        self._open: dict[bytes, int] = {}  # the row that this input has begun under a key
+        self._floors: dict[bytes, int] = {}
         self._ends: Agenda[tuple[bytes, int]] = Agenda()
-        for (key_id, start), row in journal.rows(self.TABLE, Sealed).items():
-            assert isinstance(key_id, bytes) and isinstance(start, int)
-            self._ends.set((key_id, start), row.until)
+        for (key_id,), floor in journal.rows(self.FLOOR, int).items():
+            assert isinstance(key_id, bytes)
+            self._floors[key_id] = floor
+        for (key_id, first), block in journal.rows(self.TABLE, SealedBlock).items():
+            assert isinstance(key_id, bytes) and isinstance(first, int)
+            for start, sealed in block.items:
+                self._keep(key_id, start, sealed, first)
+
+    def _keep(self, key_id: bytes, start: int, sealed: Sealed, first: int) -> None:
+        self._sealed.setdefault(key_id, {})[start] = sealed
+        self._row_of[key_id, start] = first
+        self._rows.setdefault((key_id, first), set()).add(start)
+        self._ends.set((key_id, start), sealed.until)
 
     def floor(self, key_id: bytes) -> int:
         """The start of the last period sent (or burnt) under this key; only later ones may be sealed."""
-        floor = self._journal.get(self.FLOOR, (key_id,), int)
-        return -1 if floor is None else floor
+        return self._floors.get(key_id, -1)
 
     def seal(self, key_id: bytes, period: Period, digest: bytes, make: Callable[[], bytes], tek_id: str = "") -> bytes:
         """The STKM of ``period`` under ``key_id``; ``PeerFlowError`` 27 when another one may already exist (R1)."""
-        stored = self._journal.get(self.TABLE, (key_id, period.start), Sealed)
+        stored = self._sealed.get(key_id, {}).get(period.start)
         if stored is not None:
             if stored.burnt or stored.digest != digest:
                 raise PeerFlowError(Status.ALREADY_IN_USE, f"COUNTER of period {period.start} is used under this key (R1)")
@@ -62,38 +84,66 @@ class Allocator:
         if period.start <= self.floor(key_id):
             raise PeerFlowError(Status.ALREADY_IN_USE, f"period {period.start} is not above the last one sent (R5)")
         data = make()
-        self._journal.put(self.TABLE, (key_id, period.start), Sealed(digest, data, period.end, tek_id=tek_id))
-        self._ends.set((key_id, period.start), period.end)
+        first = self._open.setdefault(key_id, period.start)
+        self._keep(key_id, period.start, Sealed(digest, data, period.end, tek_id=tek_id), first)
+        self._changed[key_id, first] = None
         return data
 
     def sealed(self, key_id: bytes) -> dict[int, Sealed]:
-        """What has been sealed under a key and has not ended, burnt ones too: {start: STKM}."""
-        rows = self._journal.select(self.TABLE, (key_id,), Sealed)
-        return {start: row for (_, start), row in rows.items() if isinstance(start, int)}
+        """What has been sealed under a key and has not ended, burnt ones too: {start: STKM}.  Not to be changed."""
+        return self._sealed.get(key_id, {})
 
     def sent(self, key_id: bytes, start: int) -> None:
         """The STKM of ``start`` went on air: nothing at or below it is sealed any more."""
         if start > self.floor(key_id):
+            self._floors[key_id] = start
             self._journal.put(self.FLOOR, (key_id,), start)
 
     def burn(self, key_id: bytes, start: int) -> None:
         """That COUNTER is never used under this key again (R10)."""
-        row = self._journal.get(self.TABLE, (key_id, start), Sealed)
+        row = self._sealed.get(key_id, {}).get(start)
         if row is not None and not row.burnt:
-            self._journal.put(self.TABLE, (key_id, start), Sealed(row.digest, b"", row.until, burnt=True))
+            self._sealed[key_id][start] = Sealed(row.digest, b"", row.until, burnt=True)
+            self._changed[key_id, self._row_of[key_id, start]] = None
 
     def prune(self, now: float) -> None:
         """Forget the STKMs that have ended (R41); the floor keeps their COUNTERs from coming back."""
         for key_id, start in self._ends.due(now):
-            if self._journal.get(self.TABLE, (key_id, start), Sealed) is not None:
-                self.sent(key_id, start)
-                self._journal.drop(self.TABLE, (key_id, start))
+            if start in self._sealed.get(key_id, {}):
+                self._floors[key_id] = max(start, self.floor(key_id))  # stored when their row is dropped
+                self._drop(key_id, start)
+
+    def _drop(self, key_id: bytes, start: int) -> None:
+        first = self._row_of.pop((key_id, start))
+        del self._sealed[key_id][start]
+        self._ends.set((key_id, start), None)
+        needed = self._rows[key_id, first]
+        needed.discard(start)
+        if not needed:
+            self._changed[key_id, first] = None
+        if not self._sealed[key_id]:
+            del self._sealed[key_id]
 
     def forget(self, key_id: bytes) -> None:
         """The key is gone for good, and with it the need to remember its COUNTERs."""
-        for start in self.sealed(key_id):
-            self._journal.drop(self.TABLE, (key_id, start))
+        for start in list(self.sealed(key_id)):
+            self._drop(key_id, start)
+        self.flush()
+        self._floors.pop(key_id, None)
         self._journal.drop(self.FLOOR, (key_id,))
+
+    def flush(self) -> None:
+        """Keep what this input has changed."""
+        changed, self._changed, self._open = self._changed, {}, {}
+        for key_id, first in changed:
+            starts = self._rows[key_id, first]
+            if starts:
+                held = self._sealed[key_id]
+                self._journal.put(self.TABLE, (key_id, first), SealedBlock(tuple((start, held[start]) for start in sorted(starts))))
+            else:
+                del self._rows[key_id, first]
+                self._journal.put(self.FLOOR, (key_id,), self.floor(key_id))
+                self._journal.drop(self.TABLE, (key_id, first))
 
     def next_wakeup(self) -> float | None:
         """When :meth:`prune` has something to do."""

@@ -88,7 +88,7 @@ class BSDA:
         config = self._streams.get((service, stream))
         record = None if config is None else self._periods.record(config, start)
         if config is not None and record is not None and record.state is PeriodState.ON_AIR and record.announced_at is None:
-            self._periods.put(config, replace(record, announced_at=now))
+            self._periods.note(config, replace(record, announced_at=now))
         return self._done(now, (service, stream))
 
     def tick(self, now: float) -> list[Output]:
@@ -168,6 +168,11 @@ class BSDA:
         self._begin(now)
         self._touched.update(dict.fromkeys(touched))
         self._work(now)
+        return self._take()
+
+    def _take(self) -> list[Output]:
+        self._periods.flush()
+        self._allocator.flush()
         return self._journal.take()
 
     def _work(self, now: float) -> None:
@@ -214,12 +219,10 @@ class BSDA:
                 self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
                 self._fresh.add(config.key)
             if self._lost:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
-                for table in ("key", "period") if config.generation == "bsda" else ("period",):
-                    for key in self._journal.select(table, config.key, object):
-                        self._journal.drop(table, key)
+                self._periods.lose(config)
+                for key in self._journal.select("key", config.key, object) if config.generation == "bsda" else ():
+                    self._journal.drop("key", key)
             for record in self._periods.records(config):
-                if record.state is PeriodState.ON_AIR:
-                    self._periods.put(config, replace(record, announced_at=None))
                 if record.state in USED or record.state is PeriodState.ON_AIR:
                     self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
                 if record.state in USED and not self._periods.ended(config, record, now):
@@ -622,13 +625,13 @@ class BSDA:
         bsm = next(c.bsm for c in self._streams.values() if service in (c.service, ALL_SERVICES))
         tag = Tag.RegRequest if registration else Tag.LTKMRequest
         self._peers.ask(tag, bsm, service, now, until=end, start=start, end=end)
-        return self._journal.take()
+        return self._take()
 
     def request_stkms(self, service: str, stream: int, profile: Profile, now: float) -> list[Output]:
         """F5, pulled: ask the BSM for the completed STKMs of what is not sealed yet."""
         self._begin(now)
         self._pull_stkms(self._config(service, stream), profile, now)
-        return self._journal.take()
+        return self._take()
 
     def _pull_stkms(self, config: StreamConfig, profile: Profile, now: float) -> None:
         records = [r for r in self._periods.records(config) if r.state is PeriodState.KEYED and not r.has(profile)]
@@ -718,7 +721,7 @@ class BSDA:
         if any(r.state is not PeriodState.KEYED or r.stkms for r in later):
             return
         for each in later:
-            self._journal.drop("period", (*config.key, each.period.start))
+            self._periods.drop(config, each.period.start)
         self._periods.cut(config, edge)
         for each in later:
             period = self._periods.at(config, each.period.start)

@@ -267,6 +267,10 @@ class BSM:
         self._begin(now)
         self._touched.update(dict.fromkeys(touched))
         self._work(now)
+        return self._take()
+
+    def _take(self) -> list[Output]:
+        self._allocator.flush()
         return self._journal.take()
 
     # --- the work of every input --------------------------------------------------------------------------------------
@@ -614,7 +618,7 @@ class BSM:
         self._peers.ask(
             Tag.STKMRequest, config.bsdas[0], service, now, until=end, profile=profile, stream=stream, start=start, end=end
         )
-        return self._journal.take()
+        return self._take()
 
     def request_partials(self, service: str, stream: int, profile: Profile, start: int, end: int, now: float) -> list[Output]:
         """F3, pulled: ask the BSD/As for the partial STKMs of a window."""
@@ -622,7 +626,7 @@ class BSM:
         self._begin(now)
         for bsda in config.bsdas:
             self._ask_window(config, profile, bsda, start, end, now)
-        return self._journal.take()
+        return self._take()
 
     # --- answers --------------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a flow asks of the world around it: the outputs of ``BSM``, ``BSDA`` and ``Terminal``.
 
-An input method returns a list of these.  The contract: carry them out in order, and let a ``Persist`` be durable before any
-later output leaves the process ("stored before it is used": R1, R2, R41).  After a crash the machine is made again from what
-was persisted.
+An input method returns a list of these.  The contract: the ``Persist`` outputs, which come first, are one transaction that is
+durable before any other output leaves the process ("stored before it is used": R1, R2, R41); the others are carried out in order.
+After a crash the machine is made again from what was persisted.
 """
 
 from __future__ import annotations
@@ -175,13 +175,16 @@ _Row = TypeVar("_Row")
 class Journal:
     """A machine's memory: tables that survive a crash, and the outputs of the input being handled.
 
+    What is kept comes first among them, each row once, as it is at the end of the input: no row is written twice for one input.
+
     ``state`` is what was persisted before.  ``get`` and ``rows`` give rows of one type; another type under that name is
     ``StoreError``: a store that holds something else is not ours.
     """
 
     def __init__(self, state: State | None = None) -> None:
         self.tables: State = {t: dict(rows) for t, rows in (state or {}).items()}
-        self.outputs: list[Output] = []
+        self._rows: dict[tuple[str, RowKey], Persist] = {}
+        self._others: list[Output] = []
         self._indexes: dict[str, dict[int, dict[RowKey, dict[RowKey, object]]]] = {}
 
     def get(self, table: str, key: RowKey, kind: type[_Row]) -> _Row | None:
@@ -205,7 +208,7 @@ class Journal:
         self.tables.setdefault(table, {})[key] = value
         for width, index in self._indexes.get(table, {}).items():
             index.setdefault(key[:width], {})[key] = value
-        self.outputs.append(Persist(table, key, value))
+        self._rows[table, key] = Persist(table, key, value)
 
     def drop(self, table: str, key: RowKey) -> None:
         if self.tables.get(table, {}).pop(key, None) is not None:
@@ -214,13 +217,16 @@ class Journal:
                 del group[key]
                 if not group:
                     del index[key[:width]]
-            self.outputs.append(Persist(table, key, None))
+            self._rows.pop((table, key), None)  # a row that is put again after this takes its place behind the others
+            self._rows[table, key] = Persist(table, key, None)
 
     def emit(self, output: Output) -> None:
-        self.outputs.append(output)
+        self._others.append(output)
 
     def take(self) -> list[Output]:
-        outputs, self.outputs = self.outputs, []
+        """The outputs of this input, in the order in which to carry them out."""
+        outputs = [*self._rows.values(), *self._others]
+        self._rows, self._others = {}, []
         return outputs
 
 

@@ -8,6 +8,7 @@ One period is one record that walks through ``tables.PERIOD``.  How it is sealed
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,9 +26,17 @@ from pybcast.flows.tables import PERIOD, PeriodEvent, PeriodState, Status, step
 OPEN: Final = frozenset({PeriodState.PLANNED, PeriodState.KEYED, PeriodState.SEALED, PeriodState.ON_AIR})
 USED: Final = frozenset({PeriodState.IN_USE, PeriodState.HELD})
 FINAL: Final = frozenset({PeriodState.PAST, PeriodState.MISSED, PeriodState.STOPPED})
+_ON_ITS_WAY: Final = frozenset({PeriodState.SEALED, PeriodState.ON_AIR, PeriodState.IN_USE, PeriodState.HELD})
 NOT_ON_AIR: Final = frozenset({PeriodState.KEYED, PeriodState.SEALED})
 KEY_KEPT: Final = 60  # seconds that a key is kept after its end - confidence: own
 BOUNDARY_KEPT: Final = 3600  # the longest period: a boundary is the end of authority of the one before it
+
+
+_ON_AIR_EVENTS: Final = frozenset({
+    PeriodEvent.ANNOUNCE, PeriodEvent.SWITCH, PeriodEvent.SUPERSEDED, PeriodEvent.HOLD, PeriodEvent.AUTHORITY_ENDS,
+    PeriodEvent.MISS,
+})  # fmt: skip
+"""Steps that ``OnAir`` and the time tell after a restart.  A period's row is written when it is keyed and when it is sealed."""
 
 
 @dataclass(frozen=True)
@@ -53,37 +62,129 @@ class PeriodRecord:
         return profile in self.waived or any(s.profile == profile for s in self.stkms)
 
 
+@dataclass(frozen=True)
+class PeriodBlock:
+    """Periods of a stream that were prepared together: one row of the store."""
+
+    records: tuple[PeriodRecord, ...]
+
+
+@dataclass(frozen=True)
+class OnAir:
+    """How far a stream is on air: the start of the last period that was announced, and of the one whose key is in use.
+
+    ``stopped``: that key's authority has ended (R9).
+    """
+
+    announced: int
+    used: int | None = None
+    stopped: bool = False
+
+
+Key = tuple[str, int]
+
+
 class Periods:
-    """Periods, boundaries and keys of every stream, in the BSD/A's journal."""
+    """Periods, boundaries and keys of every stream, in the BSD/A's journal.  :meth:`flush` is called at the end of every input."""
 
     def __init__(self, journal: Journal, allocator: Allocator, streams: Iterable[StreamConfig]) -> None:
         self._journal = journal
         self._allocator = allocator
-        self._schedules: dict[tuple[str, int], Schedule] = {}
+        self._schedules: dict[Key, Schedule] = {}
+        self._records: dict[Key, list[PeriodRecord]] = {}  # oldest first
+        self._row_of: dict[tuple[str, int, int], int] = {}  # (service, stream, start) -> the first start of its row
+        self._changed: dict[tuple[str, int, int], None] = {}
+        self._open: dict[Key, int] = {}  # the row that this input has begun for a stream
         for config in streams:
             saved = journal.get("schedule", config.key, tuple) or ()
             self._schedules[config.key] = Schedule(config.start, config.period, [s for s in saved if isinstance(s, Segment)])
+        for (service, stream, first), block in journal.rows("period", PeriodBlock).items():
+            assert isinstance(service, str) and isinstance(stream, int) and isinstance(first, int)
+            air = journal.get("on-air", (service, stream), OnAir)
+            for record in block.records:
+                self._row_of[service, stream, record.period.start] = first
+                record = replace(record, state=_state(record, air), announced_at=None)
+                insort(self._records.setdefault((service, stream), []), record, key=_start)
 
     def at(self, config: StreamConfig, time: float) -> Period | None:
         """The period that contains ``time``."""
         return self._schedules[config.key].at(time)
 
-    def records(self, config: StreamConfig) -> list[PeriodRecord]:
+    def records(self, config: StreamConfig) -> tuple[PeriodRecord, ...]:
         """The periods of a stream, oldest first."""
-        return sorted(self._journal.select("period", config.key, PeriodRecord).values(), key=lambda r: r.period.start)
+        return tuple(self._records.get(config.key, ()))
 
     def record(self, config: StreamConfig, start: int) -> PeriodRecord | None:
         """The period that begins at ``start``."""
-        return self._journal.get("period", (*config.key, start), PeriodRecord)
+        records = self._records.get(config.key, [])
+        at = bisect_left(records, start, key=_start)
+        return records[at] if at < len(records) and records[at].period.start == start else None
 
     def put(self, config: StreamConfig, record: PeriodRecord) -> None:
         """Keep a period as it is now."""
-        self._journal.put("period", (*config.key, record.period.start), record)
+        self.note(config, record)
+        name = (*config.key, record.period.start)
+        first = self._row_of.get(name)
+        if first is None:
+            first = self._row_of[name] = self._open.setdefault(config.key, record.period.start)
+        self._changed[(*config.key, first)] = None
+
+    def note(self, config: StreamConfig, record: PeriodRecord) -> None:
+        """What a period is now, for this life of the process: a restart finds it out by itself."""
+        records, start = self._records.setdefault(config.key, []), record.period.start
+        at = bisect_left(records, start, key=_start)
+        records[at : at + (at < len(records) and records[at].period.start == start)] = [record]
+
+    def drop(self, config: StreamConfig, start: int) -> None:
+        """Forget a period."""
+        records = self._records[config.key]
+        del records[bisect_left(records, start, key=_start)]
+        self._changed[(*config.key, self._row_of.pop((*config.key, start)))] = None
+
+    def lose(self, config: StreamConfig) -> None:
+        """Forget every period of a stream: nothing that was made before is used again (R33)."""
+        for record in self.records(config):
+            self.drop(config, record.period.start)
+        self._journal.drop("on-air", config.key)
+
+    def _forget(self, config: StreamConfig, start: int) -> None:
+        """Forget a period that is over: its row goes with the last one of it."""
+        records = self._records[config.key]
+        del records[bisect_left(records, start, key=_start)]
+        first = self._row_of.pop((*config.key, start))
+        if not any(self._row_of[(*config.key, r.period.start)] == first for r in records):
+            self._changed[(*config.key, first)] = None
+
+    def flush(self) -> None:
+        """Keep what this input has changed."""
+        changed, self._changed, self._open = self._changed, {}, {}
+        for name in changed:
+            service, stream, first = name
+            records = self._records.get((service, stream), ())
+            block = tuple(r for r in records if self._row_of[service, stream, r.period.start] == first)
+            if block:
+                self._journal.put("period", name, PeriodBlock(block))
+            else:
+                self._journal.drop("period", name)
 
     def fire(self, config: StreamConfig, record: PeriodRecord, event: PeriodEvent, **changes: object) -> PeriodRecord:
         """A period takes a step of its table; ``changes``: fields that change with it."""
         after = replace(record, state=step(PERIOD, record.state, event), **changes)  # type: ignore[arg-type]  # fields of the record
-        self.put(config, after)
+        if event not in _ON_AIR_EVENTS:
+            self.put(config, after)
+            return after
+        self.note(config, after)
+        start = record.period.start
+        air = self._journal.get("on-air", config.key, OnAir) or OnAir(start)
+        if event is PeriodEvent.ANNOUNCE:
+            air = replace(air, announced=max(air.announced, start))
+        elif event is PeriodEvent.SWITCH:
+            air = replace(air, used=start, stopped=False)
+        elif event is PeriodEvent.AUTHORITY_ENDS:
+            air = replace(air, stopped=True)
+        else:
+            return after
+        self._journal.put("on-air", config.key, air)
         return after
 
     def _horizon(self, config: StreamConfig) -> int:
@@ -206,7 +307,7 @@ class Periods:
                 for _, identity in record.key_ids:
                     self._allocator.burn(identity, record.period.start)
                 self.fire(config, record, PeriodEvent.REPLACED)
-                self._journal.drop("period", (*config.key, record.period.start))
+                self.drop(config, record.period.start)
 
     def shorten(self, config: StreamConfig, at: int) -> None:
         """The period that runs when a key begins at once ends there: its STKM says nothing of its end, so it stays as it is."""
@@ -321,7 +422,7 @@ class Periods:
         records = self.records(config)
         for record in records:
             if record.state in FINAL and record.period.end + record.period.duration < now:
-                self._journal.drop("period", (*config.key, record.period.start))
+                self._forget(config, record.period.start)
         for key in self.keys(config):
             if key.valid_to + KEY_KEPT < now:
                 self._journal.drop("key", (*config.key, key.key_type, key.key_id))
@@ -332,3 +433,17 @@ class Periods:
             if isinstance(name[2], int) and name[2] + BOUNDARY_KEPT < now:
                 self._journal.drop("boundary", name)
         self._schedules[config.key].forget(min([now, *(r.period.start for r in records)]) - config.period)
+
+
+def _start(record: PeriodRecord) -> int:
+    return record.period.start
+
+
+def _state(record: PeriodRecord, air: OnAir | None) -> PeriodState:
+    """How far a period is when the process starts again."""
+    state, start = record.state, record.period.start
+    if air is None or state not in _ON_ITS_WAY:
+        return state
+    if air.used is not None and start <= air.used:
+        return PeriodState.PAST if start < air.used else PeriodState.STOPPED if air.stopped else PeriodState.IN_USE
+    return PeriodState.ON_AIR if state is PeriodState.SEALED and start <= air.announced else state

@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from pybcast.flows.allocator import Sealed
+from pybcast.flows.allocator import SealedBlock
 from pybcast.flows.events import RowKey
 from pybcast.flows.keychain import LongTermKey, Programme
 from pybcast.flows.ltkm import Group, Page, Right, Subscriber
 from pybcast.flows.peer import Answered
-from pybcast.flows.periods import PeriodRecord
+from pybcast.flows.periods import OnAir, PeriodBlock
 from pybcast.flows.spcp import KeyMaterial
 
 APPLICATION_ID: Final = 0x42434153  # "BCAS": what file(1) and we know the database by
@@ -86,13 +86,16 @@ _PUBLIC: Final[Mapping[type, Callable[[RowKey, Any], Info]]] = MappingProxyType(
         "service": row.service, "stream": row.stream, "name": row.name, "letters": len(row.letters), "issued_at": row.issued_at,
         "end": row.end, "confirmed": len(row.confirmed), "struck": len(row.struck),
     },
-    PeriodRecord: lambda key, row: {
-        "service": _at(key, 0), "stream": _at(key, 1), "start": row.period.start, "end": row.period.end, "state": row.state.value,
-        "stkms": len(row.stkms), "authority_end": row.authority_end,
+    PeriodBlock: lambda key, row: {
+        "service": _at(key, 0), "stream": _at(key, 1), "start": row.records[0].period.start, "end": row.records[-1].period.end,
+        "periods": len(row.records), "stkms": sum(len(record.stkms) for record in row.records),
     },
-    Sealed: lambda key, row: {
-        "key_id": _hex(_at(key, 0)), "start": _at(key, 1), "end": row.until, "octets": len(row.data),
-        "burnt": row.burnt,
+    OnAir: lambda key, row: {
+        "service": _at(key, 0), "stream": _at(key, 1), "announced": row.announced, "used": row.used, "stopped": row.stopped,
+    },
+    SealedBlock: lambda key, row: {
+        "key_id": _hex(_at(key, 0)), "start": row.items[0][0], "end": row.items[-1][1].until, "stkms": len(row.items),
+        "octets": sum(len(sealed.data) for _, sealed in row.items), "burnt": sum(sealed.burnt for _, sealed in row.items),
     },
     Answered: lambda key, row: {"peer": _at(key, 0), "message_id": _at(key, 1), "until": row.until},
 })  # fmt: skip
@@ -112,8 +115,9 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "subscriber_group": ("group", "address size"),
         "entitlement": ("right", "subscriber service stream start end content"),
         "issued": ("page", "service stream name letters issued_at end confirmed struck"),
-        "period": ("period", "service stream start end state stkms authority_end"),
-        "sealed": ("allocated", "key_id start end octets burnt"),
+        "prepared": ("period", "service stream start end periods stkms"),
+        "on_air": ("on-air", "service stream announced used stopped"),
+        "sealed": ("allocated", "key_id start end stkms octets burnt"),
         "answered": ("answer", "peer message_id until"),
     }
 )

@@ -74,10 +74,14 @@ class Store:
 
 
 def carry_out(outputs: list[Output], store: Store, rng: random.Random, crash: float = 0.0) -> tuple[list[Output], bool]:
-    """Carry out outputs in order: persist, and hand back all that was done.  With probability ``crash`` the process dies at some
-    point between two outputs; the second value says so, and what came later never happened.
+    """Carry out outputs in order: persist, and hand back all that was done.  With probability ``crash`` the process dies before
+    all of them, or at some point after what is kept was kept as one transaction; the second value says so, and what came later
+    never happened.
     """
-    stop = rng.randrange(len(outputs) + 1) if outputs and rng.random() < crash else None
+    stop: int | None = None
+    if outputs and rng.random() < crash:
+        kept = sum(isinstance(output, Persist) for output in outputs)
+        stop = rng.choice([0, *range(kept, len(outputs) + 1)])
     done: list[Output] = []
     for i, output in enumerate(outputs):
         if i == stop:

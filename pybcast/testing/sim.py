@@ -42,7 +42,7 @@ from pybcast.flows import (
     derived_teks,
     random_teks,
 )
-from pybcast.flows.allocator import Sealed
+from pybcast.flows.allocator import SealedBlock
 from pybcast.flows.card import SekFile
 from pybcast.flows.config import CAROUSEL_CYCLE
 from pybcast.flows.events import State
@@ -634,7 +634,8 @@ def _tuning(config: StreamConfig) -> Tuning:
 
 def counters_used(store: Store) -> dict[tuple[object, ...], bytes]:
     """(key id, start) -> digest of every STKM a sealing server remembers (for tests of R1)."""
-    return {k: v.digest for k, v in store.state.get("allocated", {}).items() if isinstance(v, Sealed)}
+    blocks = [(key[0], row) for key, row in store.state.get("allocated", {}).items() if isinstance(row, SealedBlock)]
+    return {(key_id, start): sealed.digest for key_id, row in blocks for start, sealed in row.items}
 
 
 def replace_config(config: StreamConfig, **changes: object) -> StreamConfig:

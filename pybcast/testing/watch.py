@@ -28,6 +28,7 @@ from pybcast.flows import (
 )
 from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES, TUNE_IN
 from pybcast.flows.events import State
+from pybcast.flows.periods import PeriodBlock
 from pybcast.flows.schedule import REPETITIONS_AHEAD
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, in_window
 from pybcast.keys import SMK, Keys, ipsec_spi, key_indicator, mki
@@ -168,7 +169,7 @@ class Watch:
         repeated = ("two messages with one messageID (R27)", *asked) in self._once
         if not message.is_answer:
             self.once("two messages with one messageID (R27)", asked, message.digest())
-        periods, keys = stored.get("period", {}), stored.get("key", {})
+        keys = stored.get("key", {})
         for item in message.items:
             if isinstance(item, StkmItem) and item.content and message.profile is not None:
                 self.stkm(message.profile, message.service, item.stream, item.period_start, item.content)
@@ -176,7 +177,7 @@ class Watch:
                 self.ltkm(item)
             elif repeated:
                 continue  # it was stored when it left first, and may have been given up since
-            elif isinstance(item, PartialItem) and (message.service, item.stream, item.period_start) not in periods:
+            elif isinstance(item, PartialItem) and not _stored(stored, message.service, item):
                 self.violate(f"a TEK left before it was stored (R41): period {item.period_start}")
             elif isinstance(item, KeyMaterial) and (message.service, item.stream, item.key_type, item.key_id) not in keys:
                 self.violate(f"a key left before it was stored (R41): {item.key_id.hex()}")
@@ -491,3 +492,10 @@ class Watch:
         if bcro.address_mode is AddressMode.SUBSET and bcro.bit_access_mask is not None:
             return bool(bcro.bit_access_mask[who.position // 8] >> (7 - who.position % 8) & 1)
         return True
+
+
+def _stored(state: State, service: str, item: PartialItem) -> bool:
+    """Whether the TEK of a period is on disk."""
+    blocks = [row for key, row in state.get("period", {}).items() if key[:2] == (service, item.stream)]
+    records = [record for block in blocks if isinstance(block, PeriodBlock) for record in block.records]
+    return any(record.period.start == item.period_start for record in records)

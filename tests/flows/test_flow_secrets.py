@@ -11,7 +11,8 @@ from dataclasses import fields, is_dataclass
 import pytest
 from room_support import BSDA_URI, START, stream_config
 
-from pybcast.flows import BSDA, Output, PartialItem, PeriodRecord, Persist, Refused, Send, Tag, UseKey, random_teks
+from pybcast.flows import BSDA, Output, PartialItem, Persist, Refused, Send, Tag, UseKey, random_teks
+from pybcast.flows.periods import PeriodBlock
 from pybcast.secret import Secret
 from pybcast.testing import link
 from pybcast.testing.link import Store
@@ -130,8 +131,8 @@ def test_r41_the_tek_is_stored_before_its_partial_stkm_leaves() -> None:
     stored: set[int] = set()
     sent = 0
     for output in machine.tick(START):
-        if isinstance(output, Persist) and isinstance(output.value, PeriodRecord):
-            stored.add(output.value.period.start)
+        if isinstance(output, Persist) and isinstance(output.value, PeriodBlock):
+            stored |= {record.period.start for record in output.value.records}
         if isinstance(output, Send) and output.message.tag is Tag.TEKDelivery:
             sent += len(output.message.items)
             assert {item.period_start for item in output.message.items if isinstance(item, PartialItem)} <= stored

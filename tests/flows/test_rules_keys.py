@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,14 +31,14 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import BadValue, ConfigError, Integrity, KeyUnavailable, PeerFlowError, Replay
 from pybcast.flows import Period, Persist, Schedule, SimulatedCard, StreamConfig, TekReady, Terminal, stkm
-from pybcast.flows.allocator import RESTORE_JUMP, Allocator, Sealed, SmkCounters
+from pybcast.flows.allocator import RESTORE_JUMP, Allocator, Sealed, SealedBlock, SmkCounters
 from pybcast.flows.card import KEYS_PER_GROUP
 from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.events import Journal
 from pybcast.flows.schedule import check_period
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, distance, in_window, near, newer
 from pybcast.flows.stkm import Policy
-from pybcast.messages import Protocol, SmartcardStkm
+from pybcast.messages import Protocol, SmartcardLtkm, SmartcardStkm
 from pybcast.secret import Secret
 
 KEY_ID = b"key-one"
@@ -103,7 +105,10 @@ def test_r01_the_message_is_stored_before_it_leaves() -> None:
     """A crash between sealing and storing, and the next process would seal the same COUNTER again."""
     allocator = Allocator(journal := Journal())
     data = allocator.seal(KEY_ID, period(1), b"d", lambda: b"sealed")
-    assert journal.take() == [Persist(Allocator.TABLE, (KEY_ID, period(1).start), Sealed(b"d", data, period(1).end))]
+    allocator.flush()
+    start = period(1).start
+    block = SealedBlock(((start, Sealed(b"d", data, period(1).end)),))
+    assert journal.take() == [Persist(Allocator.TABLE, (KEY_ID, start), block)]
     again = Allocator(Journal(journal.tables))
     assert again.seal(KEY_ID, period(1), b"d", lambda: b"other") == b"sealed"
 
@@ -172,7 +177,7 @@ def test_r02_one_rising_counter_for_each_smk_stored_before_use() -> None:
     """Two LTKMs under one SMK and COUNTER show the difference of their keys; a crash must not bring a COUNTER back."""
     counters = SmkCounters(journal := Journal())
     assert [counters.next("a"), counters.next("a"), counters.next("b"), counters.next("a")] == [1, 2, 1, 3]
-    assert [o.value for o in journal.take() if isinstance(o, Persist)] == [1, 2, 1, 3]
+    assert [(o.key, o.value) for o in journal.take() if isinstance(o, Persist)] == [(("a",), 3), (("b",), 1)]
     assert SmkCounters(Journal(journal.tables)).next("a") == 4
 
 
@@ -451,13 +456,27 @@ def fed(counters: list[int]) -> tuple[list[int], Terminal]:
     """The COUNTERs that a card accepted of LTKMs heard within one cycle in this order."""
     party = card_party()
     terminal = Terminal(card=party.card)
+    accepted = taken(party.card)
     for n, counter in enumerate(counters):
         terminal.receive_object(seal_ltkm(party, counter, sek_material(1 + n)), NOW + n / 1000)
-    accepted = []
-    for output in terminal.tick(NOW + CAROUSEL_CYCLE):
-        if isinstance(output, Persist) and output.table == "smk":
-            accepted.append(output.value.counter)  # type: ignore[union-attr]  # a SmkFile
-    return accepted, terminal
+    terminal.tick(NOW + CAROUSEL_CYCLE)
+    return [counter for _, counter in accepted], terminal
+
+
+def taken(card: SimulatedCard) -> list[tuple[bytes, int]]:
+    """A list that grows with every LTKM the card takes: (IDi, COUNTER)."""
+    found: list[tuple[bytes, int]] = []
+    real = card.ltkm
+
+    def ltkm(data: bytes, now: float) -> Any:
+        answer = real(data, now)
+        message = codec.decode(data, "smartcard-ltkm")
+        assert isinstance(message, SmartcardLtkm)
+        found.append((message.idi, message.counter))
+        return answer
+
+    card.ltkm = ltkm  # type: ignore[method-assign]
+    return found
 
 
 def test_r07_a_cycle_is_fed_in_rising_counter() -> None:
@@ -481,10 +500,9 @@ def test_r07_the_orders_of_two_smks_do_not_mix() -> None:
     for n, counter in enumerate(mine):
         terminal.receive_object(seal_ltkm(party, counter, sek_material(1 + n)), NOW)
         terminal.receive_object(seal_ltkm(party, other[n], sek_material(3 + n), idi=b"other.example.com"), NOW)
-    accepted: dict[bytes, list[int]] = {}
-    for output in terminal.tick(NOW + CAROUSEL_CYCLE):
-        if isinstance(output, Persist) and output.table == "smk":
-            accepted.setdefault(output.value.idi, []).append(output.value.counter)  # type: ignore[union-attr]  # a SmkFile
+    found = taken(party.card)
+    terminal.tick(NOW + CAROUSEL_CYCLE)
+    accepted = {idi: [counter for who, counter in found if who == idi] for idi, _ in found}
     assert accepted == {b"bsm.example.com": [5, 6], b"other.example.com": [(1 << 31) + 4, (1 << 31) + 7]}
 
 
@@ -584,7 +602,8 @@ def test_r10_burnt_counters_stay_burnt() -> None:
     allocator.burn(KEY_ID, period(3).start)
     allocator.burn(KEY_ID, period(3).start)
     allocator.burn(KEY_ID, period(4).start)  # never sealed: nothing to burn
-    assert len(journal.take()) == 2
+    allocator.flush()
+    assert len(journal.take()) == 1
     for digest in (b"d", b"e"):
         with pytest.raises(PeerFlowError) as caught:
             allocator.seal(KEY_ID, period(3), digest, lambda: b"y")

@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 from servers_support import Process, System
 
-from pybcast.flows.allocator import Sealed
+from pybcast.flows.allocator import SealedBlock
 from pybcast.flows.ltkm import Page
 from pybcast.store import SqliteStore, load_kek
 
@@ -39,8 +39,10 @@ class Invariants:
         """It opens; no COUNTER of a key has got another message (R1), no counter has gone back (R2)."""
         rows = system.rows(role)
         for key, value in rows.get("allocated", {}).items():
-            assert isinstance(value, Sealed)
-            assert self.sealed.setdefault((role, key), value.data) == value.data, f"COUNTER used twice: {key}"
+            assert isinstance(value, SealedBlock)
+            for start, sealed in value.items:
+                name = (role, (key[0], start))
+                assert sealed.burnt or self.sealed.setdefault(name, sealed.data) == sealed.data, f"COUNTER used twice: {name}"
         for key, counter in rows.get("smk-counter", {}).items():
             assert isinstance(counter, int) and counter >= self.counters.get(key, 0)
             self.counters[key] = counter

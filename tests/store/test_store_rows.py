@@ -426,7 +426,8 @@ def test_views_show_what_is_stored_and_no_key(world: StoredWorld) -> None:
     names = [name for (name,) in bsm.database.query("SELECT subscriber FROM subscriber ORDER BY 1")]
     assert names == ["card", "device", "leaving", "other"]
     assert set(bsm.database.query("SELECT * FROM counter")) == {(k[0], v) for k, v in bsm.state["smk-counter"].items()}
-    assert bsda.database.query('SELECT count(*) FROM period WHERE start <= ? AND "end" > ?', (now, now)) == [(2,)]
+    assert bsda.database.query('SELECT sum(periods) > 2 FROM prepared WHERE "end" > ?', (now,)) == [(1,)]
+    assert bsda.database.query("SELECT count(*), max(used) <= ? FROM on_air WHERE NOT stopped", (now,)) == [(2, 1)]
     assert bsm.database.query("SELECT sum(letters) > 0, min(issued_at) > 0 FROM issued") == [(1, 1)]
 
 
