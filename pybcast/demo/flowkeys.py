@@ -173,7 +173,7 @@ class FlowKeys:
                     self._carousel[name] = output
                 case flow.CarouselDrop(name):
                     self._carousel.pop(name, None)
-                case flow.FlowDone(name, profile, _):
+                case flow.FlowDone(name, profile):
                     for p in self._profiles if profile is None else (profile,):
                         self._events.append(FlowRan(name, p))
                 case flow.Alarm(code, service, _, text, True):

@@ -85,11 +85,21 @@ class BSDA:
 
     def announced(self, service: str, stream: int, start: int, now: float) -> list[Output]:
         """The sender's report: the first datagram of that period's STKMs has left."""
+        return self.announced_many([(service, stream, start)], now)
+
+    def _announced(self, service: str, stream: int, start: int, now: float) -> None:
         config = self._streams.get((service, stream))
         record = None if config is None else self._periods.record(config, start)
         if config is not None and record is not None and record.state is PeriodState.ON_AIR and record.announced_at is None:
             self._periods.note(config, replace(record, announced_at=now))
-        return self._done(now, (service, stream))
+        self._touched[service, stream] = None
+
+    def announced_many(self, reports: Iterable[tuple[str, int, int]], now: float) -> list[Output]:
+        """The same of many streams: (service, stream, start)."""
+        self._begin(now)
+        for service, stream, start in reports:
+            self._announced(service, stream, start, now)
+        return self._done(now)
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass."""
@@ -234,8 +244,8 @@ class BSDA:
         """Prepare the running period and ``look_ahead`` more; never one whose key is missing (F4)."""
         if config.key in self._fresh:
             return
-        for period in self._periods.upcoming(config, now):
-            if self._periods.record(config, period.start) is None and self._may_prepare(config, period):
+        for period in self._periods.missing(config, now):
+            if self._may_prepare(config, period):
                 self._key(config, period)
 
     def _may_prepare(self, config: StreamConfig, period: Period) -> bool:
@@ -256,8 +266,11 @@ class BSDA:
         return self._periods.fire(config, PeriodRecord(period, PeriodState.PLANNED, key), PeriodEvent.TEK_STORED)
 
     def _seal_or_ask(self, config: StreamConfig, now: float) -> None:
-        for record in self._periods.records(config):
-            if record.state is PeriodState.KEYED and self._periods.covered(config, record.period):
+        keyed = [record for record in self._periods.records(config) if record.state is PeriodState.KEYED]
+        if not keyed:
+            return
+        for record in keyed:
+            if self._periods.covered(config, record.period):
                 self._seal(config, record, now)
         if config.delivery == "push":
             self._send_teks(config, now)
@@ -300,7 +313,7 @@ class BSDA:
         )
         self._deliver(config, sealed, now)
         for profile in config.profiles:
-            self._journal.emit(FlowDone("F4", profile, config.service))
+            self._journal.emit(FlowDone("F4", profile, config.service, record.period.start))
 
     def _waive_unsayable(self, config: StreamConfig) -> None:
         """F3: no DRM timestamp can be said after 2038-04-22 (R15); the other profile goes on, a stream of DRM alone does not."""
@@ -499,7 +512,7 @@ class BSDA:
                 self._store_stkm(config, message.profile, item, now)
         for tag in (Tag.TEKDelivery, Tag.STKMRequest):
             self._peers.delivered(tag, config.service, message.profile, config.stream, {i.period_start for i in items})
-        self._journal.emit(FlowDone("F5", message.profile, config.service))
+        self._journal.emit(FlowDone("F5", message.profile, config.service, min((i.period_start for i in items), default=None)))
 
     def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, replacing: bool) -> PeriodRecord | None:
         """The record an STKM is for; ``None`` when it is known already.  ``PeerFlowError`` with the item's status."""
@@ -662,7 +675,9 @@ class BSDA:
                 for item in [i for i in answer.items if isinstance(i, StkmItem)]:
                     self._take_item(config, profile, item, now)
                 if good:
-                    self._journal.emit(FlowDone("F5" if message.tag is Tag.STKMRequest else "F3", profile, config.service))
+                    earliest = min((i.period_start for i in answer.items if isinstance(i, StkmItem) and i.content), default=None)
+                    flow = "F5" if message.tag is Tag.STKMRequest else "F3"
+                    self._journal.emit(FlowDone(flow, profile, config.service, earliest))
                 if message.tag is Tag.STKMRequest and answer.status != Status.DELAYED:  # what it was promised is sent again
                     self._peers.delivered(Tag.TEKDelivery, config.service, profile, config.stream, set(asked.about))
             case Tag.KeyRequest if config is not None and good:

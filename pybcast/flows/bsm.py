@@ -426,7 +426,7 @@ class BSM:
                 elif config.interaction:
                     self._peers.ask(
                         Tag.STKMRequest, bsda, config.service, now, until=now + config.period, profile=profile,
-                        stream=config.stream, start=int(now), end=int(now) + (1 + config.look_ahead) * config.period,
+                        stream=config.stream, start=int(now), end=int(now) + (1 + config.ahead) * config.period,
                     )  # fmt: skip
 
     # --- requests from a BSD/A ------------------------------------------------------------------------------------------
@@ -528,7 +528,7 @@ class BSM:
 
     def _check_horizon(self, config: StreamConfig, item: PartialItem | StkmItem, now: float) -> None:
         """periodStart within [now - 1 period, now + horizon] (R27)."""
-        back, ahead = item.period_end - item.period_start, HORIZON + config.look_ahead * config.period
+        back, ahead = item.period_end - item.period_start, HORIZON + config.ahead * config.period
         if item.stream != config.stream or not now - back <= item.period_start <= now + ahead:
             raise PeerFlowError(Status.INVALID_REQUEST, "periodStart is outside the horizon (R27)")
 

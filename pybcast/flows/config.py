@@ -28,7 +28,9 @@ class StreamConfig:
     key that is wanted at once (R10), by default two carousel cycles and some. ``carousel_cycle``: seconds a turn of its LTKMs
     takes (R7; as its SDP says; both leads hold two, so that one lost datagram leaves nobody dark). ``delivery``: whether STKMs
     and keys are pushed or pulled. ``interaction``: STKMs also go to the BSM for terminals with an interaction channel (F6).
-    ``hold_through``: keep the last key in use even past its end of authority (R9). ``bsdas``: main first.
+    ``look_ahead``: periods that are prepared beyond the running one; ``batch``: how many are prepared at a time and travel in one
+    delivery, so that up to ``look_ahead + batch - 1`` are. ``hold_through``: keep the last key in use even past its end of
+    authority (R9). ``bsdas``: main first.
 
     Raises ``ConfigError`` on anything that cannot work on air.
     """
@@ -49,6 +51,7 @@ class StreamConfig:
     rekey_lead: int = 25
     carousel_cycle: float = CAROUSEL_CYCLE
     look_ahead: int = 5
+    batch: int = 1
     repetition: float = 0.1
     delivery: Literal["push", "pull"] = "push"
     synchronous: bool = True
@@ -85,6 +88,7 @@ class StreamConfig:
             (self.rollover_lead >= 2 * self.carousel_cycle, "rollover_lead: expected at least two carousel cycles (R7)"),
             (self.rekey_lead >= 2 * self.carousel_cycle, "rekey_lead: expected at least two carousel cycles (R7)"),
             (1 <= self.look_ahead <= 1000, "look_ahead: expected 1..1000 (one delivery, R30)"),
+            (1 <= self.batch <= 1000, "batch: expected 1..1000 (one delivery, R30)"),
             (0 <= self.protection_after_reception <= 3, "protection_after_reception: expected 0..3"),
             ("drm" not in self.profiles or bool(self.serviceBaseCID), "serviceBaseCID: needed for the DRM Profile"),
             (not self.smartcard or len(self.key_domain_id) == 3, "key_domain_id: expected 3 bytes"),
@@ -114,6 +118,11 @@ class StreamConfig:
     def lifetime(self) -> int:
         """traffic_key_lifetime: exponent of two, seconds (R42)."""
         return traffic_key_lifetime(self.period)
+
+    @property
+    def ahead(self) -> int:
+        """How many periods beyond the running one are prepared at most."""
+        return self.look_ahead + self.batch - 1
 
     @property
     def key(self) -> tuple[str, int]:

@@ -117,11 +117,15 @@ class Alarm:
 
 @dataclass(frozen=True)
 class FlowDone:
-    """A flow F1-F6 has run to its end once more (for views and reports)."""
+    """A flow F1-F6 has run to its end once more (for views and reports).
+
+    ``earliest``: at a BSD/A that has got (F3, F5) or made (F4) STKMs, the start of the first of their periods.
+    """
 
     flow: str
     profile: Profile | None
     service: str
+    earliest: int | None = None
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class KeyChain:
     def unprepared(self, config: StreamConfig, now: float) -> int:
         """The first boundary that no BSD/A can have prepared past."""
         schedule = config.schedule()
-        at = int(now) + (config.look_ahead + 2) * config.period
+        at = int(now) + (config.ahead + 2) * config.period
         period = schedule.at(max(at, config.start))
         assert period is not None
         return period.start if period.start >= at else period.end
@@ -191,7 +191,7 @@ class KeyChain:
         Where another took its place early: when every BSD/A knows of that one, and what was prepared before has run out; until
         then one that could not be told may hold the old key up to the end it was told first (R9).
         """
-        m, margin = row.material, config.period * (1 + config.look_ahead * (row.first_end is not None))
+        m, margin = row.material, config.period * (1 + config.ahead * (row.first_end is not None))
         follows = [r for r in self.rows(config) if (r.material.key_type, r.material.valid_from) == (m.key_type, m.valid_to)]
         told = row.first_end is None or any(r.confirmed.issuperset(config.bsdas) for r in follows)
         return (m.valid_to if told else max(m.valid_to, row.first_end or 0)) + margin

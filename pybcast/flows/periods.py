@@ -7,11 +7,11 @@ One period is one record that walks through ``tables.PERIOD``.  How it is sealed
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
+from zlib import crc32
 
 from pybcast.errors import PeerFlowError
 from pybcast.flows import stkm
@@ -95,6 +95,7 @@ class Periods:
         self._row_of: dict[tuple[str, int, int], int] = {}  # (service, stream, start) -> the first start of its row
         self._changed: dict[tuple[str, int, int], None] = {}
         self._open: dict[Key, int] = {}  # the row that this input has begun for a stream
+        self._full: dict[Key, Period] = {}  # while this period runs, all that may be prepared is
         for config in streams:
             saved = journal.get("schedule", config.key, tuple) or ()
             self._schedules[config.key] = Schedule(config.start, config.period, [s for s in saved if isinstance(s, Segment)])
@@ -139,6 +140,7 @@ class Periods:
         """Forget a period."""
         records = self._records[config.key]
         del records[bisect_left(records, start, key=_start)]
+        self._full.pop(config.key, None)
         self._changed[(*config.key, self._row_of.pop((*config.key, start)))] = None
 
     def lose(self, config: StreamConfig) -> None:
@@ -197,14 +199,32 @@ class Periods:
         before = schedule.segments
         held = schedule.cut(at, self._horizon(config), length)
         if schedule.segments != before:
-            self._journal.put("schedule", config.key, schedule.segments)
+            self._changed_schedule(config)
         if rights:
             self._journal.put("boundary", (*config.key, held), True)
         return held
 
+    def missing(self, config: StreamConfig, now: float) -> list[Period]:
+        """What of :meth:`upcoming` is not prepared."""
+        full = self._full.get(config.key)
+        if full is not None and full.start <= now < full.end:
+            return []
+        upcoming = list(self.upcoming(config, now))
+        missing = [period for period in upcoming if self.record(config, period.start) is None]
+        if not missing:
+            self._full[config.key] = upcoming[0]
+        return missing
+
     def upcoming(self, config: StreamConfig, now: float) -> Iterator[Period]:
-        """The running period and ``look_ahead`` more."""
-        return itertools.islice(self._schedules[config.key].walk(now), config.look_ahead + 1)
+        """The running period, ``look_ahead`` more, and those that are prepared together with the last of them.
+
+        Where batches begin differs from stream to stream: a server of many prepares some in each period, not all in one.
+        """
+        phase = crc32(f"{config.service} {config.stream}".encode()) % config.batch
+        for n, period in enumerate(self._schedules[config.key].walk(now)):
+            if n > config.look_ahead and (period.index + phase) % config.batch == 0:
+                return
+            yield period
 
     def catch_up(self, config: StreamConfig) -> None:
         """The periods of the configuration were changed while this BSD/A was dead: they hold from where it says (R5).
@@ -298,7 +318,11 @@ class Periods:
             before = schedule.segments
             schedule.join(at, self._horizon(config))
             if schedule.segments != before:
-                self._journal.put("schedule", config.key, schedule.segments)
+                self._changed_schedule(config)
+
+    def _changed_schedule(self, config: StreamConfig) -> None:
+        self._full.pop(config.key, None)
+        self._journal.put("schedule", config.key, self._schedules[config.key].segments)
 
     def unprepare(self, config: StreamConfig, start: int) -> None:
         """R10: what is prepared from ``start`` on and not on air is taken back; its COUNTERs are burnt."""
@@ -319,8 +343,12 @@ class Periods:
 
     def announce(self, config: StreamConfig, now: float) -> None:
         """STKMs whose lead has begun go on air (R6)."""
-        for record in list(self.records(config)):
-            if record.state is PeriodState.SEALED and self._lead(config, record) <= now < record.period.end:
+        for record in self.records(config):
+            if record.state is not PeriodState.SEALED:
+                continue
+            if self._lead(config, record) > now:
+                return  # and so is that of all that follow
+            if now < record.period.end:
                 for _, identity in record.key_ids:
                     self._allocator.sent(identity, record.period.start)
                 self.fire(config, record, PeriodEvent.ANNOUNCE)
@@ -339,20 +367,19 @@ class Periods:
 
     def switch(self, config: StreamConfig, now: float) -> None:
         """Traffic takes the newest key that it may use (R40)."""
-        ready = [
-            r
-            for r in self.records(config)
-            if r.state is PeriodState.ON_AIR
-            and not self.ended(config, r, now)
-            and (at := self._ready(config, r)) is not None
-            and at <= now
-        ]
-        if not ready:
+        chosen = None
+        for record in self.records(config):
+            if record.state is PeriodState.ON_AIR and not self.ended(config, record, now):
+                at = self._ready(config, record)
+                if at is not None and at <= now:
+                    chosen = record
+        if chosen is None:
             return
-        chosen = ready[-1]
         self.use(config, self.fire(config, chosen, PeriodEvent.SWITCH))
-        for record in list(self.records(config)):
-            if record.period.start >= chosen.period.start or record.state in FINAL:
+        for record in self.records(config):
+            if record.period.start >= chosen.period.start:
+                break
+            if record.state in FINAL:
                 continue
             on_air = record.state in USED or record.state is PeriodState.ON_AIR
             if record.state is PeriodState.HELD:
@@ -383,7 +410,9 @@ class Periods:
 
     def end(self, config: StreamConfig, now: float) -> None:
         """Hold what has no successor, stop what has lost its authority, give up what was never used."""
-        for record in list(self.records(config)):
+        for record in self.records(config):
+            if record.state in FINAL:
+                continue
             if record.state in USED and self.ended(config, record, now):
                 self.fire(config, record, PeriodEvent.AUTHORITY_ENDS)
                 self._journal.emit(StopTraffic(*config.key))
@@ -396,7 +425,9 @@ class Periods:
             elif record.state is PeriodState.IN_USE and now >= record.period.end:
                 self.fire(config, record, PeriodEvent.HOLD)
                 self._journal.emit(Alarm("held-key", *config.key, f"no new key at {record.period.end}: the last one is held"))
-            elif record.state in OPEN and now >= record.period.end:
+            elif record.state in OPEN:
+                if now < record.period.end:
+                    return  # as all that follow
                 self.fire(config, record, PeriodEvent.MISS)
                 if record.state is PeriodState.ON_AIR:
                     self._journal.emit(OffAir(*config.key, record.period.start))
@@ -406,23 +437,25 @@ class Periods:
         period = self.at(config, now)
         times: list[float | None] = [period.end if period is not None else float(config.start)]
         for record in self.records(config):
-            if record.state in FINAL:
+            state = record.state
+            if state in FINAL:
                 continue
             times.append(record.period.end)
-            if record.state is PeriodState.SEALED:
+            if state is PeriodState.SEALED:
                 times.append(self._lead(config, record))
-            if record.state is PeriodState.ON_AIR:
+                if record.period.start > now:
+                    return times  # those that follow come later
+            elif state is PeriodState.ON_AIR:
                 times.append(self._ready(config, record))
-            if record.state in USED and not config.hold_through:
+            elif state in USED and not config.hold_through:
                 times.append(record.authority_end)
         return times
 
     def prune(self, config: StreamConfig, now: float) -> None:
         """Forget what has ended (R41)."""
-        records = self.records(config)
-        for record in records:
-            if record.state in FINAL and record.period.end + record.period.duration < now:
-                self._forget(config, record.period.start)
+        records = self._records.get(config.key, [])
+        while records and records[0].state in FINAL and records[0].period.end + records[0].period.duration < now:
+            self._forget(config, records[0].period.start)
         for key in self.keys(config):
             if key.valid_to + KEY_KEPT < now:
                 self._journal.drop("key", (*config.key, key.key_type, key.key_id))
@@ -432,7 +465,8 @@ class Periods:
         for name in self._journal.select("boundary", config.key, bool):
             if isinstance(name[2], int) and name[2] + BOUNDARY_KEPT < now:
                 self._journal.drop("boundary", name)
-        self._schedules[config.key].forget(min([now, *(r.period.start for r in records)]) - config.period)
+        first = min(now, records[0].period.start) if records else now
+        self._schedules[config.key].forget(first - config.period)
 
 
 def _start(record: PeriodRecord) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from pybcast.flows import BSDA, derived_teks, random_teks
-from pybcast.flows.events import State
+from pybcast.flows.events import Output, State
 from pybcast.flows.tables import PeriodState, Side
 from pybcast.servers.air import JsonLinesAir
 from pybcast.servers.config import ServerConfig
@@ -27,6 +27,7 @@ class Bsda(Daemon[BSDA]):
 
     def __init__(self, config: ServerConfig, clock: Clock | None = None) -> None:
         super().__init__(config, clock)
+        self._reports: list[tuple[str, int, int]] = []
         if config.events:
             self.air = JsonLinesAir(config.events if config.events == "-" else str(config.path.parent / config.events))
         pair = config.pair_secret()
@@ -45,7 +46,14 @@ class Bsda(Daemon[BSDA]):
         self.air.put(output, self._announced)
 
     def _announced(self, service: str, stream: int, start: int) -> None:
-        self.runner.post(lambda machine, now: machine.announced(service, stream, start, now))
+        """What is reported until the machine's next turn comes is one input: thousands of streams change in the same second."""
+        self._reports.append((service, stream, start))
+        if len(self._reports) == 1:
+            self.runner.post(self._report)
+
+    def _report(self, machine: BSDA, now: float) -> list[Output]:
+        reports, self._reports = self._reports, []
+        return machine.announced_many(reports, now)
 
     def views(self, config: ServerConfig, machine: BSDA, now: float) -> Iterable[ServiceView]:
         for stream in config.streams:

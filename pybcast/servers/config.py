@@ -110,6 +110,7 @@ class ServiceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     rekey_lead: int | None = None
     carousel_cycle: float = 10.0
     look_ahead: int = 5
+    batch: int = 1
     repetition: float = 0.1
     delivery: Literal["push", "pull"] = "push"
     synchronous: bool = True
@@ -356,7 +357,7 @@ class _Reader:
             raise self.refuse(("services", i, "carousel_cycle"), "expected more than 0 s, at most an hour")
         least = math.ceil(2 * cycle)
         # Time for two turns of the carousel (R7), and for the periods that are prepared ahead: they reach into the next key.
-        ahead = max(least, (table.look_ahead + 2) * table.period, table.key_period // ROLLOVER_SHARE)
+        ahead = max(least, (table.look_ahead + table.batch + 1) * table.period, table.key_period // ROLLOVER_SHARE)
         rollover = max(least, min(ahead, table.key_period - 1)) if table.rollover_lead is None else table.rollover_lead
         rekey = math.ceil(2.5 * cycle) if table.rekey_lead is None else table.rekey_lead
         domain = self._hex(("services", i, "key_domain_id"), table.key_domain_id, 3)
@@ -365,7 +366,7 @@ class _Reader:
                 service=table.id, stream=table.stream, profiles=table.profiles, generation=table.generation, bsm=bsm, bsdas=bsdas,
                 protocol=PROTOCOLS[table.protocol], traffic_authentication_flag=table.traffic_authentication, period=table.period,
                 start=table.start, granularity=table.granularity, key_period=table.key_period, rollover_lead=rollover,
-                rekey_lead=rekey, carousel_cycle=cycle, look_ahead=table.look_ahead, repetition=table.repetition,
+                rekey_lead=rekey, carousel_cycle=cycle, look_ahead=table.look_ahead, batch=table.batch, repetition=table.repetition,
                 delivery=table.delivery, synchronous=table.synchronous, interaction=table.interaction,
                 hold_through=table.hold_through, protection_after_reception=table.protection_after_reception,
                 permissions_category=table.permissions_category, socID=table.socID, serviceBaseCID=table.serviceBaseCID,

@@ -89,6 +89,7 @@ class Watcher(Protocol):
     def flow(self, done: FlowDone) -> None: ...
     def input(self, seconds: float, waiting: int) -> None: ...
     def clock_step(self, seconds: float) -> None: ...
+    def answered(self, message: BackendMessage, seconds: float) -> None: ...
     def unanswered(self, message: BackendMessage, error: str) -> None: ...
 
 
@@ -369,6 +370,7 @@ class Runner(Generic[M]):
         task.add_done_callback(lambda _: self._asking.pop(name, None))
 
     async def _exchange(self, message: BackendMessage) -> None:
+        begun = self._clock.monotonic()
         try:
             async with self._gates.setdefault(message.destination, asyncio.Semaphore(ASKING)):
                 if self._clock.now() >= _useless_from(message):
@@ -377,7 +379,13 @@ class Runner(Generic[M]):
         except (TransportError, WireError, FlowError) as error:  # the machine repeats what still matters
             self._watcher.unanswered(message, str(error))
             return
-        self.post(lambda machine, now: machine.receive(answer, now, message.destination))
+        if self._stopping:
+            return
+        item: _Input[M] = _Input(lambda machine, now: (None, machine.receive(answer, now, message.destination)), _future())
+        self._queue(item)
+        await asyncio.wait([item.result])
+        if item.result.exception() is None:
+            self._watcher.answered(message, self._clock.monotonic() - begun)
 
 
 def _useless_from(message: BackendMessage) -> float:

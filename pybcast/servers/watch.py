@@ -23,6 +23,7 @@ Light = Literal["green", "yellow", "red"]
 PEER_QUIET: Final = 60.0  # seconds after which a peer that nobody heard of is doubtful - confidence: own
 ALARM_SHOWN: Final = 300.0  # seconds that an alarm nobody takes back colours its service - confidence: own
 ALARMS_KEPT: Final = 50
+_LEADS: Final = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0)
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -76,6 +77,17 @@ class Watch:
         self._exchanges = Counter("pybcast_exchanges", "Back-end requests", ["role", "tag", "status", "http"], registry=r)
         self._seconds = Histogram("pybcast_exchange_seconds", "Time of an exchange", ["role", "tag"], buckets=_SECONDS, registry=r)
         self._flows = Counter("pybcast_flows", "Flows run to their end", ["flow", "profile"], registry=r)
+        self._requests = Histogram(
+            "pybcast_request_seconds",
+            "From a request's leaving to its answer's being stored",
+            ["tag"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self._lead = Histogram(
+            "pybcast_stkm_lead_seconds", "From an STKM's being stored to the start of its period; below 0 it is late", ["flow"],
+            buckets=_LEADS, registry=r,
+        )  # fmt: skip
         self._alarms = Counter("pybcast_alarms", "Alarms raised", ["code"], registry=r)
         self._inputs = Histogram("pybcast_input_seconds", "Work of the machine on one input", buckets=_SECONDS, registry=r)
         self._commits = Histogram("pybcast_store_seconds", "One durable transaction", buckets=_SECONDS, registry=r)
@@ -110,6 +122,8 @@ class Watch:
 
     def flow(self, done: FlowDone) -> None:
         self._flows.labels(done.flow, done.profile or "").inc()
+        if done.earliest is not None:
+            self._lead.labels(done.flow).observe(done.earliest - self.now())
         fields = {"event": "flow", "flow": done.flow, "profile": done.profile, "service": done.service}
         LOG.debug("%s %s %s", done.flow, done.profile or "", done.service, extra={"fields": fields})
 
@@ -129,6 +143,9 @@ class Watch:
         text = "alarm %s: %s stream %s: %s" if alarm.active else "alarm %s is over: %s stream %s %s"
         level = logging.WARNING if alarm.active else logging.INFO
         LOG.log(level, text, alarm.code, alarm.service, alarm.stream, alarm.text, extra={"fields": fields})
+
+    def answered(self, message: BackendMessage, seconds: float) -> None:
+        self._requests.labels(str(int(message.tag))).observe(seconds)
 
     def unanswered(self, message: BackendMessage, error: str) -> None:
         fields = {"event": "unanswered", "tag": int(message.tag), "peer": message.destination, "messageID": message.message_id}

@@ -380,7 +380,7 @@ class World:
                     self.headends[who].carousel.pop(name, None)
                 case Alarm():
                     self.alarms.append((self.clock.now, output))
-                case FlowDone(flow, profile, _):
+                case FlowDone(flow, profile):
                     self.flows[f"{flow}/{profile}"] += 1
                 case _:
                     pass
@@ -536,7 +536,7 @@ class World:
         """A new period length everywhere, from ``at`` or when nobody has prepared further; gives the changed configuration."""
         current = self.streams[config.key]
         if at is None:
-            at = current.grid(int(self.clock.now) + (current.look_ahead + 2) * max(current.period, length))
+            at = current.grid(int(self.clock.now) + (current.ahead + 2) * max(current.period, length))
         for name in self.headends:
             self.call_bsda(name, lambda b: b.set_period(config.service, config.stream, length, self.clock.now, at)[1])
         self.command(lambda bsm: bsm.set_period(config.service, config.stream, length, self.clock.now))

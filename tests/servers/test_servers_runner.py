@@ -91,6 +91,7 @@ class Wall:
 class Seen:
     steps: list[float] = field(default_factory=list)
     unanswered_: list[str] = field(default_factory=list)
+    answered_: list[float] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
     flows: list[FlowDone] = field(default_factory=list)
 
@@ -105,6 +106,9 @@ class Seen:
 
     def clock_step(self, seconds: float) -> None:
         self.steps.append(seconds)
+
+    def answered(self, message: BackendMessage, seconds: float) -> None:
+        self.answered_.append(seconds)
 
     def unanswered(self, message: BackendMessage, error: str) -> None:
         self.unanswered_.append(error)

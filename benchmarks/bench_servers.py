@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the two servers carry: BSM and BSD/A as processes on loopback, mutual TLS, SQLite, services of short crypto periods.
+
+``python benchmarks/bench_servers.py --services 5000 --seconds 60`` prints JSON: what each process used of a core, the lead with
+which STKMs were stored before their period, the time from a request's leaving to its answer's being stored, and what was late.
+Figures are differences of the servers' own ``/metrics`` between the begin and the end of the time measured.  Under pytest a few
+services run for a moment, so that this cannot rot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from pybcast.backend import pki
+
+NTP_UNIX: Final = 2_208_988_800
+TICK: Final = os.sysconf("SC_CLK_TCK")
+IDS: Final = {"bsm": "urn:example:bsm", "bsda": "urn:example:bsda"}
+
+Figures = dict[str, float]
+
+
+def _free_ports(count: int) -> list[int]:
+    made = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in made]
+    for one in made:
+        one.close()
+    return ports
+
+
+def _toml(role: str, ports: dict[str, int], status: int, services: str) -> str:
+    other = "bsda" if role == "bsm" else "bsm"
+    own = f'fqdn = "bsm.example.com"\nrights_issuer_id = "{"11" * 20}"' if role == "bsm" else ""
+    return f"""[server]
+role = "{role}"
+id = "{IDS[role]}"
+listen = "127.0.0.1:{ports[role]}"
+status = "127.0.0.1:{status}"
+database = "{role}.db"
+kek = "file:kek"
+{own}
+[tls]
+certificate = "{role}.pem"
+key = "{role}-key.pem"
+authority = "ca.pem"
+[log]
+format = "json"
+level = "warning"
+[[peers]]
+id = "{IDS[other]}"
+url = "https://127.0.0.1:{ports[other]}"
+{services}"""
+
+
+def _services(count: int, generation: str, profile: str, period: int, look_ahead: int, start: int) -> str:
+    """Streams that begin at ``start``, when both servers are up."""
+    return "".join(
+        f"""[[services]]
+id = "urn:example:service:{n}"
+profiles = ["{profile}"]
+generation = "{generation}"
+period = {period}
+granularity = {period}
+start = {start}
+key_period = {3600 * period}
+look_ahead = {look_ahead}
+batch = {look_ahead}
+serviceBaseCID = "service-{n}"
+socID = "soc.example"
+key_domain_id = "12f4{n >> 15:02x}"
+key_group = {1 + n % 32768}
+"""
+        for n in range(count)
+    )
+
+
+class Server:
+    """One server process, its figures and its time on the processor."""
+
+    def __init__(self, role: str, folder: Path, status: int) -> None:
+        self.role, self.status = role, status
+        self.log = (folder / f"{role}.log").open("w+", encoding="utf-8")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pybcast.cli", role, "serve", f"{role}.toml"], cwd=folder, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=self.log,
+        )  # fmt: skip
+
+    def ready(self) -> None:
+        """Until it answers."""
+        while True:
+            if self.process.poll() is not None:
+                raise SystemExit(f"{self.role} ended: {Path(self.log.name).read_text()[-2000:]}")
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.status}/healthz", timeout=60):
+                    return
+            except OSError:
+                time.sleep(0.05)
+
+    def processor(self) -> float:
+        """Seconds on a core so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    def memory(self) -> float:
+        """Most memory so far, MB."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+    def figures(self) -> Figures:
+        """/metrics, the names with their labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.status}/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+        found: Figures = {"processor": self.processor()}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}"] = sample.value
+        return found
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+
+def _quantile(figures: Figures, name: str, share: float, **labels: str) -> float | None:
+    """The upper edge of the bucket that holds a quantile of a histogram's growth."""
+    wanted = [f"{k}={v}" for k, v in labels.items()]
+    buckets = []
+    for key, value in figures.items():
+        if key.startswith(f"{name}_bucket{{") and all(w in key for w in wanted):
+            edge = next(part[3:] for part in key[:-1].partition("{")[2].split(",") if part.startswith("le="))
+            buckets.append((float(edge), value))
+    buckets.sort()
+    total = buckets[-1][1] if buckets else 0.0
+    return next((edge for edge, count in buckets if count >= share * total), None) if total else None
+
+
+def _growth(before: Figures, after: Figures) -> Figures:
+    return {key: value - before.get(key, 0.0) for key, value in after.items()}
+
+
+def _sum(figures: Figures, prefix: str, *labels: str) -> float:
+    return sum(value for key, value in figures.items() if key.startswith(prefix) and all(label in key for label in labels))
+
+
+def measure(
+    services: int, seconds: float, *, generation: Literal["bsm", "bsda"] = "bsm", profile: str = "smartcard", period: int = 1,
+    look_ahead: int = 10, settle: float = 0.0, folder: Path | None = None, say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run both servers; their figures over ``seconds``, after ``settle`` seconds (default: two batches) on air."""
+    with tempfile.TemporaryDirectory() as made:
+        where = folder or Path(made)
+        pki.init(where, IDS)
+        (where / "kek").write_text("5a" * 32)
+        (where / "kek").chmod(0o600)
+        ports = dict(zip((*IDS, "bsm status", "bsda status"), _free_ports(4), strict=True))
+        begin = int(time.time()) + NTP_UNIX + 10 + services // 100  # both are up, and the first periods prepared
+        text = _services(services, generation, profile, period, look_ahead, begin)
+        for role in IDS:
+            (where / f"{role}.toml").write_text(_toml(role, ports, ports[f"{role} status"], text))
+        running = [Server(role, where, ports[f"{role} status"]) for role in IDS]
+        try:
+            for one in running:
+                one.ready()
+            wait = begin - NTP_UNIX - time.time() + (settle or 2 * look_ahead * period)
+            say(f"ready; measuring in {wait:.0f} s")
+            time.sleep(max(0.0, wait))
+            before = [one.figures() for one in running]
+            begun = time.monotonic()
+            time.sleep(seconds)
+            took = time.monotonic() - begun
+            after = [one.figures() for one in running]
+            memory = [one.memory() for one in running]
+        finally:
+            for one in running:
+                one.stop()
+    bsm, bsda = (_growth(a, b) for a, b in zip(before, after, strict=True))
+    flow = "F3" if generation == "bsm" else "F4"
+    stkms = _sum(bsda, "pybcast_flows_total", f"flow={flow}") * (look_ahead if generation == "bsm" else 1)
+    return {
+        "services": services, "generation": generation, "profile": profile, "period_s": period, "look_ahead": look_ahead,
+        "seconds": round(took, 1), "stkms_per_s": round(stkms / took, 1),
+        "core_share": {"bsm": round(bsm["processor"] / took, 3), "bsda": round(bsda["processor"] / took, 3)},
+        "peak_mb": {"bsm": round(memory[0]), "bsda": round(memory[1])},
+        "lead_s_at_least": _lead(bsda, flow), "late": _sum(bsda, "pybcast_stkm_lead_seconds_bucket", "le=0.0"),
+        "held": _sum(bsda, "pybcast_alarms_total", "code=held-key"),
+        "alarms": _sum(bsda, "pybcast_alarms_total") + _sum(bsm, "pybcast_alarms_total"),
+        "services_without_a_period_ahead": sum(
+            1 for key, value in after[1].items() if key.startswith("pybcast_periods_ahead{") and value < 1
+        ),
+        "tek_delivery_to_stored_s": {
+            name: _quantile(bsda, "pybcast_request_seconds", share, tag="7") for name, share in (("p50", 0.5), ("p99", 0.99))
+        },
+        "input_s": {
+            role: {name: _quantile(f, "pybcast_input_seconds", share) for name, share in (("p50", 0.5), ("p99", 0.99))}
+            for role, f in (("bsm", bsm), ("bsda", bsda))
+        },
+    }  # fmt: skip
+
+
+def _lead(figures: Figures, flow: str) -> float | None:
+    """The lower edge of the lowest bucket of the lead that has grown; infinite below the first."""
+    edges = [-float("inf")]
+    for edge in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0):
+        if _sum(figures, "pybcast_stkm_lead_seconds_bucket", f"flow={flow},le={edge}"):
+            return edges[-1]
+        edges.append(edge)
+    return edges[-1] if _sum(figures, "pybcast_stkm_lead_seconds_count", f"flow={flow}") else None
+
+
+def bench_f3_between_two_processes(tmp_path: Path) -> None:
+    """A handful of services: the measuring itself works, and nothing is late."""
+    found = measure(5, 3.0, look_ahead=3, folder=tmp_path)
+    assert found["late"] == found["held"] == found["alarms"] == found["services_without_a_period_ahead"] == 0, found
+    assert found["stkms_per_s"] > 0 and found["tek_delivery_to_stored_s"]["p99"] is not None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--services", type=int, nargs="+", default=[200])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--generation", choices=["bsm", "bsda"], default="bsm")
+    parser.add_argument("--profile", choices=["drm", "smartcard"], default="smartcard")
+    parser.add_argument("--period", type=int, default=1)
+    parser.add_argument("--look-ahead", type=int, default=10)
+    parser.add_argument("--folder", type=Path)
+    asked = parser.parse_args()
+    machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    for count in asked.services:
+        found = measure(
+            count, asked.seconds, generation=asked.generation, profile=asked.profile, period=asked.period,
+            look_ahead=asked.look_ahead, folder=asked.folder, say=lambda text: print(text, file=sys.stderr),
+        )  # fmt: skip
+        print(json.dumps(found | machine), flush=True)
+
+
+if __name__ == "__main__":
+    main()
