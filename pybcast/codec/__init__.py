@@ -31,7 +31,6 @@ True
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, Final
 
 from pybcast import wire
@@ -176,7 +175,7 @@ def complete(partial: PartialDrmStkm | PartialSmartcardStkm, keys: Keys, **repla
     if isinstance(partial, PartialDrmStkm):
         return seal(_as(ClearDrmStkm, partial, replacements), keys)
     stkm = _as(ClearSmartcardStkm, partial, replacements)
-    if partial.management is not None:
+    if partial.management is not None and stkm.management is not partial.management:
         for name in sorted(_BSDA_OWNED):
             if getattr(stkm.management, name, None) != getattr(partial.management, name, None):
                 raise BadValue(None, f"management.{name}", "as in the partial STKM (rules R31)", "another value")
@@ -184,7 +183,7 @@ def complete(partial: PartialDrmStkm | PartialSmartcardStkm, keys: Keys, **repla
 
 
 def _as(cls: type[Any], partial: object, replacements: dict[str, Any]) -> Any:
-    values = {f.name: getattr(partial, f.name) for f in dataclasses.fields(cls)}
+    values = vars(partial)  # a partial STKM has the fields of a clear one
     unknown = sorted(replacements.keys() - values.keys())
     if unknown:
         raise TypeError(f"{', '.join(unknown)}: no such field of {type(partial).__name__}")

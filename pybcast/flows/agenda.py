@@ -9,7 +9,10 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Hashable, Iterator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+TURN: Final = 200
+"""Streams worked on for one input, so that none takes long; the others are due at once again - confidence: own."""
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -29,6 +32,12 @@ class Agenda(Generic[Name]):
         elif self._times.get(name) != time:
             self._times[name] = time
             heapq.heappush(self._heap, (time, next(self._count), name))
+
+    def sooner(self, name: Name, time: float) -> None:
+        """``name`` is due at ``time``, or before where that was said."""
+        said = self._times.get(name)
+        if said is None or time < said:
+            self.set(name, time)
 
     def due(self, now: float) -> Iterator[Name]:
         """Take off and give every name whose time has come, earliest first."""

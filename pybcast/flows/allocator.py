@@ -93,6 +93,14 @@ class Allocator:
         """What has been sealed under a key and has not ended, burnt ones too: {start: STKM}.  Not to be changed."""
         return self._sealed.get(key_id, {})
 
+    def edges(self, key_id: bytes, period: Period) -> list[int]:
+        """Where periods that were sealed under a key begin or end inside ``period``."""
+        low, high, found = period.start, period.end, []
+        for start, sealed in self.sealed(key_id).items():
+            if start < high and sealed.until > low and not sealed.burnt:
+                found += [edge for edge in (start, sealed.until) if low < edge < high]
+        return found
+
     def sent(self, key_id: bytes, start: int) -> None:
         """The STKM of ``start`` went on air: nothing at or below it is sealed any more."""
         if start > self.floor(key_id):

@@ -8,6 +8,7 @@ outputs to carry out in order (see ``events``).  One crypto period is one record
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Literal
@@ -15,7 +16,7 @@ from typing import Literal
 from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
-from pybcast.flows.agenda import Agenda
+from pybcast.flows.agenda import TURN, Agenda
 from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import (
@@ -34,7 +35,10 @@ from pybcast.flows.schedule import Period
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.stkm import TekSource
 from pybcast.flows.tables import PeriodEvent, PeriodState, Side, Status, Tag
+from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
+
+_Checked = tuple[PeriodRecord, DrmStkm | SmartcardStkm, bytes]
 
 
 class BSDA:
@@ -91,8 +95,9 @@ class BSDA:
         config = self._streams.get((service, stream))
         record = None if config is None else self._periods.record(config, start)
         if config is not None and record is not None and record.state is PeriodState.ON_AIR and record.announced_at is None:
-            self._periods.note(config, replace(record, announced_at=now))
-        self._touched[service, stream] = None
+            record = record.but(announced_at=now)
+            self._periods.note(config, record)
+            self._wakes.sooner(config.key, self._periods.ready(config, record) or now)
 
     def announced_many(self, reports: Iterable[tuple[str, int, int]], now: float) -> list[Output]:
         """The same of many streams: (service, stream, start)."""
@@ -188,7 +193,7 @@ class BSDA:
     def _work(self, now: float) -> None:
         """The streams that this input touched, and those whose time has come; never all of them."""
         self._peers.tick(now)
-        self._touched.update(dict.fromkeys(self._wakes.due(now)))
+        self._touched.update(dict.fromkeys(itertools.islice(self._wakes.due(now), TURN)))
         touched, self._touched = self._touched, {}
         for key in touched:
             config = self._streams.get(key)
@@ -287,7 +292,7 @@ class BSDA:
             identity = stkm.key_identity(config, key)
 
             def make(content: object = content) -> bytes:
-                return stkm.seal(content, config, record.period, held, policy)  # type: ignore[arg-type]
+                return stkm.seal(content, config, record.period, held, policy, self._periods.rings)  # type: ignore[arg-type]
 
             try:
                 digest = stkm.owned_digest(config, record.period, content)
@@ -320,7 +325,7 @@ class BSDA:
         for record in self._periods.records(config) if config.drm else ():
             unsayable = record.state is PeriodState.KEYED and record.period.start > stkm.LAST_MJD_TIME and not record.has("drm")
             if unsayable and self._waive(config, record, "drm", "its timestamp cannot be said any more (R15)"):
-                self._complete(config, replace(record, waived=("drm",)))
+                self._complete(config, record.but(waived=("drm",)))
 
     def _waive(self, config: StreamConfig, record: PeriodRecord, profile: Profile, why: str) -> bool:
         """Let a period go on with the other profile alone; False, and the period is given up, where there is no other."""
@@ -500,22 +505,24 @@ class BSDA:
                 self._periods.fire(config, record, PeriodEvent.TEK_STORED)
             elif record.has(profile):
                 kept = tuple(s for s in record.stkms if s.profile != profile)
-                self._periods.put(config, replace(record, stkms=kept, waived=(), traffic_id=record.traffic_id if kept else b""))
+                self._periods.put(config, record.but(stkms=kept, waived=(), traffic_id=record.traffic_id if kept else b""))
 
     def _take_stkms(self, config: StreamConfig, message: BackendMessage, now: float) -> None:
         """F5, pushed: all or nothing."""
         items = [i for i in message.items if isinstance(i, StkmItem) and i.status == Status.SUCCESS]
         assert message.profile is not None
         checked = [self._check_stkm(config, message.profile, item, message.replace) for item in items]
-        for item, record in zip(items, checked, strict=True):
-            if record is not None:
-                self._store_stkm(config, message.profile, item, now)
+        for item, good in zip(items, checked, strict=True):
+            if good is not None:
+                self._store_stkm(config, message.profile, item, good)
         for tag in (Tag.TEKDelivery, Tag.STKMRequest):
             self._peers.delivered(tag, config.service, message.profile, config.stream, {i.period_start for i in items})
         self._journal.emit(FlowDone("F5", message.profile, config.service, min((i.period_start for i in items), default=None)))
 
-    def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, replacing: bool) -> PeriodRecord | None:
-        """The record an STKM is for; ``None`` when it is known already.  ``PeerFlowError`` with the item's status."""
+    def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, replacing: bool) -> _Checked | None:
+        """The record an STKM is for, what it says, and its traffic id; ``None`` when it is known already.  ``PeerFlowError`` with
+        the item's status.
+        """
         record = self._periods.record(config, item.period_start)
         if record is None or record.key_ids or record.period.end != item.period_end:
             raise PeerFlowError(Status.INVALID_REQUEST, f"no period begins at {item.period_start}")
@@ -530,24 +537,21 @@ class BSDA:
         if item.tek_id != mine and item.tek_id.startswith(mine.rpartition("-")[0] + "-"):
             raise PeerFlowError(Status.WRONG_KEY_INFORMATION, f"the STKM of {item.period_start} holds a TEK that was made before")
         try:
-            _, name = stkm.check_received(config, profile, record.period, record.key, item.content)
+            said, name = stkm.check_received(config, profile, record.period, record.key, item.content)
         except WireError as error:
             raise PeerFlowError(Status.INFORMATION_INVALID, str(error)) from error
         if record.traffic_id and held is None and name != record.traffic_id:
             raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "the two profiles name the key differently (R38)")
-        return record
+        return record, said, name
 
-    def _store_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
-        record = self._periods.record(config, item.period_start)
-        assert record is not None
-        message, name = stkm.check_received(config, profile, record.period, record.key, item.content)
+    def _store_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, checked: _Checked) -> None:
+        record, message, name = checked
         if record.state is PeriodState.SEALED:
             record = self._periods.fire(config, record, PeriodEvent.REPLACED)
             record = self._periods.fire(config, record, PeriodEvent.TEK_STORED)
         others = tuple(s for s in record.stkms if s.profile != profile)
         ends = [e for e in (record.authority_end if others else None, item.authority_end) if e is not None]
-        record = replace(
-            record,
+        record = record.but(
             stkms=tuple(sorted((*others, AirStkm(profile, item.content)), key=lambda s: config.profiles.index(s.profile))),
             traffic_id=name,
             csb_id=getattr(message, "csb_id", record.csb_id),
@@ -707,11 +711,12 @@ class BSDA:
             return  # late, or already there
         if item.status == Status.GENERATION_FAILURE and len(config.profiles) > 1 + len(record.waived):
             self._journal.emit(Alarm("profile-waived", *config.key, f"period {item.period_start} has no {profile} STKM"))
-            self._complete(config, replace(record, waived=(*record.waived, profile)))
+            self._complete(config, record.but(waived=(*record.waived, profile)))
         elif item.status == Status.SUCCESS:
             try:
-                if self._check_stkm(config, profile, item, False) is not None:
-                    self._store_stkm(config, profile, item, now)
+                checked = self._check_stkm(config, profile, item, False)
+                if checked is not None:
+                    self._store_stkm(config, profile, item, checked)
             except BcastError as error:
                 self._journal.emit(Alarm("stkm-refused", *config.key, f"period {item.period_start}: {error}"))
         elif item.status != Status.DELAYED:
@@ -741,7 +746,7 @@ class BSDA:
         for each in later:
             period = self._periods.at(config, each.period.start)
             if period is not None and period.start == each.period.start:
-                self._periods.put(config, replace(each, period=period))
+                self._periods.put(config, each.but(period=period))
         for profile in config.profiles:
             self._not_before.pop((*config.key, Tag.TEKDelivery, profile), None)
 

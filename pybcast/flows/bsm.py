@@ -7,6 +7,7 @@ The keys are ``keychain``'s, the LTKMs ``ltkm``'s; here is what passes between t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -14,7 +15,7 @@ from typing import Final, Literal
 from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
-from pybcast.flows.agenda import Agenda
+from pybcast.flows.agenda import TURN, Agenda
 from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
@@ -298,7 +299,7 @@ class BSM:
         for page in list(self._issuer.due(now)):
             config = self._streams[page.service, page.stream]  # pages of other streams end, and are not issued again
             self._broadcast(config, self._issuer.again(page, self._keys.live(config, now)), page.end, now, page)
-        self._touched.update(dict.fromkeys(self._wakes.due(now)))
+        self._touched.update(dict.fromkeys(itertools.islice(self._wakes.due(now), TURN)))
         touched, self._touched = self._touched, {}
         for key in touched:
             config = self._streams[key]
@@ -480,7 +481,7 @@ class BSM:
         if config.generation != "bsm" and not any(row.sealer == "bsm" for row in self._keys.rows(config)):
             raise PeerFlowError(Status.INVALID_REQUEST, "the STKMs of this stream are made by the BSD/A")
         items = [i for i in message.items if isinstance(i, PartialItem)]
-        done = [self._complete_item(config, message.profile or "drm", item, now) for item in items]
+        done = self._complete_items(config, message.profile or "drm", items, now)
         if any(i.status == Status.SUCCESS for i in done):
             self._journal.emit(FlowDone("F3", message.profile, config.service))
         if not config.synchronous:
@@ -493,30 +494,35 @@ class BSM:
                 )  # fmt: skip
         return message.answer(Status.SUCCESS, tuple(done), now=now)
 
-    def _complete_item(self, config: StreamConfig, profile: Profile, item: PartialItem, now: float) -> StkmItem:
+    def _complete_items(self, config: StreamConfig, profile: Profile, items: Iterable[PartialItem], now: float) -> list[StkmItem]:
+        chain, policy = self._keys.rows(config), self._keys.policy(config)
+        return [self._complete_item(config, profile, item, now, chain, policy) for item in items]
+
+    def _complete_item(
+        self, config: StreamConfig, profile: Profile, item: PartialItem, now: float, chain: list[LongTermKey], policy: stkm.Policy
+    ) -> StkmItem:
         out = StkmItem(stream=item.stream, period_start=item.period_start, period_end=item.period_end, tek_id=item.tek_id)
         period = Period(0, item.period_start, item.period_end)
-        edge = self._keys.edge_in(config, period)
+        edge = self._keys.edge_in(config, period, chain)
         if edge is not None:  # R32: the BSD/A learns where to cut
             return replace(out, status=Status.INFORMATION_INVALID, authority_end=edge)
         try:
             self._check_horizon(config, item, now)
             content = codec.decode(item.content.reveal(), "drm-stkm" if profile == "drm" else "smartcard-stkm", partial=True)
             assert isinstance(content, PartialDrmStkm | PartialSmartcardStkm)
-            rows = self._keys.at(config, period)
+            rows = self._keys.at(config, period, chain)
             first = rows.get("SEK" if profile == "smartcard" else "SEAK")
             if first is None:
-                coming = any(r.material.valid_to <= period.start for r in self._keys.rows(config))
+                coming = any(r.material.valid_to <= period.start for r in chain)
                 raise PeerFlowError(Status.DELAYED if coming else Status.NON_EXISTENT, "no key for that period")
             if first.sealer != "bsm":
                 raise PeerFlowError(Status.INVALID_REQUEST, "the key of that period is the BSD/A's to seal under (R1)")
             held = {key_type: row.material for key_type, row in rows.items()}
-            policy = self._keys.policy(config)
             data = self._allocator.seal(
                 stkm.key_identity(config, first.material),
                 period,
                 stkm.owned_digest(config, period, content),
-                lambda: stkm.seal(content, config, period, held, policy),
+                lambda: stkm.seal(content, config, period, held, policy, self._keys.rings),
                 item.tek_id,
             )
             return replace(out, content=data, authority_end=min(m.valid_to for m in held.values()))
@@ -677,7 +683,7 @@ class BSM:
     def _complete_pulled(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
         """F3, pulled: the partials came with the answer; the STKMs go back by F5."""
         items = [i for i in answer.items if isinstance(i, PartialItem)]
-        done = tuple(self._complete_item(config, message.profile or "drm", item, now) for item in items)
+        done = self._complete_items(config, message.profile or "drm", items, now)
         ready = tuple(i for i in done if i.status == Status.SUCCESS)
         for item in done:
             if item.status not in (Status.SUCCESS, Status.DELAYED):

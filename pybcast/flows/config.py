@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal
 
 from pybcast.errors import ConfigError
 from pybcast.flows.schedule import Schedule, check_period, traffic_key_lifetime
 from pybcast.flows.spcp import PROFILES, Profile
-from pybcast.messages import AccessCriterion, Protocol
+from pybcast.messages import AccessCriterion, Protocol, StkmManagement
 
 LAST_TEK_ID: Final = 65534  # R8: the SEK ends before 65535
 TUNE_IN: Final = 1.0  # R6: seconds a dark terminal collects STKMs - confidence: own
@@ -97,24 +98,24 @@ class StreamConfig:
             if not good:
                 raise ConfigError(f"{self.service} stream {self.stream}: {what}")
 
-    @property
+    @cached_property
     def drm(self) -> bool:
         return "drm" in self.profiles
 
-    @property
+    @cached_property
     def smartcard(self) -> bool:
         return "smartcard" in self.profiles
 
-    @property
+    @cached_property
     def dual(self) -> bool:
         """Whether the stream announces one TEK in both profiles (R38)."""
         return self.drm and self.smartcard
 
-    @property
+    @cached_property
     def ipsec_auth(self) -> bool:
         return self.protocol is Protocol.IPSEC and self.traffic_authentication_flag
 
-    @property
+    @cached_property
     def lifetime(self) -> int:
         """traffic_key_lifetime: exponent of two, seconds (R42)."""
         return traffic_key_lifetime(self.period)
@@ -124,9 +125,20 @@ class StreamConfig:
         """How many periods beyond the running one are prepared at most."""
         return self.look_ahead + self.batch - 1
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, int]:
         return (self.service, self.stream)
+
+    @cached_property
+    def management(self) -> StkmManagement:
+        """What the BSD/A's half of a Smartcard STKM says beside the key (R31)."""
+        return StkmManagement(
+            protection_after_reception=self.protection_after_reception,
+            traffic_protection_protocol=self.protocol,
+            traffic_authentication_flag=self.traffic_authentication_flag,
+            traffic_key_lifetime=self.lifetime,
+            access_criteria=self.access_criteria,
+        )
 
     def grid(self, time: int) -> int:
         """The first time from ``time`` on at which a period may begin: under a SEK, a whole number of granularities (R8)."""

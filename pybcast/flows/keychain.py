@@ -76,6 +76,7 @@ class KeyChain:
         self._randomness = randomness
         self._issue = issue
         self._ended = ended
+        self.rings = stkm.Rings()
 
     def rows(self, config: StreamConfig, key_type: KeyType | None = None) -> list[LongTermKey]:
         """The keys of a stream, oldest first."""
@@ -106,22 +107,23 @@ class KeyChain:
         rows = [row for row in self.rows(config) if row.state is not KeyState.ENDED]
         return [row.material for row in rows if row.material.valid_to > now]
 
-    def at(self, config: StreamConfig, period: Period) -> dict[str, LongTermKey]:
-        """The keys of a period that lies between two edges."""
-        return {r.material.key_type: r for r in self.rows(config) if r.material.valid_from <= period.start < r.material.valid_to}
+    def at(self, config: StreamConfig, period: Period, chain: list[LongTermKey] | None = None) -> dict[str, LongTermKey]:
+        """The keys of a period that lies between two edges.  ``chain``: the stream's keys, where they are at hand."""
+        rows = self.rows(config) if chain is None else chain
+        return {r.material.key_type: r for r in rows if r.material.valid_from <= period.start < r.material.valid_to}
 
     def policy(self, config: StreamConfig) -> stkm.Policy:
         """What the STKMs and keys of a stream say from now on (R31, R33)."""
         return self._journal.get("policy", config.key, stkm.Policy) or stkm.Policy()
 
-    def edge_in(self, config: StreamConfig, period: Period) -> int | None:
-        """The first time inside a period at which a key, a programme or a period of the other headend begins or ends (R9, R33)."""
-        chain = self.rows(config)
+    def edge_in(self, config: StreamConfig, period: Period, chain: list[LongTermKey]) -> int | None:
+        """The first time inside a period at which a key, a programme or a period of the other headend begins or ends (R9, R33).
+        ``chain``: the stream's keys.
+        """
         edges = [e for r in chain for e in (r.material.valid_from, r.material.valid_to)]
         edges += [e for p in self._journal.select("programme", config.key, Programme).values() for e in (p.start, p.end)]
         for row in chain:
-            for start, sealed in self._allocator.sealed(stkm.key_identity(config, row.material)).items():
-                edges += [start, sealed.until] if not sealed.burnt else []
+            edges += self._allocator.edges(stkm.key_identity(config, row.material), period)
         return min((e for e in edges if period.start < e < period.end), default=None)
 
     def unprepared(self, config: StreamConfig, now: float) -> int:
@@ -172,6 +174,7 @@ class KeyChain:
                 self._journal.drop("key", self.name(config, row))
                 self._ended(config, m)
                 self._allocator.forget(stkm.key_identity(config, m))
+                self.rings.forget(m)
         for key, programme in self._journal.select("programme", config.key, Programme).items():
             if programme.end <= now:
                 self._journal.drop("programme", key)

@@ -8,7 +8,7 @@ every message (backend-interface 4.1, 4.2), the body is a tuple of items whose t
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Final, Literal
 
 from pybcast.errors import PeerFlowError
@@ -146,19 +146,26 @@ def _digest(value: object) -> bytes:
     stack = [value]
     while stack:
         item = stack.pop()
-        if isinstance(item, tuple):
+        if item is None:
+            h.update(b"n")
+        elif isinstance(item, str):
+            text = item.encode()
+            h.update(b"s%d %b" % (len(text), text))
+        elif isinstance(item, int):  # an enum and a truth value are their numbers
+            h.update(b"i%d " % item)
+        elif isinstance(item, bytes):
+            h.update(b"b%d %b" % (len(item), item))
+        elif isinstance(item, Secret):
+            h.update(b"b%d " % len(item))
+            h.update(item.reveal())
+        elif isinstance(item, tuple):
             stack.extend(item)
-            kind, text = b"t", str(len(item)).encode()
-        elif isinstance(item, bytes | Secret):
-            kind, text = b"b", item.reveal() if isinstance(item, Secret) else item
-        elif isinstance(item, int) and not isinstance(item, bool):  # an enum is its number
-            kind, text = b"i", str(int(item)).encode()
+            h.update(b"t%d " % len(item))
         elif is_dataclass(item) and not isinstance(item, type):
-            stack.extend(getattr(item, f.name) for f in fields(item))
-            kind, text = b"d", type(item).__name__.encode()
+            stack.extend(vars(item).values())  # in the order of the fields
+            h.update(b"d%b " % type(item).__name__.encode())
         else:
-            kind, text = b"s", repr(item).encode()
-        h.update(kind + len(text).to_bytes(8, "big") + text)
+            raise TypeError(f"{type(item).__name__} stands in no message")
     return h.digest()
 
 

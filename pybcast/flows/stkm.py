@@ -43,7 +43,6 @@ from pybcast.messages import (
     PartialSmartcardStkm,
     Protocol,
     SmartcardStkm,
-    StkmManagement,
 )
 from pybcast.secret import Secret
 from pybcast.wire.content_id import BCI
@@ -151,13 +150,7 @@ def partial(config: StreamConfig, profile: Profile, period: Period, key: Traffic
             key_domain_id=bytes(3),
             sek_id=bytes(4),
             tek_id=bytes(2),
-            management=StkmManagement(
-                protection_after_reception=config.protection_after_reception,
-                traffic_protection_protocol=config.protocol,
-                traffic_authentication_flag=config.traffic_authentication_flag,
-                traffic_key_lifetime=config.lifetime,
-                access_criteria=config.access_criteria,
-            ),
+            management=config.management,
             tek=key.tek,
             salt=key.salt,
         )
@@ -263,28 +256,57 @@ def drm_keys(seak: KeyMaterial | None, peak: KeyMaterial | None) -> Keys:
     return Keys(seak=None if seak is None else SEAK(seak.key), peak=None if peak is None else PEAK(peak.key))
 
 
+class Rings:
+    """Key rings of the long-term keys in use: what a cipher needs of a key is made once, not for each STKM under it."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Secret, dict[int, tuple[Secret | None, Keys]]]] = {}  # by the identity of the keys
+
+    def smartcard(self, sek: KeyMaterial) -> Keys:
+        """Of a SEK."""
+        return self._get(sek.key, None, lambda: smartcard_keys(sek))
+
+    def drm(self, seak: KeyMaterial, peak: KeyMaterial | None) -> Keys:
+        """Of a SEAK, and a PEAK where a programme has one."""
+        return self._get(seak.key, None if peak is None else peak.key, lambda: drm_keys(seak, peak))
+
+    def _get(self, key: Secret, other: Secret | None, make: Callable[[], Keys]) -> Keys:
+        _, rings = self._made.setdefault(id(key), (key, {}))  # who is held here keeps his identity
+        held = rings.get(id(other))
+        if held is None:
+            held = rings[id(other)] = other, make()
+        return held[1]
+
+    def forget(self, key: KeyMaterial) -> None:
+        """The key has ended."""
+        self._made.pop(id(key.key), None)
+
+
 def seal(
     content: PartialDrmStkm | PartialSmartcardStkm,
     config: StreamConfig,
     period: Period,
     keys: Mapping[str, KeyMaterial],
     policy: Policy,
+    rings: Rings | None = None,
 ) -> bytes:
-    """The STKM of ``period`` under ``keys`` (key type -> key).
+    """The STKM of ``period`` under ``keys`` (key type -> key); ``rings``: where keys that were used before are set up.
 
     Raises ``PeerFlowError`` 17 when a key that the profile needs is missing, ``WireError`` when the content cannot be coded
     (a DRM timestamp beyond 2038, R15; a message beyond one card command, R20).
     """
+    rings = rings or Rings()
     sek = keys.get("SEK")
     if isinstance(content, PartialDrmStkm) and content.timestamp != period.start:
         raise PeerFlowError(Status.INFORMATION_INVALID, "timestamp is not the start of the period (R14)")
     if isinstance(content, PartialSmartcardStkm):
         if sek is None:
             raise PeerFlowError(Status.NON_EXISTENT, "no SEK for that period")
-        return codec.complete(content, smartcard_keys(sek), **smartcard_fields(content, period, sek, policy))
+        return codec.complete(content, rings.smartcard(sek), **smartcard_fields(content, period, sek, policy))
     if "SEAK" not in keys or (config.dual and sek is None):
         raise PeerFlowError(Status.NON_EXISTENT, "no SEAK for that period")
-    return codec.complete(content, drm_keys(keys["SEAK"], keys.get("PEAK")), **drm_fields(content, config, period, keys, policy))
+    ring = rings.drm(keys["SEAK"], keys.get("PEAK"))
+    return codec.complete(content, ring, **drm_fields(content, config, period, keys, policy))
 
 
 def check_received(
@@ -301,8 +323,8 @@ def check_received(
             raise PeerFlowError(Status.WRONG_KEY_INFORMATION, what)
 
     message = codec.decode(data, "drm-stkm" if profile == "drm" else "smartcard-stkm")
-    mine = partial(config, profile, period, key)
     if isinstance(message, DrmStkm):
+        mine = partial(config, profile, period, key)
         assert isinstance(mine, PartialDrmStkm)
         for name in ("traffic_protection_protocol", "traffic_authentication_flag", "traffic_key_lifetime", "salt", "timestamp"):
             require(getattr(message, name) == getattr(mine, name), f"{name} is not the BSD/A's")
@@ -315,12 +337,12 @@ def check_received(
             require(mac is None or any(mac), "a MAC is missing")
         return message, message.id
     require(isinstance(message, SmartcardStkm), "not a completed STKM")
-    assert isinstance(message, SmartcardStkm) and isinstance(mine, PartialSmartcardStkm) and mine.management is not None
-    m = message.management
+    assert isinstance(message, SmartcardStkm)
+    m, mine_says = message.management, config.management
     require(m is not None, "no STKM management data")
     assert m is not None
     for name in ("traffic_protection_protocol", "traffic_authentication_flag", "traffic_key_lifetime"):
-        require(getattr(m, name) == getattr(mine.management, name), f"{name} is not the BSD/A's")
+        require(getattr(m, name) == getattr(mine_says, name), f"{name} is not the BSD/A's")
     require(message.counter == counter_of(period.start), "COUNTER is not the period's start")
     require(len(message.encr_data) == (36 if key.salt else 20), "key data of wrong size")
     require(key.tek.reveal() not in message.encr_data, "the key is in clear")

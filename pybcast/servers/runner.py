@@ -147,7 +147,6 @@ class Runner(Generic[M]):
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticking = False
-        self._rest = 0.0
         self._stopping = False
         self._wall, self._mono = clock.now(), clock.monotonic()
         self._busy_since: float | None = None
@@ -292,7 +291,6 @@ class Runner(Generic[M]):
             self._timer.cancel()
         wake = self.machine.next_wakeup()
         delay = LONGEST_SLEEP if wake is None else min(LONGEST_SLEEP, max(SHORTEST_SLEEP, wake - self._clock.now()))
-        delay = max(delay, self._rest - self._clock.monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay, self._awake)
 
     def _awake(self) -> None:
@@ -316,11 +314,7 @@ class Runner(Generic[M]):
 
         def tick(machine: M, now: float) -> list[Output]:
             self._ticking = False
-            begun = self._clock.monotonic()
-            outputs = machine.tick(now)
-            ended = self._clock.monotonic()
-            self._rest = ended + (ended - begun)
-            return outputs
+            return machine.tick(now)
 
         self.post(tick)
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from pybcast.errors import Integrity, StoreError
 from pybcast.flows.events import Persist, RowKey, State
@@ -34,6 +35,8 @@ FREE_PAGES: Final = 1024  # 4 MB of free pages wait for the next rows; beyond th
 _SHRINK_STEP: Final = 256  # pages given back after one commit, so that no write waits long for it
 _LEAST_FILE: Final = 512  # octets of the smallest page; SQLite takes a shorter file for an empty one
 BUSY_TIMEOUT: Final = 5.0  # seconds; only readers can be in the way, and only for the moment of a recovery
+
+_json: Final = msgspec.json.Encoder().encode
 
 _SqlKey = str | bytes
 _SqlValue = int | bytes
@@ -313,7 +316,7 @@ class Database:
                 raise type(error)(f"table {persist.table!r}, key {persist.key!r}: {error}") from None
             except UnicodeEncodeError:
                 raise StoreError(f"table {persist.table!r}, key {persist.key!r}: not text") from None
-            puts[ident] = (table, key, data, wrapped, crc, None if info is None else json.dumps(info, ensure_ascii=False))
+            puts[ident] = (table, key, data, wrapped, crc, None if info is None else _json(info).decode())
 
     def _table(self, name: str) -> int:
         number = self._tables.get(name)

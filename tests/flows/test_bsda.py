@@ -49,6 +49,7 @@ from pybcast.flows import (
     random_teks,
     stkm,
 )
+from pybcast.flows.agenda import TURN
 from pybcast.flows.events import State
 from pybcast.flows.peer import RETRY
 from pybcast.flows.spcp import Item
@@ -634,3 +635,36 @@ def test_a_stkm_of_a_tek_that_was_made_before_is_refused() -> None:
     assert answer.status == Status.WRONG_KEY_INFORMATION and records(machine)[0].state is PeriodState.KEYED
     answer, _ = tell(machine, Tag.STKMDelivery, START, good)
     assert answer.status == 0 and records(machine)[0].stkms
+
+
+def test_no_input_works_on_more_than_so_many_streams() -> None:
+    """Thousands of streams change in the same second: requests have their turn between them, and none is forgotten."""
+    configs = [
+        stream_config(service=f"urn:example:{n}", generation="bsm", profiles=("smartcard",), key_group=1 + n)
+        for n in range(2 * TURN + 5)
+    ]
+    machine = bsda(*configs)
+    machine.tick(START)
+    now = machine.next_wakeup()
+    assert now is not None and now > START
+    worked = []
+    while (wake := machine.next_wakeup()) is not None and wake <= now:
+        sent = {o.message.service for o in machine.tick(now) if isinstance(o, Send) and o.message.tag is Tag.TEKDelivery}
+        worked.append(len(sent))
+    assert worked[:3] == [TURN, TURN, 5] and not any(worked[3:])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_periods_are_prepared_in_batches(batch: int) -> None:
+    """Never fewer ahead than ``look_ahead``, never more than ``ahead``; each delivery but the first carries a whole batch."""
+    config = stream_config(generation="bsm", profiles=("smartcard",), look_ahead=4, batch=batch)
+    machine = bsda(config)
+    sizes = []
+    for n in range(40):
+        now = START + n * config.period
+        outputs = machine.tick(now)
+        asked = [o.message for o in outputs if isinstance(o, Send) and o.message.tag is Tag.TEKDelivery]
+        sizes += [len(message.items) for message in asked if message.time == int(now)]  # others are said again
+        ahead = sum(r.period.start > now for r in machine.records(*config.key))
+        assert config.look_ahead <= ahead <= config.ahead == config.look_ahead + batch - 1
+    assert len(sizes) > 5 and set(sizes[1:]) == {batch}
