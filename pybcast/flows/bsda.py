@@ -271,7 +271,7 @@ class BSDA:
         return self._periods.fire(config, PeriodRecord(period, PeriodState.PLANNED, key), PeriodEvent.TEK_STORED)
 
     def _seal_or_ask(self, config: StreamConfig, now: float) -> None:
-        keyed = [record for record in self._periods.records(config) if record.state is PeriodState.KEYED]
+        keyed = self._periods.keyed(config)
         if not keyed:
             return
         for record in keyed:

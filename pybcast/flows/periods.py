@@ -102,6 +102,8 @@ class Periods:
         self._row_of: dict[tuple[str, int, int], int] = {}  # (service, stream, start) -> the first start of its row
         self._changed: dict[tuple[str, int, int], None] = {}
         self._open: dict[Key, int] = {}  # the row that this input has begun for a stream
+        self._keyed: dict[Key, dict[int, None]] = {}  # which wait for their STKM
+        self._prune_at: dict[Key, float] = {}
         self._full: dict[Key, tuple[int, int]] = {}  # from when to when nothing has to be prepared
         for config in streams:
             saved = journal.get("schedule", config.key, tuple) or ()
@@ -113,6 +115,8 @@ class Periods:
                 self._row_of[service, stream, record.period.start] = first
                 record = record.but(state=_state(record, air), announced_at=None)
                 insort(self._records.setdefault((service, stream), []), record, key=_start)
+                if record.state is PeriodState.KEYED:
+                    self._keyed.setdefault((service, stream), {})[record.period.start] = None
 
     def at(self, config: StreamConfig, time: float) -> Period | None:
         """The period that contains ``time``."""
@@ -128,6 +132,12 @@ class Periods:
         at = bisect_left(records, start, key=_start)
         return records[at] if at < len(records) and records[at].period.start == start else None
 
+    def keyed(self, config: StreamConfig) -> list[PeriodRecord]:
+        """The periods that wait for their STKM, oldest first."""
+        if not self._keyed.get(config.key):
+            return []
+        return [record for record in self._records[config.key] if record.state is PeriodState.KEYED]
+
     def put(self, config: StreamConfig, record: PeriodRecord) -> None:
         """Keep a period as it is now."""
         self.note(config, record)
@@ -142,11 +152,17 @@ class Periods:
         records, start = self._records.setdefault(config.key, []), record.period.start
         at = bisect_left(records, start, key=_start)
         records[at : at + (at < len(records) and records[at].period.start == start)] = [record]
+        keyed = self._keyed.setdefault(config.key, {})
+        if record.state is PeriodState.KEYED:
+            keyed[start] = None
+        else:
+            keyed.pop(start, None)
 
     def drop(self, config: StreamConfig, start: int) -> None:
         """Forget a period."""
         records = self._records[config.key]
         del records[bisect_left(records, start, key=_start)]
+        self._keyed.get(config.key, {}).pop(start, None)
         self._full.pop(config.key, None)
         self._changed[(*config.key, self._row_of.pop((*config.key, start)))] = None
 
@@ -186,9 +202,9 @@ class Periods:
         start = record.period.start
         air = self._journal.get("on-air", config.key, OnAir) or OnAir(start)
         if event is PeriodEvent.ANNOUNCE:
-            air = replace(air, announced=max(air.announced, start))
+            air = OnAir(max(air.announced, start), air.used, air.stopped)
         elif event is PeriodEvent.SWITCH:
-            air = replace(air, used=start, stopped=False)
+            air = OnAir(air.announced, start)
         elif event is PeriodEvent.AUTHORITY_ENDS:
             air = replace(air, stopped=True)
         else:
@@ -460,7 +476,11 @@ class Periods:
         return times
 
     def prune(self, config: StreamConfig, now: float) -> None:
-        """Forget what has ended (R41)."""
+        """Forget what has ended (R41), once in the time of a batch."""
+        due = self._prune_at.get(config.key, now)
+        if due - config.batch * config.period <= now < due:
+            return
+        self._prune_at[config.key] = now + config.batch * config.period
         records = self._records.get(config.key, [])
         while records and records[0].state in FINAL and records[0].period.end + records[0].period.duration < now:
             self._forget(config, records[0].period.start)

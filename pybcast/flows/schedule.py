@@ -93,9 +93,21 @@ class Schedule:
         """Periods without end, from the one that contains ``start`` (or the first of all)."""
         period = self.at(max(start, self._segments[0].start))
         assert period is not None
+        yield period
+        at, index = period.end, period.index + 1
+        i = bisect_right(self._segments, at, key=lambda s: s.start) - 1
         while True:
-            yield period
-            period = self.after(period)
+            segment = self._segments[i]
+            following = self._segments[i + 1].start if i + 1 < len(self._segments) else None
+            if at == segment.start:
+                index = segment.index
+            while following is None or at < following:
+                end = at + segment.length
+                if following is not None:
+                    end = min(end, following)
+                yield Period(index, at, end)
+                at, index = end, index + 1
+            i += 1
 
     def cut(self, at: int, fixed_until: int, length: int | None = None) -> int:
         """Make a period begin at ``at``, optionally with a new ``length`` from there on.

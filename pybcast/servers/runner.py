@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Carries out what a flow machine asks: the loop between a machine and its store, its peers, its clock and the air.
 
-Inputs wait in one queue and reach the machine one after the other.  What one input returns is one transaction: all its ``Persist``
+Inputs wait in one queue and reach the machine one after the other; what the clock brings goes before what peers bring, as it is
+what changes keys on air.  What one input returns is one transaction: all its ``Persist``
 outputs are durable before any other output of it leaves, and outputs leave in the order of the inputs.  So a crash loses an input
 whole or leaves it stored whole; an output that was stored for but did not leave is one that the peer asks for again (an answer has
 its messageID), that the machine sends again (a request) or that it says again when it is made from the store (what is on air).
@@ -14,6 +15,7 @@ again: else a server that starts with many streams only prepares what it never c
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -141,7 +143,8 @@ class Runner(Generic[M]):
     ) -> None:
         self._store, self._clock, self._ask, self._air, self._watcher = store, clock, ask, air, watcher
         self.machine = make(store.load())
-        self._inputs: asyncio.Queue[_Input[M] | None] = asyncio.Queue()
+        self._inputs: asyncio.PriorityQueue[tuple[int, int, _Input[M] | None]] = asyncio.PriorityQueue()
+        self._count = itertools.count()
         self._outputs: asyncio.Queue[_Outputs[M] | None] = asyncio.Queue(PIPELINE)
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._gates: dict[str, asyncio.Semaphore] = {}
@@ -202,8 +205,8 @@ class Runner(Generic[M]):
         self._queue(item)
         return await asyncio.shield(item.result)
 
-    def _queue(self, item: _Input[M]) -> None:
-        self._inputs.put_nowait(item)
+    def _queue(self, item: _Input[M] | None, order: int = 1) -> None:
+        self._inputs.put_nowait((order, next(self._count), item))
 
     @property
     def stuck(self) -> float:
@@ -235,21 +238,21 @@ class Runner(Generic[M]):
         """Take no more inputs; :meth:`run` returns when those that are queued are carried out."""
         if not self._stopping:
             self._stopping = True
-            self._inputs.put_nowait(None)
+            self._queue(None, 2)
 
     def _give_up(self) -> None:
-        for queue in (self._inputs, self._outputs):
-            while not queue.empty():
-                left = queue.get_nowait()
-                source = left.source if isinstance(left, _Outputs) else left
-                if source is not None:
-                    _fail(source.result, LocalFlowError("the server is stopping"))
+        left = [self._inputs.get_nowait()[2] for _ in range(self._inputs.qsize())]
+        waiting = [self._outputs.get_nowait() for _ in range(self._outputs.qsize())]
+        left += [outputs.source for outputs in waiting if outputs is not None]
+        for source in left:
+            if source is not None:
+                _fail(source.result, LocalFlowError("the server is stopping"))
 
     # --- the machine --------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         while True:
-            item = await self._inputs.get()
+            _, _, item = await self._inputs.get()
             if item is None:
                 await self._outputs.put(None)
                 return
@@ -312,11 +315,11 @@ class Runner(Generic[M]):
             return
         self._ticking = True
 
-        def tick(machine: M, now: float) -> list[Output]:
+        def tick(machine: M, now: float) -> tuple[None, list[Output]]:
             self._ticking = False
-            return machine.tick(now)
+            return None, machine.tick(now)
 
-        self.post(tick)
+        self._queue(_Input(tick, _future()), 0)
 
     # --- outputs ------------------------------------------------------------------------------------------------------
 
