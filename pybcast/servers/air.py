@@ -4,7 +4,7 @@
 A sink takes ``Announce``, ``OffAir``, ``UseKey``, ``StopTraffic``, ``CarouselPut`` and ``CarouselDrop``, and reports when the first
 datagram of an announced period has left (``BSDA.announced``): R6 and R40 count from there.  It is told everything anew after a
 restart.  The sender of broadcast datagrams is one; those here count, and write down: ids, lengths and digests of what goes on air,
-of keys the lengths.
+the bytes themselves where that is wanted, of keys the lengths.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ class CountingAir:
 class JsonLinesAir(CountingAir):
     """Writes one JSON object a line, flushed: to a file that is appended to, or (``-``) to standard output.
 
+    ``content``: with the STKMs and carousel objects in hexadecimal, as every terminal may hear them.
     A reader that went away or a full disk is logged once and does not stop the server: this is a record, not the air.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, *, content: bool = False) -> None:
         super().__init__()
+        self._content = content
         try:
             self._file: TextIO | None = sys.stdout if where == "-" else Path(where).open("a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
@@ -65,7 +67,7 @@ class JsonLinesAir(CountingAir):
     def put(self, output: AirOutput, announced: Announced) -> None:
         if self._file is not None:
             try:
-                self._file.write(json.dumps(described(output)) + "\n")
+                self._file.write(json.dumps(described(output, content=self._content)) + "\n")
                 self._file.flush()
             except OSError as error:
                 LOG.error("events are no longer written: %s", error.strerror)
@@ -78,16 +80,20 @@ class JsonLinesAir(CountingAir):
         self._file = None
 
 
-def described(output: AirOutput) -> dict[str, Any]:
-    """What may be said of an output: no byte of a key, and of what goes on air a digest."""
+def described(output: AirOutput, *, content: bool = False) -> dict[str, Any]:
+    """What may be said of an output: no byte of a key, and of what goes on air a digest; with ``content`` the bytes too."""
     said: dict[str, Any] = {"event": type(output).__name__}
     match output:
         case Announce():
-            stkms = [
+            stkms: list[dict[str, Any]] = [
                 {"profile": s.profile, "octets": len(s.data), "sha256": hashlib.sha256(s.data).hexdigest()[:32]}
+                | ({"data": s.data.hex()} if content else {})
                 for s in output.stkms
             ]
-            said |= {"service": output.service, "stream": output.stream, "start": output.start, "stkms": stkms}
+            said |= {
+                "service": output.service, "stream": output.stream, "start": output.start, "repetition": output.repetition,
+                "stkms": stkms,
+            }  # fmt: skip
         case OffAir():
             said |= {"service": output.service, "stream": output.stream, "start": output.start}
         case UseKey():
@@ -100,6 +106,7 @@ def described(output: AirOutput) -> dict[str, Any]:
             said |= {"service": output.service, "stream": output.stream}
         case CarouselPut():
             said |= {"object": output.object_id, "service": output.service, "octets": [len(data) for data in output.data]}
+            said |= {"data": [data.hex() for data in output.data]} if content else {}
         case CarouselDrop():
             said |= {"object": output.object_id}
     return said

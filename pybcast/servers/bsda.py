@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
+from pybcast.backend import Client
 from pybcast.flows import BSDA, derived_teks, random_teks
-from pybcast.flows.events import Output, State
+from pybcast.flows.events import Output, State, StopTraffic, UseKey
 from pybcast.flows.tables import PeriodState, Side
 from pybcast.servers.air import JsonLinesAir
 from pybcast.servers.config import ServerConfig
 from pybcast.servers.daemon import LOG, Daemon
+from pybcast.servers.keyoutlet import KeyOutlet
 from pybcast.servers.runner import AirOutput, Clock
 from pybcast.servers.watch import Light, ServiceView
 
@@ -29,7 +31,8 @@ class Bsda(Daemon[BSDA]):
         super().__init__(config, clock)
         self._reports: list[tuple[str, int, int]] = []
         if config.events:
-            self.air = JsonLinesAir(config.events if config.events == "-" else str(config.path.parent / config.events))
+            self.air = JsonLinesAir(config.events, content=config.air.content)
+        self._keys = None if config.keys is None else KeyOutlet(config.keys)
         pair = config.pair_secret()
         self._teks = derived_teks(pair) if pair is not None else random_teks(os.urandom)
 
@@ -42,7 +45,18 @@ class Bsda(Daemon[BSDA]):
             LOG.warning("no store, or an old copy of it: asking for new keys (R33)", extra={"fields": {"event": "store-lost"}})
         return BSDA(me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, fresh=lost)
 
+    async def _run(self, client: Client, listening: Any, copy: bool) -> int:
+        if self._keys is None:
+            return await super()._run(client, listening, copy)
+        await self._keys.start()  # here and not before: the database is ours, so an old socket is nobody's
+        try:
+            return await super()._run(client, listening, copy)
+        finally:
+            await self._keys.stop()
+
     def put(self, output: AirOutput) -> None:
+        if self._keys is not None and isinstance(output, UseKey | StopTraffic):
+            self._keys.put(output)
         self.air.put(output, self._announced)
 
     def _announced(self, service: str, stream: int, start: int) -> None:

@@ -14,127 +14,24 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from pybcast.backend import Peer, Peers, TlsFiles, client_context, server_context
 from pybcast.backend.identity import is_loopback
 from pybcast.errors import ConfigError
-from pybcast.flows import ALL_SERVICES, Profile, StreamConfig
+from pybcast.flows import ALL_SERVICES, StreamConfig
 from pybcast.keys import KEK
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
+from pybcast.servers.tables import AirTable, File, LogTable, Role, ServiceTable
 from pybcast.store import load_kek
 
-Role = Literal["bsm", "bsda"]
 Path_ = tuple[str | int, ...]
 PROTOCOLS: Final = {"ipsec": Protocol.IPSEC, "srtp": Protocol.SRTP, "ismacryp": Protocol.ISMACRYP}
-EPOCH_START: Final = 0  # where no start is given: periods are multiples of their length since 1900 - confidence: own
 ROLLOVER_SHARE: Final = 10  # of the key period: how long before its use the next key goes out by default - confidence: own
 MAX_FILE: Final = 16 << 20  # octets: 50,000 services with every key written out
-
-_Text = Annotated[str, msgspec.Meta(min_length=1)]
-
-
-class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[server]``: who this is, where it listens, what it remembers.
-
-    ``listen``: HOST:PORT of the back-end interface.  ``status``: HOST:PORT of /healthz and /metrics, loopback only.  ``control``:
-    path of the operator's socket.  ``kek``: source of the key-encryption key.  ``fqdn``: the BSM's name in MIKEY messages.
-    ``rights_issuer_id``: 40 hexadecimal digits, SHA-1 of its RSA key (DRM Profile).  ``pair_secret``: source of what a main and
-    a back-up BSD/A share (R33).
-    """
-
-    role: Role
-    id: _Text
-    listen: _Text
-    database: _Text
-    kek: _Text
-    control: str = ""
-    status: str = ""
-    fqdn: str = ""
-    rights_issuer_id: str = ""
-    pair_secret: str = ""
-    plain_loopback: bool = False
-
-
-class TlsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[tls]``: PEM files; relative paths are relative to the configuration file."""
-
-    certificate: _Text
-    key: _Text
-    authority: _Text
-
-
-class LogTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[log]``: to standard error."""
-
-    format: Literal["json", "text"] = "text"
-    level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-class AirTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[air]``: where a BSD/A writes what it puts on air, one JSON object a line: a path, ``-`` for standard output."""
-
-    events: str = ""
-
-
-class PeerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[[peers]]``: a server this one speaks with (see ``backend.Peer``).
-
-    ``services``: what it may touch beside the services that name it; ``all_services``: registration material too (R26, R29).
-    """
-
-    id: _Text
-    url: _Text
-    certificate: str = ""
-    services: tuple[str, ...] = ()
-    all_services: bool = True
-
-
-class ServiceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[[services]]``: one STKM stream of one service; as ``StreamConfig``, both servers alike."""
-
-    id: _Text
-    period: int
-    key_period: int
-    profiles: tuple[Profile, ...]
-    stream: int = 1
-    generation: Role = "bsm"
-    protocol: Literal["ipsec", "srtp", "ismacryp"] = "srtp"
-    traffic_authentication: bool = True
-    start: int = EPOCH_START
-    granularity: int = 0
-    rollover_lead: int | None = None
-    rekey_lead: int | None = None
-    carousel_cycle: float = 10.0
-    look_ahead: int = 5
-    batch: int = 1
-    repetition: float = 0.1
-    delivery: Literal["push", "pull"] = "push"
-    synchronous: bool = True
-    interaction: bool = False
-    hold_through: bool = False
-    protection_after_reception: int = 3
-    permissions_category: int | None = None
-    socID: str = ""
-    serviceBaseCID: str = ""
-    key_domain_id: str = ""
-    key_group: int = 0
-    bsm: str = ""
-    bsdas: tuple[str, ...] = ()
-
-
-class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A whole file."""
-
-    server: ServerTable
-    peers: tuple[PeerTable, ...]
-    services: tuple[ServiceTable, ...] = ()
-    tls: TlsTable | None = None
-    log: LogTable = LogTable()
-    air: AirTable = AirTable()
 
 
 @dataclass(frozen=True)
@@ -163,10 +60,20 @@ class ServerConfig:
     rights_issuer_id: bytes | None
     tls: TlsFiles | None
     log: LogTable
-    events: str
+    air: AirTable
     peers: Peers
     peer_ids: tuple[str, ...]
     streams: tuple[StreamConfig, ...]
+
+    @property
+    def events(self) -> str:
+        """Where events are written: a path, ``-``, or nothing."""
+        return self.air.events if self.air.events in ("", "-") else str(self.path.parent / self.air.events)
+
+    @property
+    def keys(self) -> Path | None:
+        """The socket for encoders."""
+        return self.path.parent / self.air.keys if self.air.keys else None
 
     def kek(self) -> KEK:
         return self._secret(self.kek_source, "server.kek")
@@ -194,8 +101,8 @@ class ServerConfig:
         self.contexts()
         self.kek()
         self.pair_secret()
-        for path, key in ((self.database, "server.database"), (self.control, "server.control")):
-            if not path.parent.is_dir():
+        for path, key in ((self.database, "server.database"), (self.control, "server.control"), (self.keys, "air.keys")):
+            if path is not None and not path.parent.is_dir():
                 raise ConfigError(f"{self.path}: {key}: {path.parent} is not a folder")
 
 
@@ -285,12 +192,14 @@ class _Reader:
                 raise self.refuse(("server", "rights_issuer_id"), "missing: a service has the DRM Profile")
         elif not server.pair_secret and any(len(s.bsdas) > 1 for s in streams):
             raise self.refuse(("server", "pair_secret"), "missing: a service has a main and a back-up BSD/A (R33)")
+        if server.role == "bsm" and file.air != AirTable():
+            raise self.refuse(("air",), "is for a BSD/A")
         tls = file.tls
         return ServerConfig(
             path=self._path, role=server.role, me=me, listen=listen, status=status, database=base / server.database,
             control=base / (server.control or f"{server.role}.sock"), kek_source=self._source("kek", server.kek),
             pair_source=self._source("pair_secret", server.pair_secret) if server.pair_secret else "", fqdn=server.fqdn,
-            rights_issuer_id=issuer, log=file.log, events=file.air.events, peers=peers,
+            rights_issuer_id=issuer, log=file.log, air=file.air, peers=peers,
             peer_ids=tuple(peer.id for peer in file.peers), streams=streams,
             tls=None if tls is None else TlsFiles(
                 certificate=base / tls.certificate, key=base / tls.key, authority=base / tls.authority

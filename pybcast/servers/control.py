@@ -36,20 +36,7 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen.  ``ConfigError`` when the path cannot be had.  An old socket is replaced: the caller holds the database."""
-        try:
-            with suppress(FileNotFoundError):
-                if not stat.S_ISSOCK(self._path.lstat().st_mode):
-                    raise ConfigError(f"{self._path}: exists and is no socket")
-                self._path.unlink()
-            made = socket.socket(socket.AF_UNIX)
-            mask = os.umask(0o177)
-            try:
-                made.bind(str(self._path))
-            finally:
-                os.umask(mask)
-        except OSError as error:
-            raise ConfigError(f"{self._path}: {error.strerror or error}") from None
-        self._server = await asyncio.start_unix_server(self._serve, sock=made, limit=MAX_LINE)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listening(self._path), limit=MAX_LINE)
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -58,7 +45,7 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if not _allowed(writer):
+            if peer_user(writer) not in (0, this_user()):
                 return
             while line := await reader.readline():
                 writer.write((json.dumps(await self._answer(line)) + "\n").encode())
@@ -86,10 +73,35 @@ class ControlServer:
         return {"ok": True, "result": result}
 
 
-def _allowed(writer: asyncio.StreamWriter) -> bool:
+def listening(path: Path) -> socket.socket:
+    """A Unix socket at ``path`` that only its owner may open.  ``ConfigError`` when it cannot be had; an old one is replaced."""
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise ConfigError(f"{path}: exists and is no socket")
+            path.unlink()
+        mask = os.umask(0o177)
+        try:
+            made.bind(str(path))
+        finally:
+            os.umask(mask)
+    except (OSError, ConfigError) as error:
+        made.close()
+        raise error if isinstance(error, ConfigError) else ConfigError(f"{path}: {error.strerror or error}") from None
+    return made
+
+
+def this_user() -> int:
+    """The user whose peers may come in."""
+    return os.geteuid()
+
+
+def peer_user(writer: asyncio.StreamWriter) -> int:
+    """The user at the other end of a Unix socket, as the system knows it."""
     peer = writer.get_extra_info("socket")
-    _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return user in (0, os.geteuid())
+    size = struct.calcsize("3i")
+    return int(struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
 
 
 def ask(path: Path, command: str, **arguments: Any) -> Any:

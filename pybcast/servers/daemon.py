@@ -34,7 +34,7 @@ LOG: Final = logging.getLogger("pybcast.servers")
 CLEAN, USAGE, OUR_FAULT = 0, 2, 70
 GRACE: Final = 5.0  # seconds for requests in hand when stopping - confidence: own
 STUCK: Final = 10.0  # seconds that work may wait before /healthz says so - confidence: own
-FIXED: Final = ("role", "me", "listen", "status", "database", "control", "events", "kek_source", "pair_source", "fqdn")
+FIXED: Final = ("role", "me", "listen", "status", "database", "control", "air", "kek_source", "pair_source", "fqdn")
 """What a reload cannot change."""
 
 M = TypeVar("M", bound=Machine)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables and keys of a server's configuration file, as they stand in it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from pybcast.flows import Profile
+
+Role = Literal["bsm", "bsda"]
+EPOCH_START: Final = 0  # where no start is given: periods are multiples of their length since 1900 - confidence: own
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[server]``: who this is, where it listens, what it remembers.
+
+    ``listen``: HOST:PORT of the back-end interface.  ``status``: HOST:PORT of /healthz and /metrics, loopback only.  ``control``:
+    path of the operator's socket.  ``kek``: source of the key-encryption key.  ``fqdn``: the BSM's name in MIKEY messages.
+    ``rights_issuer_id``: 40 hexadecimal digits, SHA-1 of its RSA key (DRM Profile).  ``pair_secret``: source of what a main and
+    a back-up BSD/A share (R33).
+    """
+
+    role: Role
+    id: _Text
+    listen: _Text
+    database: _Text
+    kek: _Text
+    control: str = ""
+    status: str = ""
+    fqdn: str = ""
+    rights_issuer_id: str = ""
+    pair_secret: str = ""
+    plain_loopback: bool = False
+
+
+class TlsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[tls]``: PEM files; relative paths are relative to the configuration file."""
+
+    certificate: _Text
+    key: _Text
+    authority: _Text
+
+
+class LogTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[log]``: to standard error."""
+
+    format: Literal["json", "text"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class AirTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[air]``: where a BSD/A's outputs go; relative paths are relative to the configuration file.
+
+    ``events``: a file, or ``-`` for standard output, into which it writes what it puts on air, one JSON object a line.
+    ``content``: with the STKMs and LTKMs themselves.  ``keys``: path of a Unix socket that gives encoders their traffic keys
+    (see ``keyoutlet``).
+    """
+
+    events: str = ""
+    content: bool = False
+    keys: str = ""
+
+
+class PeerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[[peers]]``: a server this one speaks with (see ``backend.Peer``).
+
+    ``services``: what it may touch beside the services that name it; ``all_services``: registration material too (R26, R29).
+    """
+
+    id: _Text
+    url: _Text
+    certificate: str = ""
+    services: tuple[str, ...] = ()
+    all_services: bool = True
+
+
+class ServiceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[[services]]``: one STKM stream of one service; as ``StreamConfig``, both servers alike."""
+
+    id: _Text
+    period: int
+    key_period: int
+    profiles: tuple[Profile, ...]
+    stream: int = 1
+    generation: Role = "bsm"
+    protocol: Literal["ipsec", "srtp", "ismacryp"] = "srtp"
+    traffic_authentication: bool = True
+    start: int = EPOCH_START
+    granularity: int = 0
+    rollover_lead: int | None = None
+    rekey_lead: int | None = None
+    carousel_cycle: float = 10.0
+    look_ahead: int = 5
+    batch: int = 1
+    repetition: float = 0.1
+    delivery: Literal["push", "pull"] = "push"
+    synchronous: bool = True
+    interaction: bool = False
+    hold_through: bool = False
+    protection_after_reception: int = 3
+    permissions_category: int | None = None
+    socID: str = ""
+    serviceBaseCID: str = ""
+    key_domain_id: str = ""
+    key_group: int = 0
+    bsm: str = ""
+    bsdas: tuple[str, ...] = ()
+
+
+class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole file."""
+
+    server: ServerTable
+    peers: tuple[PeerTable, ...]
+    services: tuple[ServiceTable, ...] = ()
+    tls: TlsTable | None = None
+    log: LogTable = LogTable()
+    air: AirTable = AirTable()
