@@ -28,6 +28,7 @@ from pybcast.flows.events import (
     FlowDone,
     Journal,
     Output,
+    Send,
 )
 from pybcast.flows.peer import RETRY, Asked, Peering
 from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, PeriodRecord, Periods
@@ -665,6 +666,8 @@ class BSDA:
         config = self._streams.get((message.service, message.stream or 0))
         if message.tag is Tag.TEKDelivery and config is not None and message.profile is not None:
             self._pull_stkms(config, message.profile, now)
+        elif message.tag is Tag.KeyRequest:  # where keys are pulled nobody delivers them
+            self._journal.emit(Send(message))
 
     def _answered(self, asked: Asked, answer: BackendMessage, now: float) -> None:
         """The peer answered one of our requests (its exchange has moved already)."""
