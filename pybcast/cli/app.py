@@ -185,6 +185,7 @@ ProfileOption = Annotated[
     ),
 ]
 FolderOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where pictures and captures go.")]
+InProcessOption = Annotated[bool, typer.Option("--in-process", help="Only the flows, in this process: no servers.")]
 PartialOption = Annotated[bool, typer.Option("--partial", help="The message is a partial STKM, on its way from BSD/A to BSM.")]
 
 
@@ -488,16 +489,17 @@ def demo(
     seconds: SecondsOption = 10,
     profile: ProfileOption = "both",
     out: FolderOption = Path("demo-out"),
+    in_process: InProcessOption = False,
 ) -> None:
-    """Run one service from keys to decrypted picture.
+    """Run two services from keys to decrypted picture.
 
-    BSM, BSD/A and terminals, all on this machine.
+    BSM, BSD/A and terminals, all on this machine: both servers as processes that speak TLS; one of them is killed in between.
     """
     with answering(as_json=json):
         try:
             from pybcast.demo import run as run_demo
 
-            status = run_demo(seconds=seconds, profile=profile, json=json, out=out)
+            status = run_demo(seconds=seconds, profile=profile, json=json, out=out, in_process=in_process)
         except ModuleNotFoundError as missing:
             if (missing.name or "").partition(".")[0] == "pybcast":
                 raise

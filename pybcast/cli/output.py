@@ -44,6 +44,23 @@ def say_json(value: object) -> None:
     say(json.dumps(value))
 
 
+def say_styled(word: str, style: str, rest: str) -> None:
+    """One line for people, its first word in colour on a terminal."""
+    console().print(Text(plain(word), style), Text(plain(rest)), sep="", soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One line on standard error, without the program's name: it begins with a file's."""
+    sys.stdout.flush()
+    print(plain(text), file=sys.stderr)
+
+
+def note_json(value: object) -> None:
+    """One JSON value on one line of standard error."""
+    sys.stdout.flush()
+    print(json.dumps(value), file=sys.stderr)
+
+
 def _note(text: str, fields: Mapping[str, object] | None) -> None:
     """One line on standard error: JSON, or text."""
     sys.stdout.flush()  # what is good comes before what is wrong, also when both go to one place

@@ -2,12 +2,14 @@
 """Two protected services from encoder to player on one machine, under keys that change every two seconds.
 
 Real H.264 in RTP over loopback UDP, protected by the BSD/A's side under the traffic keys of the key messages, opened by a DRM
-terminal and a Smartcard terminal; a third terminal has no right and must see nothing.
+terminal and a Smartcard terminal; a third terminal has no right and must see nothing.  The keys come from BSM and BSD/A as
+processes (``daemons``), or from their flows in this one (``flowkeys``).
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,21 +17,23 @@ from pybcast.errors import ConfigError
 
 if TYPE_CHECKING:
     from pybcast.demo.keyside import KeySide, Profile
+    from pybcast.demo.station import Report
 
 MIN_SECONDS = 1.0
 MAX_SECONDS = 3600.0  # the record of every period is kept for the picture
 
 
-def run(*, seconds: float, profile: str, json: bool, out: Path, keys: KeySide | None = None) -> int:
+def run(*, seconds: float, profile: str, json: bool, out: Path, in_process: bool = False, keys: KeySide | None = None) -> int:
     """Play the demo and report it on standard output; the timeline goes into the folder ``out``.
 
-    ``profile``: ``drm``, ``smartcard`` or ``both``.  ``json``: one event a line, the last one the summary.  ``keys``: another key
-    side than the real one.  Returns 0, or 1 when a frame was lost, leaked to the terminal without right, or a flow did not run.
-    Raises ``ConfigError`` for an argument or a missing extra, ``TransportError`` when a part of the demo does not start.
+    ``profile``: ``drm``, ``smartcard`` or ``both``.  ``json``: one event a line, the last one the summary.  ``in_process``: the
+    flows alone, without servers around them.  ``keys``: another key side than these two.  Returns 0, or 1 when a frame was lost,
+    leaked to the terminal without right, or a flow did not run.  Raises ``ConfigError`` for an argument or a missing extra,
+    ``TransportError`` when a part of the demo does not start.
     """
     # Not at the top: the children import this package too, and need none of it.
     from pybcast.demo import timeline
-    from pybcast.demo.media import FRAME_RATE
+    from pybcast.demo.media import FRAME_RATE, require_av
     from pybcast.demo.report import reporter
     from pybcast.demo.station import Station
 
@@ -37,9 +41,10 @@ def run(*, seconds: float, profile: str, json: bool, out: Path, keys: KeySide | 
         raise ConfigError(f"seconds: expected {MIN_SECONDS:g} to {MAX_SECONDS:g}, found {seconds:g}")
     profiles = _profiles(profile)
     timeline.require_matplotlib()
+    require_av()
     with reporter(as_json=json, frames=round(seconds * FRAME_RATE), stream=sys.stdout) as say:
-        key_side = keys if keys is not None else _key_side(profiles)
-        with Station(key_side, profiles, say.event) as station:
+        held = nullcontext(keys) if keys is not None else _key_side(profiles, seconds, in_process, say.event)
+        with held as key_side, Station(key_side, profiles, say.event) as station:
             record = station.run(seconds)
         failures = record.failures(key_side.flows)
         files = timeline.draw(record, out)
@@ -56,8 +61,16 @@ def _profiles(profile: str) -> tuple[Profile, ...]:
     return chosen
 
 
-def _key_side(profiles: tuple[Profile, ...]) -> KeySide:
-    from pybcast.demo.flowkeys import FlowKeys
+def _key_side(profiles: tuple[Profile, ...], seconds: float, in_process: bool, report: Report) -> AbstractContextManager[KeySide]:
     from pybcast.demo.keyside import ntp_now
 
-    return FlowKeys(profiles, ntp_now())
+    if in_process:
+        from pybcast.demo.flowkeys import FlowKeys
+
+        return nullcontext(FlowKeys(profiles, ntp_now()))
+    from pybcast.demo.daemons import DaemonKeys
+
+    def note(text: str) -> None:
+        report({"event": "note", "text": text, "t": ntp_now()})
+
+    return DaemonKeys(profiles, ntp_now(), seconds, note)

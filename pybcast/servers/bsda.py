@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pybcast.backend import Client
+from pybcast.errors import ConfigError
 from pybcast.flows import BSDA, derived_teks, random_teks
 from pybcast.flows.events import Output, State, StopTraffic, UseKey
 from pybcast.flows.tables import PeriodState, Side
 from pybcast.servers.air import JsonLinesAir
 from pybcast.servers.config import ServerConfig
+from pybcast.servers.control import Command
 from pybcast.servers.daemon import LOG, Daemon
 from pybcast.servers.keyoutlet import KeyOutlet
 from pybcast.servers.runner import AirOutput, Clock
@@ -87,3 +89,29 @@ class Bsda(Daemon[BSDA]):
             yield ServiceView(
                 service=stream.service, stream=stream.stream, light=light, why=why, ahead=ahead, held=held, next_change=change
             )
+
+    # --- commands -------------------------------------------------------------------------------------------------------
+
+    def commands(self) -> dict[str, Command]:
+        return {"boundary": self._boundary}
+
+    async def _boundary(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The edge of an event (R9); where periods are prepared already it comes later (R5)."""
+        service, stream, at = arguments["service"], arguments["stream"], int(arguments["time"])
+        streams = [s.stream for s in self.config.streams if s.service == service and stream in (None, s.stream)]
+        if not streams:
+            raise ConfigError(f"no such service or stream here: {service}")
+        held: list[int] = []
+
+        def cut(machine: BSDA, now: float) -> list[Output]:
+            if at <= now:
+                raise ConfigError("the boundary is in the past")
+            outputs: list[Output] = []
+            for number in streams:
+                when, more = machine.add_boundary(service, number, at, now)
+                held.append(when)
+                outputs += more
+            return outputs
+
+        await self.runner.command(cut)
+        return {"service": service, "asked": at, "start": max(held)}

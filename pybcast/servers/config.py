@@ -12,7 +12,7 @@ import re
 import ssl
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,6 +78,10 @@ class ServerConfig:
     def kek(self) -> KEK:
         return self._secret(self.kek_source, "server.kek")
 
+    def with_kek(self, source: str) -> ServerConfig:
+        """The same with another key-encryption key, named as in the file."""
+        return replace(self, kek_source=_source(self.path, source, ConfigError(_SOURCES)))
+
     def pair_secret(self) -> Secret | None:
         return Secret(self._secret(self.pair_source, "server.pair_secret")) if self.pair_source else None
 
@@ -128,6 +132,31 @@ def load(path: Path) -> ServerConfig:
     except RecursionError:
         raise ConfigError(f"{path}: not TOML: nested too deep") from None
     return _Reader(path, text).read(raw)
+
+
+_SOURCES: Final = "expected file:PATH, env:NAME or command:WORDS"
+
+
+def _source(path: Path, source: str, refusal: ConfigError) -> str:
+    """Where a secret is, a file relative to that of the configuration.  What stands there instead may be the secret itself."""
+    kind, _, where = source.partition(":")
+    if kind not in ("file", "env", "command") or not where:
+        raise refusal
+    return f"file:{path.parent / where}" if kind == "file" else source
+
+
+def line_of(path: Path, *key: str | int) -> int:
+    """The line of a key in a file that was loaded; 1 when it is not found."""
+    return _line_numbers(path.read_text("utf-8")).get(key, 1)
+
+
+def described(stream: StreamConfig) -> dict[str, Any]:
+    """A stream as it is listed."""
+    return {
+        "service": stream.service, "stream": stream.stream, "profiles": list(stream.profiles), "generation": stream.generation,
+        "delivery": stream.delivery, "protocol": stream.protocol.name, "period": stream.period, "key_period": stream.key_period,
+        "look_ahead": stream.look_ahead, "bsdas": list(stream.bsdas),
+    }  # fmt: skip
 
 
 _STEP: Final = re.compile(r"\.([\w-]+)|\[(\d+)\]")
@@ -207,11 +236,7 @@ class _Reader:
         )  # fmt: skip
 
     def _source(self, key: str, source: str) -> str:
-        kind, _, where = source.partition(":")
-        if kind not in ("file", "env", "command") or not where:
-            # What stands there instead may be the key itself.
-            raise self.refuse(("server", key), "expected file:PATH, env:NAME or command:WORDS")
-        return f"file:{self._path.parent / where}" if kind == "file" else source
+        return _source(self._path, source, self.refuse(("server", key), _SOURCES))
 
     def _address(self, where: Path_, text: str) -> Address:
         host, colon, port = text.rpartition(":")

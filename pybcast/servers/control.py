@@ -27,6 +27,10 @@ TIMEOUT: Final = 60.0  # seconds a client waits for the answer
 Command = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 
+class NoServer(TransportError):
+    """Nobody listens on the socket."""
+
+
 class ControlServer:
     """Answers commands with what ``commands[name](arguments)`` gives: plain JSON."""
 
@@ -104,19 +108,25 @@ def peer_user(writer: asyncio.StreamWriter) -> int:
     return int(struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
 
 
-def ask(path: Path, command: str, **arguments: Any) -> Any:
-    """Ask a running server.  ``TransportError`` when it does not answer, ``ConfigError`` when it refuses."""
+def ask(path: Path, command: str, *, timeout: float = TIMEOUT, **arguments: Any) -> Any:
+    """Ask a running server.  ``TransportError`` when it does not answer within ``timeout`` s, ``ConfigError`` when it refuses."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(TIMEOUT)
+        connection.settimeout(timeout)
         try:
             connection.connect(str(path))
             connection.sendall((json.dumps({"command": command, **arguments}) + "\n").encode())
             with connection.makefile("rb") as file:
                 line = file.readline()
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NoServer(f"no server at {path}: is it running?") from None
+        except PermissionError:
+            raise TransportError(f"{path}: permission denied: only the server's own user may command it") from None
+        except TimeoutError:
+            raise TransportError(f"{path}: no answer within {timeout:.0f} s") from None
         except OSError as error:
             raise TransportError(f"no server at {path}: {error.strerror or error}") from None
     if not line:
-        raise TransportError(f"{path}: the server hung up")
+        raise TransportError(f"{path}: the server hung up: it stops, or another user runs it")
     answer = json.loads(line)
     if not answer["ok"]:
         raise ConfigError(str(answer["error"].get("found") or answer["error"]))

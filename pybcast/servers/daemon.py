@@ -13,6 +13,7 @@ import gc
 import logging
 import signal
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Generic, TypeVar
 
 from aiohttp import web
@@ -224,7 +225,16 @@ class Daemon(Generic[M]):
         return web.Response(body=self.watch.metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def _all_commands(self) -> Mapping[str, Command]:
-        return {"status": self._status, **self.commands()}
+        return {"status": self._status, "kek-rotate": self._kek_rotate, **self.commands()}
+
+    async def _kek_rotate(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """All keys in the database under another key-encryption key; the server goes on meanwhile."""
+        changed = self.config.with_kek(str(arguments["to"]))
+        await asyncio.to_thread(self.store.rotate_kek, changed.kek())
+        self.config = replace(self.config, kek_source=changed.kek_source)
+        found = (await asyncio.to_thread(self.store.stats)).kek_id
+        LOG.warning("keys are wrapped under another key", extra={"fields": {"event": "kek-rotated", "kek": found}})
+        return {"kek_id": found}
 
     async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
         peers, services = list(self.watch.peer_lights()), list(self.watch.service_lights())

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pybcast.demo import run
-from pybcast.demo.flowkeys import KEY_PERIOD, PERIOD, FlowKeys
+from pybcast.demo.flowkeys import FlowKeys
 from pybcast.demo.keyside import FLOWS, SERVICES, Alarm, Announced, Event, FlowRan, Profile, Rollover, TerminalKey, UseKey
+from pybcast.demo.receivers import KEY_PERIOD, PERIOD
 
 START = 3_913_056_000.0  # 2024-01-01, NTP seconds
 
@@ -57,7 +58,7 @@ def test_keys_flow_to_encoder_and_terminals(profiles: tuple[Profile, ...]) -> No
 
 @pytest.mark.media
 def test_real_video_under_real_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = run(seconds=5, profile="both", json=True, out=tmp_path)
+    status = run(seconds=5, profile="both", json=True, out=tmp_path, in_process=True)
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (status, summary["failures"]) == (0, [])
     assert summary["frames_sent"] == 250 == summary["frames_drm"] == summary["frames_smartcard"]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``pybcast bsda ...``: services and their crypto periods at a BSD/A."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pybcast.cli import upkeep
+from pybcast.cli.asking import (
+    ConfigArgument,
+    JsonOption,
+    OneServiceOption,
+    ServiceArgument,
+    StreamOption,
+    ask,
+    config_of,
+    facts,
+    group,
+    moment,
+    rows,
+    serving,
+)
+
+bsda = group("The BSD/A: traffic keys, and what goes on air.")
+service = group("Services and their crypto periods.")
+key = group("Long-term keys that the BSM gave (F4).")
+bsda.add_typer(service, name="service")
+bsda.add_typer(key, name="key")
+upkeep.add(bsda, "bsda")
+
+
+@bsda.command("serve")
+def serve(config: ConfigArgument) -> None:
+    """Run the BSD/A until SIGTERM; SIGHUP reads the configuration again.
+
+    Exit status: 0 stopped; 2 the configuration or a file cannot be used; 70 it failed.
+    """
+    with serving(as_json=False):
+        from pybcast.servers.bsda import Bsda
+        from pybcast.servers.config import load
+
+        raise typer.Exit(Bsda(load(config)).serve())
+
+
+@service.command("list")
+def service_list(config: ConfigArgument, json: JsonOption = False) -> None:
+    """The services of the configuration."""
+    with serving(as_json=json):
+        from pybcast.servers.config import described
+
+        rows([described(stream) for stream in config_of(config, "bsda").streams], as_json=json)
+
+
+@service.command("show")
+def service_show(config: ConfigArgument, service: ServiceArgument, json: JsonOption = False) -> None:
+    """One service: its configuration, its state in the running server, its crypto periods and long-term keys."""
+    with serving(as_json=json):
+        upkeep.show_service(config, "bsda", service, ("period", "key_version"), as_json=json)
+
+
+@service.command("boundary")
+def service_boundary(
+    config: ConfigArgument,
+    service: ServiceArgument,
+    time: Annotated[str, typer.Argument(metavar="TIME", help="2030-01-31T20:15:00Z, or +SECONDS from now.", show_default=False)],
+    stream: StreamOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Begin a new crypto period at a time: the edge of an event. Says from when it holds: later where periods are prepared."""
+    with serving(as_json=json):
+        facts(ask(config, "boundary", role="bsda", service=service, stream=stream, time=moment(time, "TIME")), as_json=json)
+
+
+@key.command("list")
+def key_list(config: ConfigArgument, service: OneServiceOption = None, json: JsonOption = False) -> None:
+    """The long-term keys: ids and validity, never the keys."""
+    with serving(as_json=json):
+        from pybcast.servers import views
+
+        hidden = ("state", "programme", "sealer")  # the BSM's matter
+        found = views.rows(config_of(config, "bsda").database, "key_version", service=service)
+        rows([{name: value for name, value in row.items() if name not in hidden} for row in found], as_json=json)

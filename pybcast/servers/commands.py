@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator may tell a running BSM: subscribers and groups, rights, programmes, keys.
+
+Each command is answered when what it changed is stored and carried out.  What only looks is in ``views``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+import msgspec
+
+from pybcast.errors import BcastError, ConfigError, LocalFlowError
+from pybcast.flows import BSM, Group, Programme, Subscriber, smartcard_registration
+from pybcast.flows.events import Output
+from pybcast.keys import CK, IK, OPC, RIAK, UDK, UGK, GroupRoot, K, Milenage
+from pybcast.servers import enrol, views
+from pybcast.servers.control import Command
+from pybcast.servers.enrol import DAY, GroupRow, Wrong
+
+if TYPE_CHECKING:
+    from pybcast.servers.bsm import Bsm
+
+TRIAL_GROUP: Final = bytes.fromhex("00000001")  # of subscribers with random keys, DRM Profile
+MAX_ROWS: Final = 10_000  # subscribers of one import command: it is one transaction, and nothing else happens meanwhile
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
+
+
+class _Add(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    profile: Literal["drm", "smartcard"] = "smartcard"
+    keys: dict[str, str | int] | None = None
+    services: tuple[str, ...] = ()
+    days: int = 365
+
+
+class _Of(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    service: str
+    stream: int | None = None
+    name: str = ""
+    days: int = 365
+    at_once: bool = False
+    content: str | None = None
+
+
+class _Import(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    rows: list[dict[str, str]]
+    days: int = 365
+    dry_run: bool = False
+
+
+class _Programme(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    service: str
+    content: str
+    start: int
+    end: int
+    stream: int | None = None
+
+
+class BsmCommands:
+    """The commands of one BSM daemon."""
+
+    def __init__(self, daemon: Bsm) -> None:
+        self._daemon = daemon
+
+    def table(self) -> dict[str, Command]:
+        return {
+            "subscriber-add": self.subscriber_add, "subscriber-import": self.subscriber_import, "subscriber-grant": self.grant,
+            "subscriber-withdraw": self.withdraw, "group-add": self.group_add, "programme-add": self.programme_add,
+            "rekey": self.rekey,
+        }  # fmt: skip
+
+    def _streams(self, service: str, stream: int | None = None) -> list[int]:
+        found = [s.stream for s in self._daemon.config.streams if s.service == service and stream in (None, s.stream)]
+        if not found:
+            raise ConfigError(f"no such service or stream here: {service}")
+        return found
+
+    def _end(self, days: int) -> int:
+        return int(self._daemon.clock.now()) + days * DAY
+
+    # --- subscribers ----------------------------------------------------------------------------------------------------
+
+    async def subscriber_add(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A subscriber with keys of his own, or with random ones (for trying out), and his rights."""
+        asked = _convert(arguments, _Add)
+        streams = [(service, stream) for service in asked.services for stream in self._streams(service)]
+        group: Group | None = None
+        registration: bytes | None = None
+        if asked.keys is not None:
+            keys = {column: str(value) for column, value in asked.keys.items()}
+            subscriber, registration = enrol.subscriber(enrol.row_of({**keys, "subscriber": asked.name}))
+        elif asked.profile == "smartcard":
+            subscriber, registration = self._random_card(asked.name)
+        else:
+            subscriber, group = await self._random_device(asked.name)
+        end = self._end(asked.days)
+
+        def add(machine: BSM, now: float) -> list[Output]:
+            outputs = machine.add_group(group, now) if group is not None else []
+            outputs += machine.add_subscriber(subscriber, now, registration)
+            for service, stream in streams:
+                outputs += machine.grant(subscriber.id, enrol.right(service, stream, now, end), now)
+            return outputs
+
+        await self._daemon.runner.command(add)
+        return {"subscriber": subscriber.id, "profile": subscriber.profile, "rights": len(streams)}
+
+    async def subscriber_import(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Many at once, in one transaction; what cannot be used is named by its place in ``rows``, and the others are taken.
+
+        A subscriber who is there with these keys and rights that last as long is left as he is: importing again changes nothing.
+        """
+        asked = _convert(arguments, _Import)
+        if len(asked.rows) > MAX_ROWS:
+            raise ConfigError(f"rows: more than {MAX_ROWS}")
+        counts = dict.fromkeys(("added", "changed", "unchanged"), 0)
+        errors: list[dict[str, Any]] = []
+
+        def enter(machine: BSM, now: float) -> list[Output]:
+            outputs: list[Output] = []
+            for place, row in enumerate(asked.rows):
+                try:
+                    outputs += self._enter(machine, row, asked, now, counts)
+                except BcastError as error:
+                    column = error.column if isinstance(error, Wrong) else "subscriber"
+                    reason = error.reason if isinstance(error, Wrong) else str(error)
+                    errors.append({"row": place, "column": column, "reason": reason})
+            return outputs
+
+        await self._daemon.runner.command(enter)
+        return {**counts, "errors": errors}
+
+    def _enter(self, machine: BSM, raw: Mapping[str, str], asked: _Import, now: float, counts: dict[str, int]) -> list[Output]:
+        row = enrol.row_of(raw)
+        subscriber, registration = enrol.subscriber(row)
+        end = enrol.last_second(row.until, asked.days, now)
+        try:
+            streams = [(service, stream) for service in row.services.split() for stream in self._streams(service)]
+        except ConfigError as error:
+            raise Wrong("services", str(error)) from None
+        known = _known(machine, subscriber.id)
+        if subscriber.profile == "drm" and not _group_known(machine, subscriber.group):
+            raise Wrong("group", "is not known: `bsm group add` first")
+        missing = streams if known is None else [s for s in streams if not _entitled(machine, subscriber.id, *s, now, end)]
+        counts["added" if known is None else "unchanged" if known == subscriber and not missing else "changed"] += 1
+        outputs: list[Output] = []
+        if asked.dry_run:
+            return outputs
+        if known != subscriber:
+            outputs += machine.add_subscriber(subscriber, now, registration)
+        for service, stream in missing:
+            outputs += machine.grant(subscriber.id, enrol.right(service, stream, now, end), now)
+        return outputs
+
+    def _random_card(self, name: str) -> tuple[Subscriber, bytes]:
+        fqdn, now = self._daemon.config.fqdn, self._daemon.clock.now()
+        home, rand = Milenage(K(os.urandom(16)), OPC(os.urandom(16))), os.urandom(16)
+        return smartcard_registration(
+            name=name, rand=rand, autn=home.autn(rand, os.urandom(6), b"\x80\0"), ck=CK(home.f3(rand)), ik=IK(home.f4(rand)),
+            impi=f"{name}@ims.{fqdn}", fqdn=fqdn, bsf=f"bsf.{fqdn}", until=int(now) + 365 * DAY, gba_u=True,
+        )  # fmt: skip
+
+    async def _random_device(self, name: str) -> tuple[Subscriber, Group | None]:
+        rows = await views.read(self._daemon.config.database, "subscriber", group=TRIAL_GROUP.hex())
+        known = {str(row["subscriber"]): int(row["position"]) for row in rows}
+        free = next((n for n in range(256) if n not in known.values()), None)
+        position = known.get(name, free)
+        if position is None:
+            raise ConfigError("the group for random keys is full: import subscribers with their own")
+        group = None
+        if not await views.read(self._daemon.config.database, "subscriber_group", address=TRIAL_GROUP.hex()):
+            keys = GroupRoot(os.urandom(16)), UGK(os.urandom(16)), RIAK(os.urandom(16))
+            group = Group(address=TRIAL_GROUP, size=256, root=keys[0], ugk=keys[1], riak=keys[2])
+        udk, riak = UDK(os.urandom(16)), RIAK(os.urandom(16))
+        return Subscriber(id=name, group=TRIAL_GROUP, position=position, udk=udk, riak=riak), group
+
+    async def group_add(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        group = enrol.group(_convert(arguments, GroupRow))
+        await self._daemon.runner.command(lambda machine, now: machine.add_group(group, now))
+        return {"group": group.address.hex(), "size": group.size}
+
+    # --- rights -----------------------------------------------------------------------------------------------------------
+
+    async def grant(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        asked = _convert(arguments, _Of)
+        streams, end = self._streams(asked.service, asked.stream), self._end(asked.days)
+
+        def grant(machine: BSM, now: float) -> list[Output]:
+            rights = [enrol.right(asked.service, stream, now, end, asked.content) for stream in streams]
+            return [output for right in rights for output in machine.grant(asked.name, right, now)]
+
+        await self._daemon.runner.command(grant)
+        return {"subscriber": asked.name, "service": asked.service, "rights": len(streams)}
+
+    async def withdraw(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        asked = _convert(arguments, _Of)
+        streams = self._streams(asked.service, asked.stream)
+
+        def withdraw(machine: BSM, now: float) -> list[Output]:
+            if _known(machine, asked.name) is None:
+                raise LocalFlowError(f"no subscriber {asked.name}")
+            return [
+                output
+                for stream in streams
+                for output in machine.withdraw(asked.name, asked.service, stream, now, at_once=asked.at_once)
+            ]
+
+        await self._daemon.runner.command(withdraw)
+        return {"subscriber": asked.name, "service": asked.service, "complete": "now" if asked.at_once else "with the next key"}
+
+    # --- keys and programmes ------------------------------------------------------------------------------------------------
+
+    async def rekey(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        asked = _convert(arguments, _Of)
+        for stream in self._streams(asked.service, asked.stream):
+            await self._daemon.runner.command(lambda m, now, s=stream: m.rekey(asked.service, s, now))  # type: ignore[misc]
+        return {"service": asked.service, "rekey": "as soon as terminals can have the new key"}
+
+    async def programme_add(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A programme of its own key; it may begin later than asked, where periods are prepared already (R5)."""
+        asked = _convert(arguments, _Programme)
+        if not asked.content or asked.start >= asked.end:
+            raise ConfigError("a programme has an id, and ends after it begins")
+        held: list[Programme] = []
+
+        def add(machine: BSM, now: float) -> list[Output]:
+            outputs: list[Output] = []
+            for stream in self._streams(asked.service, asked.stream):
+                wanted = Programme(asked.service, stream, asked.content, asked.start, asked.end)
+                got, more = machine.add_programme(wanted, now)
+                held.append(got)
+                outputs += more
+            return outputs
+
+        await self._daemon.runner.command(add)
+        return {"service": asked.service, "content": asked.content, "start": held[0].start, "end": held[0].end}
+
+
+# What an import must know of the machine before it changes anything.  BSM.add_subscribers, once there is one, asks these itself.
+
+
+def _known(machine: BSM, name: str) -> Subscriber | None:
+    try:
+        return machine._issuer.subscriber(name)
+    except LocalFlowError:
+        return None
+
+
+def _group_known(machine: BSM, address: bytes) -> bool:
+    return machine._journal.get("group", (address,), Group) is not None
+
+
+def _entitled(machine: BSM, name: str, service: str, stream: int, now: float, end: int) -> bool:
+    rights = machine._issuer.rights(name, machine._config(service, stream))
+    return any(r.content is None and r.start <= now and r.end >= end for r in rights)
+
+
+def _convert(arguments: Mapping[str, Any], kind: type[_Kind]) -> _Kind:
+    try:
+        return msgspec.convert(dict(arguments), kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from None
