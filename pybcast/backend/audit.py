@@ -3,8 +3,8 @@
 
 Logger ``pybcast.audit``, level INFO: one record for each long-term key (``KeyMaterial``) and each traffic key in clear
 (``PartialSTKM``) that leaves or enters; sealed messages (STKM, LTKM, registration) are counted, one record for a message.
-Logger ``pybcast.backend``: one record for an exchange, DEBUG when all is well, else WARNING.  The text says it to people, the
-record's attribute ``fields`` to machines.
+Logger ``pybcast.backend``: one record for an exchange, DEBUG when all is well, INFO for what belongs to every day (there is
+nothing, or not yet), else WARNING.  The text says it to people, the record's attribute ``fields`` to machines.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
 from pybcast.flows.spcp import BackendMessage, KeyMaterial, PartialItem
+from pybcast.flows.tables import Status
 
 AUDIT: Final = logging.getLogger("pybcast.audit")
 LOG: Final = logging.getLogger("pybcast.backend")
 Way = Literal["in", "out"]
+EVERYDAY: Final = frozenset({Status.NON_EXISTENT, Status.DELAYED})
 
 
 def audit(message: BackendMessage, way: Way, peer: str) -> None:
@@ -79,7 +81,10 @@ class Exchanged:
 
 def log_exchange(done: Exchanged, body: bytes) -> None:
     """One record; ``body`` is the request's, of which only the digest is written."""
-    level = logging.DEBUG if done.status == 0 and done.http == 200 else logging.WARNING
+    good = done.http == 200
+    level = (
+        logging.DEBUG if good and done.status == 0 else logging.INFO if good and done.status in EVERYDAY else logging.WARNING
+    )  # fmt: skip
     if LOG.isEnabledFor(level):
         fields = asdict(done) | {"digest": digest(body)}
         LOG.log(level, "%s", " ".join([f"{name}={value!r}" for name, value in fields.items()]), extra={"fields": fields})

@@ -57,7 +57,7 @@ def service_list(config: ConfigArgument, json: JsonOption = False) -> None:
 def service_show(config: ConfigArgument, service: ServiceArgument, json: JsonOption = False) -> None:
     """One service: its configuration, its state in the running server, its crypto periods and long-term keys."""
     with serving(as_json=json):
-        upkeep.show_service(config, "bsda", service, ("period", "key_version"), as_json=json)
+        upkeep.show_service(config, "bsda", service, ("key_version",), as_json=json)
 
 
 @service.command("boundary")

@@ -95,12 +95,13 @@ def show_service(path: Path, role: str, service: str, tables: Sequence[str], *, 
     streams = [described(stream) for stream in config.streams if stream.service == service]
     if not streams:
         raise ConfigError(f"no such service here: {service}")
+    found: dict[str, list[dict[str, Any]]] = {"configuration": streams}
     try:
-        state = [row for row in ask(path, "status")["services"] if row["service"] == service]
+        found["state"] = [row for row in ask(path, "status")["services"] if row["service"] == service]
+        if role == "bsda":
+            found["periods"] = ask(path, "periods", service=service)
     except TransportError as error:
-        output.warn(str(error), as_json=as_json)
-        state = []
-    found = {"configuration": streams, "state": state}
+        output.warn(f"{error} Only what its database holds is shown.", as_json=as_json)
     if config.database.exists():
         found |= {table: views.rows(config.database, table, service=service) for table in tables}
     if as_json:

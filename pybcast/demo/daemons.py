@@ -102,7 +102,8 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self._path, self._at = path, 0
-        self.last: dict[str, Any] = {}
+        self.said = "it said nothing"
+        """The text of the last line, for people."""
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """What has come since the last call.  Nothing as long as there is no file."""
@@ -112,9 +113,13 @@ class Tail:
                 if not line.endswith(b"\n"):
                     break
                 self._at += len(line)
-                with contextlib.suppress(ValueError):  # a kill -9 may cut one short
-                    self.last = json.loads(line)
-                    yield self.last
+                try:
+                    found = json.loads(line)
+                except ValueError:  # a kill -9 may cut one short; what comes before the log begins is plain text
+                    self.said = line.decode(errors="replace").strip()
+                    continue
+                self.said = found.get("message", self.said)
+                yield found
 
 
 class DaemonKeys:
@@ -258,7 +263,7 @@ class DaemonKeys:
         deadline = time.monotonic() + START_LIMIT
         while not any(line.get("event") == "ready" for line in self._logs[role].lines()):
             if self._processes[role].poll() is not None or time.monotonic() > deadline:
-                raise TransportError(f"the {role} did not start: {self._logs[role].last.get('message', 'it said nothing')}")
+                raise TransportError(f"the {role} did not start: {self._logs[role].said}")
             time.sleep(LOOK)
 
     def _stop(self) -> None:
@@ -299,7 +304,7 @@ class DaemonKeys:
                     case {"event": "ready"} if role == "bsm" and self._killed is not None:
                         self._receivers.events.append(Note(f"BSM serves again, {now - self._killed:.1f} s after it was killed"))
             if ended:
-                raise TransportError(f"the {role} ended: {self._logs[role].last.get('message', 'it said nothing')}")
+                raise TransportError(f"the {role} ended: {self._logs[role].said}")
 
     def _read_air(self, now: float) -> None:
         for line in self._events.lines():

@@ -34,6 +34,7 @@ class Bsda(Daemon[BSDA]):
         self._reports: list[tuple[str, int, int]] = []
         if config.events:
             self.air = JsonLinesAir(config.events, content=config.air.content)
+        self._used: dict[tuple[str, int], int] = {}
         self._keys = None if config.keys is None else KeyOutlet(config.keys)
         pair = config.pair_secret()
         self._teks = derived_teks(pair) if pair is not None else random_teks(os.urandom)
@@ -57,6 +58,11 @@ class Bsda(Daemon[BSDA]):
             await self._keys.stop()
 
     def put(self, output: AirOutput) -> None:
+        if isinstance(output, UseKey):
+            known = self._used.get((output.service, output.stream))
+            self._used[output.service, output.stream] = output.start
+            if known is not None and known != output.start:  # after a start, what was in use is said anew
+                self.watch.key_used(self.clock.now() - output.start)
         if self._keys is not None and isinstance(output, UseKey | StopTraffic):
             self._keys.put(output)
         self.air.put(output, self._announced)
@@ -93,7 +99,23 @@ class Bsda(Daemon[BSDA]):
     # --- commands -------------------------------------------------------------------------------------------------------
 
     def commands(self) -> dict[str, Command]:
-        return {"boundary": self._boundary}
+        return {"boundary": self._boundary, "periods": self._periods}
+
+    async def _periods(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The crypto periods of a service: what is in use, on air, prepared."""
+        keys = [s.key for s in self.config.streams if s.service == arguments["service"]]
+
+        def look(machine: BSDA, now: float) -> list[dict[str, Any]]:
+            return [
+                {
+                    "stream": key[1], "start": r.period.start, "end": r.period.end, "state": r.state.value, "stkms": len(r.stkms),
+                    "authority_end": r.authority_end,
+                }
+                for key in keys
+                for r in machine.records(*key)
+            ]  # fmt: skip
+
+        return await self.runner.ask_machine(look)
 
     async def _boundary(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The edge of an event (R9); where periods are prepared already it comes later (R5)."""

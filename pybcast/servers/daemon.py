@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 from aiohttp import web
 
 import pybcast
-from pybcast.backend import Client, Server
+from pybcast.backend import Client, Exchanged, Server
 from pybcast.errors import ConfigError, FlowError, StoreError, TransportError
 from pybcast.flows.events import State
 from pybcast.flows.tables import Side
@@ -27,6 +27,7 @@ from pybcast.servers import log
 from pybcast.servers.air import Air, CountingAir
 from pybcast.servers.config import ServerConfig, load
 from pybcast.servers.control import Command, ControlServer
+from pybcast.servers.messagelog import MessageLog
 from pybcast.servers.runner import AirOutput, Clock, Fatal, Machine, Runner, SystemClock
 from pybcast.servers.watch import ServiceView, Watch, _Peer
 from pybcast.store import SqliteStore
@@ -56,6 +57,7 @@ class Daemon(Generic[M]):
         self.air: Air = CountingAir()
         self.started = self.clock.monotonic()
         self.store: SqliteStore
+        self.messages: MessageLog
         self.runner: Runner[M]
 
     # --- what is different between the two ------------------------------------------------------------------------------
@@ -73,6 +75,10 @@ class Daemon(Generic[M]):
     def put(self, output: AirOutput) -> None:
         """What goes on air."""
         self.air.put(output, lambda *_: None)
+
+    def _exchanged(self, done: Exchanged) -> None:
+        self.watch.exchanged(done)
+        self.messages.note(done, self.clock.now())
 
     # --- life -----------------------------------------------------------------------------------------------------------
 
@@ -97,14 +103,15 @@ class Daemon(Generic[M]):
         config = self.config
         listening, asking = config.contexts()
         self.store = SqliteStore(config.database, config.kek(), owner=config.me, on_commit=self.watch.committed)
+        self.messages = MessageLog(self.store)
         client = Client(
             me=config.me, side=self.side, peers=config.peers, context=asking, clock=self.clock.now,
-            plain_loopback=config.tls is None, observer=self.watch.exchanged,
+            plain_loopback=config.tls is None, observer=self._exchanged,
         )  # fmt: skip
         try:
             copy = self.store.restored
             self.runner = Runner(
-                lambda state: self.make(config, state, copy=copy), self.store, clock=self.clock, ask=client.send, air=self.put,
+                lambda state: self.make(config, state, copy=copy), self.messages, clock=self.clock, ask=client.send, air=self.put,
                 watcher=self.watch,
             )  # fmt: skip
             self.watch.views = lambda: self.views(self.config, self.runner.machine, self.clock.now())
@@ -112,6 +119,7 @@ class Daemon(Generic[M]):
             return await self._run(client, listening, copy)
         finally:
             await client.close()
+            await asyncio.to_thread(self.messages.flush)
             await asyncio.to_thread(self.store.close)
             self.air.close()
 
@@ -119,7 +127,7 @@ class Daemon(Generic[M]):
         config = self.config
         server = Server(
             me=config.me, side=self.side, peers=config.peers, handler=self.runner.request, clock=self.clock.now,
-            observer=self.watch.exchanged,
+            observer=self._exchanged,
         )  # fmt: skip
         stop, reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()

@@ -19,7 +19,6 @@ VIEWS: Final = {
     "programme": ("service", "stream", "content", "start", "end"),
     "key_version": ("service", "stream", "key_type", "key_id", "valid_from", "valid_to", "state", "programme", "sealer"),
     "issued": ("service", "stream", "name", "letters", "issued_at", "end", "confirmed"),
-    "period": ("service", "stream", "start", "end", "state", "stkms", "authority_end"),
 }
 """View of the store -> what is shown of it.  Times are NTP seconds."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from pybcast.backend import Exchanged
 from pybcast.flows import Alarm, FlowDone
 from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.tables import Tag
 
 LOG: Final = logging.getLogger("pybcast.servers")
 Light = Literal["green", "yellow", "red"]
@@ -24,6 +25,8 @@ PEER_QUIET: Final = 60.0  # seconds after which a peer that nobody heard of is d
 ALARM_SHOWN: Final = 300.0  # seconds that an alarm nobody takes back colours its service - confidence: own
 ALARMS_KEPT: Final = 50
 _LEADS: Final = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0)
+KEY_LATE: Final = 0.5  # seconds after the start of its period from which a traffic key counts as late - confidence: own
+TAGS: Final = frozenset(str(int(tag)) for tag in Tag)
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -93,13 +96,22 @@ class Watch:
         self._commits = Histogram("pybcast_store_seconds", "One durable transaction", buckets=_SECONDS, registry=r)
         self._rows = Counter("pybcast_store_rows", "Rows stored or dropped", registry=r)
         self._steps = Counter("pybcast_clock_steps", "Steps of the clock", registry=r)
+        self._used = Histogram(
+            "pybcast_key_change_delay_seconds", "From the start of a period to its traffic key's use", buckets=_SECONDS, registry=r
+        )
+        self._late = Counter(
+            "pybcast_keys_late", f"Traffic keys in use more than {KEY_LATE:g} s after their period's start", registry=r
+        )
+        self._unanswered = Counter("pybcast_unanswered", "Requests without an answer", ["tag"], registry=r)
+        self._waiting = Gauge("pybcast_inputs_waiting", "Inputs that wait for the machine", registry=r)
+        ProcessCollector(registry=r)
         r.register(_Views(self))
 
     # --- what the parts of a server report ------------------------------------------------------------------------------
 
     def exchanged(self, done: Exchanged) -> None:
         """The back end's observer."""
-        tag = "" if done.tag is None else str(done.tag)
+        tag = "" if done.tag is None else str(done.tag) if str(done.tag) in TAGS else "other"  # a stranger makes no series
         self._exchanges.labels(done.role, tag, "" if done.status is None else str(done.status), str(done.http)).inc()
         self._seconds.labels(done.role, tag).observe(done.seconds)
         peer = self.peers.get(done.peer)
@@ -116,6 +128,13 @@ class Watch:
 
     def input(self, seconds: float, waiting: int) -> None:
         self._inputs.observe(seconds)
+        self._waiting.set(waiting)
+
+    def key_used(self, delay: float) -> None:
+        """A traffic key took the place of another, so many seconds after the start of its period."""
+        self._used.observe(max(0.0, delay))
+        if delay >= KEY_LATE:
+            self._late.inc()
 
     def clock_step(self, seconds: float) -> None:
         self._steps.inc()
@@ -148,6 +167,7 @@ class Watch:
         self._requests.labels(str(int(message.tag))).observe(seconds)
 
     def unanswered(self, message: BackendMessage, error: str) -> None:
+        self._unanswered.labels(str(int(message.tag))).inc()
         fields = {"event": "unanswered", "tag": int(message.tag), "peer": message.destination, "messageID": message.message_id}
         LOG.warning("tag %d to %s: %s", int(message.tag), message.destination, error, extra={"fields": fields})
 

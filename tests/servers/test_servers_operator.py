@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operator's commands against running servers: import, programmes, boundaries, change of the key-encryption key, log, status."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from servers_support import System
+
+from pybcast.testing.parties import make_card, make_device, make_group
+
+NOW: Final = 4_000_000_000.0
+A, B = "urn:example:service:A", "urn:example:service:B"
+HEADER: Final = ("subscriber", "smk", "idr", "group", "position", "udk", "riak", "registration", "services", "until")
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    made = System(tmp_path_factory.mktemp("operator"))
+    made.start("bsm", "bsda")
+    yield made
+    made.close()
+
+
+def write(path: Path, rows: list[Mapping[str, str]], header: tuple[str, ...] = HEADER) -> Path:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header)
+    writer.writeheader()
+    writer.writerows(rows)
+    path.write_text(text.getvalue())
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def people(system: System) -> list[Mapping[str, str]]:
+    """Three cards and two devices, and their group in the BSM."""
+    source = random.Random(7)
+    group = make_group(source)
+    keys = {"address": group.address, "root": group.root.reveal(), "ugk": group.ugk.reveal(), "riak": group.riak.reveal()}
+    (system.folder / "group.json").write_text(json.dumps({name: value.hex() for name, value in keys.items()}))
+    status, _, err = system.command("bsm", "group", "add", "bsm.toml", str(system.folder / "group.json"))
+    assert status == 0, err
+    rows: list[Mapping[str, str]] = []
+    for n in range(3):
+        card = make_card(source, f"card-{n}", NOW)
+        assert card.subscriber.smk is not None
+        rows.append({
+            "subscriber": f"card-{n}", "smk": card.subscriber.smk.reveal().hex(), "idr": card.subscriber.idr,
+            "registration": card.registration.hex(), "services": f"{A} {B}",
+        })  # fmt: skip
+    for n in range(2):
+        device = make_device(source, f"device-{n}", group, n, NOW)
+        assert device.subscriber.udk is not None and device.subscriber.riak is not None
+        rows.append({
+            "subscriber": f"device-{n}", "group": group.address.hex(), "position": str(n),
+            "udk": device.subscriber.udk.reveal().hex(), "riak": device.subscriber.riak.reveal().hex(),
+            "registration": device.registration.hex(), "services": A, "until": "2150-12-31",
+        })  # fmt: skip
+    return rows
+
+
+def imported(system: System, file: Path, *more: str) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
+    status, out, err = system.command("bsm", "subscriber", "import", "bsm.toml", str(file), "--json", *more)
+    return status, json.loads(out), [json.loads(line)["error"] for line in err.splitlines()]
+
+
+def test_both_profiles_are_imported_and_again_is_nothing(system: System, people: list[Mapping[str, str]]) -> None:
+    file = write(system.folder / "people.csv", people)
+    nothing = {"added": 0, "changed": 0, "unchanged": 0, "refused": 0, "dry_run": False}
+    assert imported(system, file, "--dry-run") == (0, nothing | {"added": 5, "dry_run": True}, [])
+    assert system.shown("bsm", "subscriber", "list", "bsm.toml") == []
+    assert imported(system, file) == (0, nothing | {"added": 5}, [])
+    before = system.rows("bsm")
+    assert imported(system, file) == (0, nothing | {"unchanged": 5}, [])
+    after = system.rows("bsm")
+    assert all(after[table] == before[table] for table in ("right", "registration")), "nothing was issued again"
+    listed = {row["subscriber"]: row for row in system.shown("bsm", "subscriber", "list", "bsm.toml")}
+    assert {name: (row["profile"], len(row["rights"])) for name, row in listed.items()} == {
+        "card-0": ("smartcard", 2), "card-1": ("smartcard", 2), "card-2": ("smartcard", 2), "device-0": ("drm", 1),
+        "device-1": ("drm", 1),
+    }  # fmt: skip
+    changed = [{**people[0], "smk": "5c" * 32}, {**people[1], "services": f"{A} {B} urn:example:service:C"}, *people[2:]]
+    assert imported(system, write(system.folder / "new.csv", changed)) == (0, nothing | {"changed": 2, "unchanged": 3}, [])
+    (shown,) = system.shown("bsm", "subscriber", "show", "bsm.toml", "card-1")
+    assert {right["service"][-1] for right in shown["rights"]} == set("ABC")
+    assert system.command("bsm", "subscriber", "show", "bsm.toml", "nobody")[0] == 2
+    assert "00010203" in system.command("bsm", "group", "list", "bsm.toml")[1]
+
+
+def test_what_is_wrong_is_named_and_the_rest_is_imported(system: System, people: list[Mapping[str, str]]) -> None:
+    key, good = "6d" * 32, {**people[0], "subscriber": "good"}
+    bad: list[tuple[Mapping[str, str], str, str]] = [
+        ({**people[0], "subscriber": "x", "smk": key[:-2]}, "smk", "expected 64 hexadecimal digits"),
+        ({**people[0], "subscriber": "x", "smk": key[:-2] + "xx"}, "smk", "expected 64 hexadecimal digits"),
+        ({**people[0], "subscriber": ""}, "subscriber", "expected 1 to 255 printable characters"),
+        ({**people[0], "subscriber": "x", "idr": ""}, "idr", "missing"),
+        ({**people[0], "subscriber": "x", "udk": "00" * 16}, "udk", "is for the DRM Profile"),
+        ({**people[0], "subscriber": "x", "services": f"{A} urn:nobody"}, "services", "no such service or stream here: urn:nobody"),
+        ({**people[0], "subscriber": "x", "until": "2020-02-30"}, "until", "expected a day, YYYY-MM-DD"),
+        ({**people[0], "subscriber": "x", "until": "2020-02-20"}, "until", "is over"),
+        ({**people[0], "subscriber": "x", "registration": "4"}, "registration", "expected hexadecimal digits"),
+        ({**people[3], "subscriber": "x", "position": "600"}, "position", "expected 0 to 511"),
+        ({**people[3], "subscriber": "x", "group": "0000ffff"}, "group", "is not known"),
+        ({**people[3], "subscriber": "x", "riak": "00"}, "riak", "expected 32 hexadecimal digits"),
+        ({"subscriber": "x"}, "smk", "missing"),
+    ]
+    file = write(system.folder / "bad.csv", [row for row, _, _ in bad] + [good])
+    with file.open("a") as more:
+        more.write("too,few\n\n")
+    status, total, errors = imported(system, file)
+    assert (status, total["added"], total["refused"]) == (2, 1, len(bad) + 1)
+    found = sorted(((e["line"], e["column"], e["reason"]) for e in errors), key=lambda e: int(e[0]))
+    for number, (line, column, reason) in enumerate(found[:-1], 2):
+        assert (line, column) == (number, bad[number - 2][1]) and reason.startswith(bad[number - 2][2])
+    assert found[-1][:2] == (len(bad) + 3, "-")
+    status, out, err = system.command("bsm", "subscriber", "import", "bsm.toml", str(file))
+    assert status == 2 and f"{file}:2: smk: expected 64 hexadecimal digits" in err.splitlines()
+    assert "6d6d" not in out + err and "unchanged 1" in out
+    assert system.command("bsm", "subscriber", "show", "bsm.toml", "x")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"name,smk\n", ":1: unknown column 'name'"), (b"smk\n", ":1: expected a header"), (b"", ":1: expected a header"),
+        (b"subscriber,subscriber\n", ":1: expected a header"), (b"subscriber\n\xff\n", ":2: not UTF-8"),
+        (b"subscriber\n" + 200_001 * b"a", ":2: a line of more than"), (b"subscriber\n" + 150_000 * b"a", ":2: not CSV"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_import_file(system: System, content: bytes, why: str) -> None:
+    file = system.folder / "odd.csv"
+    file.write_bytes(content)
+    status, out, err = system.command("bsm", "subscriber", "import", "bsm.toml", str(file))
+    assert status == 2 and f"{file}{why}" in err and "warning: others can read the keys" in err and out == ""
+
+
+def test_an_import_through_a_pipe_shows_no_bar(system: System, people: list[Mapping[str, str]]) -> None:
+    rows = [{**people[0], "subscriber": f"many-{n}", "services": "", "registration": ""} for n in range(1200)]
+    text = write(system.folder / "many.csv", rows).read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "pybcast.cli", "bsm", "subscriber", "import", "bsm.toml", "-"],
+        cwd=system.folder, input=text, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().strip() == "added 1200, changed 0, unchanged 0, refused 0, dry run no"
+    assert len(system.shown("bsm", "subscriber", "list", "bsm.toml", "--limit", "7")) == 7
+
+
+def test_a_programme_and_a_boundary(system: System) -> None:
+    words: tuple[str, ...] = ("programme", "add", "bsm.toml", A, "urn:example:film", "--start", "+600", "--end", "+1200")
+    (added,) = system.shown("bsm", *words)
+    assert added["end"] - added["start"] in (598, 600, 602)
+    assert system.shown("bsm", *words) == [added], "said again it stays as it is"
+    assert system.shown("bsm", "programme", "list", "bsm.toml", "--service", B) == []
+    (listed,) = system.shown("bsm", "programme", "list", "bsm.toml")
+    assert (listed["content"], listed["start"]) == ("urn:example:film", added["start"])
+    system.shown("bsm", "subscriber", "grant", "bsm.toml", "card-2", A, "--programme", "urn:example:film")
+    (shown,) = system.shown("bsm", "programme", "show", "bsm.toml", "urn:example:film")
+    assert [key["key_type"] for key in shown["keys"]] == ["PEAK"] and [r["subscriber"] for r in shown["rights"]] == ["card-2"]
+    assert "PEAK" in system.command("bsm", "programme", "show", "bsm.toml", "urn:example:film")[1]
+    (held,) = system.shown("bsda", "service", "boundary", "bsda.toml", A, "+101")
+    assert 0 <= held["start"] - held["asked"] <= 2
+    for words, why in (
+        (("bsm", "programme", "show", "bsm.toml", "urn:none"), "no programme"),
+        (("bsm", "programme", "add", "bsm.toml", A, "urn:p", "--start", "+9", "--end", "+3"), "ends after it begins"),
+        (("bsm", "programme", "add", "bsm.toml", A, "urn:p", "--start", "soon", "--end", "+3"), "expected a time such as"),
+        (("bsda", "service", "boundary", "bsda.toml", A, "2020-01-01T00:00:00Z"), "in the past"),
+        (("bsda", "service", "boundary", "bsda.toml", "urn:none", "+9"), "no such service"),
+        (("bsda", "service", "list", "bsm.toml"), "is the configuration of a bsm"),
+    ):
+        status, _, err = system.command(*words)
+        assert status == 2 and why in err, err
+
+
+def test_one_service_in_full(system: System) -> None:
+    system.running["bsda"].wait(lambda seen: any(e.get("event") == "UseKey" and e["service"] == B for e in seen), "key in use")
+    (shown,) = system.shown("bsda", "service", "show", "bsda.toml", B)
+    assert shown["state"][0]["stream"] == 1 and {"in use", "sealed"} <= {period["state"] for period in shown["periods"]}
+    assert {key["key_type"] for key in shown["key_version"]} == {"SEK", "SEAK"}
+    assert {key["key_type"] for key in system.shown("bsda", "key", "list", "bsda.toml", "--service", B)} == {"SEK", "SEAK"}
+    (shown,) = system.shown("bsm", "service", "show", "bsm.toml", A)
+    assert shown["configuration"][0]["generation"] == "bsm" and shown["key_version"] and shown["issued"] and shown["programme"]
+    text = system.command("bsm", "service", "show", "bsm.toml", A)[1]
+    assert "key version:" in text and "urn:example:film" in text
+    assert system.command("bsm", "service", "show", "bsm.toml", "urn:none")[0] == 2
+
+
+def test_the_message_log_says_who_and_what_never_more(system: System) -> None:
+    for role, other in (("bsm", "bsda"), ("bsda", "bsm")):
+        entries = system.shown(role, "log", f"{role}.toml", "--limit", "50")
+        assert (
+            entries
+            and {e["peer"] for e in entries} == {f"urn:example:{other}"}
+            and {e["direction"] for e in entries} == {"in", "out"}
+        )
+        assert all(e["octets"] > 0 and len(e["message_id"]) == 32 for e in entries)
+        assert [e["time"] for e in entries] == sorted(e["time"] for e in entries)
+        assert system.shown(role, "log", f"{role}.toml", "--since", "+60") == []
+
+
+def test_the_kek_changes_while_they_run_and_while_they_do_not(system: System) -> None:
+    bsm = system.running["bsm"]
+    for name in ("second", "third"):
+        (system.folder / name).write_text(os.urandom(32).hex())
+        (system.folder / name).chmod(0o600)
+    status, out, err = system.command("bsm", "kek", "rotate", "bsm.toml", "--to", "file:second")
+    config = system.folder / "bsm.toml"
+    number = 1 + config.read_text().splitlines().index('kek = "file:kek"')
+    assert status == 0, err
+    assert out.splitlines()[0].endswith(f"change {config}, line {number}, to:") and out.splitlines()[1] == 'kek = "file:second"'
+    config.write_text(config.read_text().replace('"file:kek"', '"file:second"'))
+    bsm.process.send_signal(signal.SIGHUP)
+    bsm.wait(lambda seen: any(e.get("event") == "reloaded" for e in seen), "reload with the new source")
+    status, _, err = system.command("bsm", "kek", "rotate", "bsm.toml", "--to", "5a" * 32)
+    assert status == 2 and "expected file:PATH" in err and "5a5a" not in err
+    assert system.command("bsm", "kek", "rotate", "bsm.toml", "--to", "file:missing")[0] == 2
+    system.kill("bsm")
+    assert system.shown("bsm", "kek", "rotate", "bsm.toml", "--to", "file:third")[0]["line"] == number
+    status, log = system.refused("bsm", "bsm.toml")
+    assert status == 2 and "key-encryption key" in log
+    assert system.command("bsm", "kek", "rotate", "bsm.toml", "--to", "file:third")[0] == 0, "said again, it is done already"
+    config.write_text(config.read_text().replace('"file:second"', '"file:third"'))
+    system.start("bsm")
+    assert len(system.shown("bsm", "subscriber", "list", "bsm.toml", "--limit", "9")) == 9
+
+
+def test_status_of_a_server_that_is_not_there(system: System) -> None:
+    system.kill("bsm")
+    status, out, err = system.command("status", "bsm.toml", "bsda.toml")
+    assert status == 2 and f"no server at {system.folder}/bsm.sock: is it running?" in err and "urn:example:bsda" in out
+    status, out, err = system.command("bsm", "key", "rekey", "bsm.toml", A)
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1
+    assert system.shown("bsm", "key", "list", "bsm.toml"), "what is stored can be read without it"
+    status, out, err = system.command("bsm", "service", "show", "bsm.toml", A)
+    assert status == 0 and "is it running?" in err and "key version:" in out
+    for command in (("check",), ("status",), ("bsm", "serve"), ("bsm", "key", "list"), ("bsm", "log"), ("bsda", "service", "list")):
+        status, out, err = system.command(*command, str(system.folder / "none.toml"))
+        assert (status, out) == (2, "") and "none.toml: No such file" in err and len(err.splitlines()) == 1
+    (system.folder / "fresh").mkdir()
+    fresh = system.folder / "fresh" / "bsm.toml"
+    fresh.write_text((system.folder / "bsm.toml").read_text())
+    for words in (("subscriber", "list"), ("log",), ("kek", "rotate", "--to", "file:third")):
+        status, _, err = system.command("bsm", *words, str(fresh))
+        assert status == 2 and "no database yet" in err
