@@ -11,7 +11,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     made.close()
 
 
-def write(path: Path, rows: list[Mapping[str, str]], header: tuple[str, ...] = HEADER) -> Path:
+def write(path: Path, rows: Sequence[Mapping[str, str]], header: tuple[str, ...] = HEADER) -> Path:
     text = io.StringIO()
     writer = csv.DictWriter(text, header)
     writer.writeheader()
