@@ -69,7 +69,7 @@ long: random ## everything that takes hours: random seeds, the core's two millio
 	$(MAKE) core CORE_TARGETS="fuzz" CORE_ARGS="SECONDS=$(or $(SECONDS_EACH),600)"
 	$(MAKE) wheel WHEEL_TESTS="tests/native tests/wire tests/keys tests/codec"
 
-demo: $(STAMP) ## two services, both profiles, from key messages to decoded pictures; DEMO_ARGS="--seconds 5"
+demo: $(STAMP) ## two servers, two services, both profiles, from key messages to decoded pictures; DEMO_ARGS="--in-process"
 	$(BIN)/pybcast demo $(DEMO_ARGS)
 
 clean: ## what builds and tests leave behind (keeps .venv)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from pybcast.cli import output
-from pybcast.cli.asking import ConfigArgument, JsonOption, ask, group, rows, serving
+from pybcast.cli.asking import ConfigArgument, JsonOption, ask, config_of, group, rows, serving
 from pybcast.cli.bsda import bsda
 from pybcast.cli.bsm import bsm
 from pybcast.cli.status import USAGE
@@ -24,7 +26,11 @@ HostsOption = Annotated[
     list[str] | None, typer.Option("--host", metavar="HOST", help="A host name or address in them.", show_default=False)
 ]
 ConfigsArgument = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="TOML files of servers.", show_default=False)]
-LIGHTS = {"green": "green", "yellow": "yellow", "red": "bold red"}
+WaitOption = Annotated[
+    float, typer.Option("--wait", metavar="SECONDS", min=0, max=86400, help="Until all is green, at most so long.")
+]
+LOOK: Final = 0.25  # seconds between two questions while waiting
+LIGHTS: Final = {"green": "green", "yellow": "yellow", "red": "bold red"}
 
 pki = group("Certificates for trying out.")
 metrics = group("What a running server's /metrics is good for.")
@@ -64,31 +70,54 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
             output.say(f"{config}: good: {found.role} {found.me}, {len(found.streams)} services, {len(found.peer_ids)} peers")
 
 
-def status(configs: ConfigsArgument, json: JsonOption = False) -> None:
+def status(configs: ConfigsArgument, wait: WaitOption = 0, json: JsonOption = False) -> None:
     """Show how running servers are: a light for each peer and service, the next key change, the last errors.
 
     Exit status: 0 when all lights are green or yellow, 1 when one is red, 2 when a server does not answer.
     """
     with serving(as_json=json):
-        red = silent = False
+        for config in configs:
+            config_of(config)  # a mistake in a file is said before anything else
+        found = _waited(configs, time.monotonic() + wait)
+        for answer in found:
+            if isinstance(answer, TransportError):
+                output.report(answer, as_json=json)
+            elif json:
+                output.say_json(answer)
+            else:
+                _show(answer)
+        if any(isinstance(answer, TransportError) for answer in found):
+            raise typer.Exit(USAGE)
+        if "red" in _lights(found):
+            raise typer.Exit(1)
+
+
+Answer = dict[str, Any] | TransportError
+
+
+def _waited(configs: Sequence[Path], until: float) -> list[Answer]:
+    while True:
+        found: list[Answer] = []
         for config in configs:
             try:
-                found = ask(config, "status")
+                found.append(ask(config, "status"))
             except TransportError as error:  # the others may answer
-                output.report(error, as_json=json)
-                silent = True
-                continue
-            red = red or found["light"] == "red"
-            if json:
-                output.say_json(found)
-                continue
-            output.say_styled(found["light"], LIGHTS[found["light"]], f" {found['role']} {found['id']}, up {found['up']:.0f} s")
-            rows(found["peers"], as_json=False)
-            rows(found["services"], as_json=False)
-            for alarm in found["alarms"]:
-                output.say(output.plain(f"alarm {alarm['code']}: {alarm['service']} stream {alarm['stream']}: {alarm['text']}"))
-        if silent or red:
-            raise typer.Exit(USAGE if silent else 1)
+                found.append(error)
+        if _lights(found) == {"green"} or time.monotonic() >= until:
+            return found
+        time.sleep(LOOK)
+
+
+def _lights(found: Sequence[Answer]) -> set[str]:
+    return {"none" if isinstance(answer, TransportError) else answer["light"] for answer in found}
+
+
+def _show(found: dict[str, Any]) -> None:
+    output.say_styled(found["light"], LIGHTS[found["light"]], f" {found['role']} {found['id']}, up {found['up']:.0f} s")
+    rows(found["peers"], as_json=False)
+    rows(found["services"], as_json=False)
+    for alarm in found["alarms"]:
+        output.say(output.plain(f"alarm {alarm['code']}: {alarm['service']} stream {alarm['stream']}: {alarm['text']}"))
 
 
 @pki.command("init")

@@ -123,6 +123,7 @@ class Screen:
             got = (str(record.recovered.get((name, service), 0)) for name in record.terminals)
             frames.add_row(service, str(record.sent.get(service, 0)), *got, shown)
         self._console.print(flows, frames)
+        self._console.print(f"alarms: {len(record.alarms)}", style="bold red" if record.alarms else "")
         for name in files:
             self._console.print(f"written: {name}", markup=False)
         for failure in failures:

@@ -48,6 +48,7 @@ rights_issuer_id = "{issuer}" # SHA-1 of its RSA key (DRM Profile)
 _AIR: Final = """
 [air]
 events = "air.jsonl"                  # what goes on air: ids and lengths; "-" for standard output
+keys = "keys.sock"                    # a Unix socket that tells encoders under which key to protect
 """
 
 _SERVICES: Final = """
