@@ -228,7 +228,7 @@ def subscriber_show(config: ConfigArgument, name: NameArgument, json: JsonOption
             output.say_json(found)
             return
         rights = found.pop("rights")
-        facts(found, as_json=False)
+        facts({name: value for name, value in found.items() if value or name in ("subscriber", "profile")}, as_json=False)
         rows(rights, as_json=False)
 
 

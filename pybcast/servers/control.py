@@ -119,6 +119,8 @@ def ask(path: Path, command: str, *, timeout: float = TIMEOUT, **arguments: Any)
                 line = file.readline()
         except (FileNotFoundError, ConnectionRefusedError):
             raise NoServer(f"no server at {path}: is it running?") from None
+        except ConnectionError:
+            line = b""  # reset while we wrote, or waited
         except PermissionError:
             raise TransportError(f"{path}: permission denied: only the server's own user may command it") from None
         except TimeoutError:

@@ -78,7 +78,8 @@ class Daemon(Generic[M]):
 
     def _exchanged(self, done: Exchanged) -> None:
         self.watch.exchanged(done)
-        self.messages.note(done, self.clock.now())
+        if self.config.log.messages:
+            self.messages.note(done, self.clock.now())
 
     # --- life -----------------------------------------------------------------------------------------------------------
 

@@ -46,10 +46,11 @@ class TlsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class LogTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[log]``: to standard error."""
+    """``[log]``: to standard error; ``messages``: and which back-end messages came and went, into the database."""
 
     format: Literal["json", "text"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    messages: bool = True
 
 
 class AirTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

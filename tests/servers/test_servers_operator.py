@@ -254,3 +254,13 @@ def test_status_of_a_server_that_is_not_there(system: System) -> None:
     for words in (("subscriber", "list"), ("log",), ("kek", "rotate", "--to", "file:third")):
         status, _, err = system.command("bsm", *words, str(fresh))
         assert status == 2 and "no database yet" in err
+
+
+def test_no_key_that_was_imported_is_in_a_log_or_on_a_command_line(system: System, people: list[Mapping[str, str]]) -> None:
+    keys = [row[name] for row in people for name in ("smk", "udk", "riak") if row.get(name)] + ["5c" * 32, "6d" * 32]
+    logs = b"".join(line for process in (*system.past, *system.running.values()) for line in process.raw).lower()
+    files = b"".join(path.read_bytes() for path in system.folder.glob("*.db*"))
+    assert len(keys) == 9 and b"subscriber-import" in logs
+    for key in keys:
+        assert key.encode() not in logs and bytes.fromhex(key) not in logs + files
+        assert not any(key in word for process in system.past for word in process.argv)

@@ -8,6 +8,7 @@ import errno
 import json
 import logging
 import signal
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,15 +16,19 @@ from typing import Any, Final
 import pytest
 from servers_support import System
 
+from pybcast.backend import Exchanged
 from pybcast.errors import ConfigError, LocalFlowError, TransportError
-from pybcast.flows import BSM, AirStkm, Announce, CarouselPut, UseKey
+from pybcast.flows import BSM, AirStkm, Announce, CarouselPut, Persist, UseKey
+from pybcast.keys import KEK
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
-from pybcast.servers import log
+from pybcast.servers import log, messagelog, views
 from pybcast.servers.air import CountingAir, JsonLinesAir, described
 from pybcast.servers.bsm import Bsm
 from pybcast.servers.config import load
 from pybcast.servers.control import ControlServer, ask
+from pybcast.servers.messagelog import MessageLog
+from pybcast.store import SqliteStore
 
 KEY: Final = bytes(range(200, 216))
 
@@ -94,7 +99,9 @@ def test_the_air_is_written_down_without_keys(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
     assert [line["event"] for line in lines] == ["Announce", "UseKey", "CarouselPut"]
     assert lines[1]["mki"] == "0102" and lines[1]["tek_octets"] == 16 and lines[2]["octets"] == [4]
-    assert KEY.hex() not in json.dumps([described(output) for output in _outputs()])
+    whole = [described(output, content=True) for output in _outputs()]
+    assert whole[0]["stkms"][0]["data"] == b"stkm".hex() and whole[2]["data"] == [b"ltkm".hex()]
+    assert "data" not in lines[0]["stkms"][0] and KEY.hex() not in json.dumps(whole)
     assert left == [("urn:s", 1, 8)] and air.counts == {"Announce": 1, "UseKey": 1, "CarouselPut": 1}
     with pytest.raises(ConfigError, match=r"air\.events"):
         JsonLinesAir(str(tmp_path))
@@ -153,6 +160,65 @@ def test_the_control_socket_answers_and_refuses(tmp_path: Path) -> None:
         await server.stop()
 
     asyncio.run(test())
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (PermissionError(errno.EACCES, "x"), "permission denied: only the server's own user"),
+        (TimeoutError(), "no answer within 60 s"), (ConnectionResetError(errno.ECONNRESET, "x"), "hung up"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), "is it running"), (OSError("AF_UNIX path too long"), "path too long"),
+    ],
+)  # fmt: skip
+def test_why_a_server_is_not_asked(fault: OSError, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(TransportError, match=why):
+        ask(tmp_path / "s", "status")
+
+
+def test_another_user_may_not_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        server = ControlServer(tmp_path / "s", {})
+        await server.start()
+        monkeypatch.setattr("pybcast.servers.control.peer_user", lambda writer: 4_000_000)
+        with pytest.raises(TransportError, match="hung up"):
+            await asyncio.to_thread(ask, tmp_path / "s", "status")
+        await server.stop()
+
+    asyncio.run(test())
+
+
+def test_the_message_log_costs_no_write_of_its_own(tmp_path: Path) -> None:
+    def noted(number: int) -> None:
+        entries.note(Exchanged(
+            role="client", peer="urn:p", tag=None, message_id=str(number), service=None, status=None, http=0, seconds=0.1, sent=7,
+        ), 4e9 + number)  # fmt: skip
+
+    store = SqliteStore(tmp_path / "db", KEK(bytes(32)))
+    entries = MessageLog(store)
+
+    async def write() -> None:
+        await entries.write_async([Persist("t", (1,), 1)])
+
+    noted(1)
+    asyncio.run(write())
+    assert store.stats().commits == 1
+    for number in range(2, messagelog.WAITING + 9):
+        noted(number)
+    entries.flush()
+    entries.flush()
+    assert store.stats().commits == 2 and entries.load() == {"t": {(1,): 1}}
+    found = views.messages(tmp_path / "db", since=0, limit=10**6)
+    assert [int(row["message_id"]) for row in found] == [1, *range(9, messagelog.WAITING + 9)], "the oldest are lost first"
+    assert found[0] | {"time": 0} == {
+        "time": 0, "direction": "out", "peer": "urn:p", "tag": 0, "message_id": "1", "service": "", "status": None, "octets": 7,
+    }  # fmt: skip
+    store.close()
+    noted(1)
+    entries.flush()
 
 
 def test_a_machine_that_fails_ends_the_process_with_70(
