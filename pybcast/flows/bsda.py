@@ -613,8 +613,10 @@ class BSDA:
             held = {k.key_type for k in self._periods.keys(config)} if fresh else self._periods.keys_at(config, period.start).keys()
             asked = self._peers.outstanding(Tag.KeyRequest, config.service, profile, config.stream)
             if wanted not in held and not asked and self._may_ask(config, Tag.KeyRequest, profile, now):
+                # To the BSM another messageID says that the store was lost once more: one that is on its way is waited for.
+                until = now + config.key_period if fresh else period.end
                 self._peers.ask(
-                    Tag.KeyRequest, config.bsm, config.service, now, until=period.end, profile=profile,
+                    Tag.KeyRequest, config.bsm, config.service, now, until=until, profile=profile,
                     stream=config.stream, start=period.start, fresh=fresh, about=frozenset({period.start}),
                 )  # fmt: skip
 
@@ -704,6 +706,8 @@ class BSDA:
     def _refused(self, config: StreamConfig | None, message: BackendMessage, status: int, now: float) -> None:
         if config is not None and message.profile is not None:
             self._not_before[*config.key, message.tag, message.profile] = now + RETRY
+        if status == Status.DELAYED and message.fresh:  # nothing is sent to who lost his store: it is asked for again
+            self._peers.cancel(message.message_id)
         if status != Status.DELAYED and not (message.tag is Tag.STKMRequest and status == Status.NON_EXISTENT):
             self._journal.emit(Alarm("refused", message.service, message.stream, f"tag {int(message.tag)}: status {status}"))
 

@@ -577,6 +577,19 @@ def test_the_carousel_of_a_lost_store_is_fetched() -> None:
     assert not sent(machine.tick(START + 22), Tag.RegRequest)
 
 
+def test_r33_a_fresh_key_is_asked_for_once_however_slow_the_answer() -> None:
+    """Another messageID would say that the store was lost once more, and the key on its way would be no good."""
+    machine = bsda(HERE, fresh=True)
+    (asked,) = sent(machine.tick(START + 7), Tag.KeyRequest)
+    later = sent(machine.tick(START + 9), Tag.KeyRequest)
+    assert later == [asked], "its period is over, the request is not"
+    answered(machine, asked, START + 9.5, Status.DELAYED)
+    (again,) = sent(machine.tick(START + 9.5 + RETRY), Tag.KeyRequest)
+    assert again.fresh and again.message_id != asked.message_id, "nothing was given: nothing can have been lost"
+    answered(machine, again, START + 20, 0, sek_material(2, START + 24))
+    assert not machine._fresh
+
+
 def test_objects_that_are_not_needed_any_more_are_not_asked_for() -> None:
     machine = bsda(CARD)
     machine.tick(START)
