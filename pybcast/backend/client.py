@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import aiohttp
 
@@ -73,9 +73,12 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(ssl=context or False, limit=limits.connections, keepalive_timeout=limits.idle)
         self._peer, self._tls, self._clock = peer, context is not None, clock
         self._until: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self._transports: WeakSet[asyncio.Transport] = WeakSet()
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # aiohttp's signature
         connection = await super().connect(req, traces, timeout)
+        if connection.transport is not None:
+            self._transports.add(connection.transport)
         if self._tls:
             until = self._until.get(connection.protocol)
             if until is None:
@@ -88,6 +91,18 @@ class _Connector(aiohttp.TCPConnector):
                 connection.close()
                 raise PeerUnreachable(f"{self._peer.id}: its certificate has expired")
         return connection
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:  # aiohttp's signature
+        # aiohttp would end TLS in order, and a peer that does not answer would keep the socket for half a minute.
+        if should_close or protocol.should_close:
+            protocol.abort()
+        super()._release(key, protocol, should_close=should_close)
+
+    async def close(self, *, abort_ssl: bool = True) -> None:
+        """End all connections, also those that aiohttp does not count any more: they wait for the peer's end of TLS."""
+        await super().close(abort_ssl=abort_ssl)
+        for transport in list(self._transports):
+            transport.abort()
 
 
 class _Link:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ from typing import Final, Literal
 from pybcast.errors import BcastError
 from pybcast.flows.tables import Status
 
+LOG: Final = logging.getLogger("pybcast.servers")
 OURS: Final = "pybcast"
 LONGEST: Final = 300  # characters of a foreign text; ours are short
 EVERYDAY: Final = frozenset({Status.NON_EXISTENT, Status.DELAYED})
@@ -111,3 +114,10 @@ def start(style: Literal["json", "text"], level: str) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger(OURS).setLevel(level.upper())
     logging.raiseExceptions = False  # what cannot be logged is not printed either
+    sys.unraisablehook = lambda found: _stray(found.exc_value, "while something was cleared away")
+    threading.excepthook = lambda found: _stray(found.exc_value, f"in thread {found.thread.name if found.thread else '?'}")
+
+
+def _stray(error: BaseException | None, where: str) -> None:
+    """A failure that nobody could be told of: Python would print it, with the lines that failed."""
+    LOG.error("failure %s", where, exc_info=error, extra={"fields": {"event": "stray"}})

@@ -348,6 +348,21 @@ def test_stop_lets_what_is_in_hand_be_answered() -> None:
     asyncio.run(run())
 
 
+def test_a_connection_that_never_ends_does_not_keep_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    class Immortal(asyncio.Transport):
+        def abort(self) -> None:
+            pass
+
+    async def run() -> None:
+        async with serving() as server, Caller.to(server.port) as caller:
+            assert await caller.status(TEKS) == 0
+            assert server._front is not None
+            server._front._transports[object()] = Immortal()  # type: ignore[index]
+
+    asyncio.run(run())
+    assert "1 connections do not end" in caplog.text
+
+
 # --- plain HTTP -------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -90,10 +91,14 @@ BSDA_TOML: Final = toml("bsda")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        made = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(one.getsockname()[1]) for one in made]
+    """Ports that nobody listens on now, below those that the system gives to whoever asks somebody."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in found:
+                found.append(port)
+    return found
 
 
 class Process:

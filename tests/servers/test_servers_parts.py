@@ -9,6 +9,8 @@ import json
 import logging
 import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -38,8 +40,10 @@ def quiet() -> Iterator[None]:
     """A server sets up logging for its whole process: undone after the test."""
     root, ours = logging.getLogger(), logging.getLogger("pybcast")
     before = root.handlers[:], root.level, ours.level, logging.raiseExceptions
+    hooks = sys.unraisablehook, threading.excepthook
     yield
     root.handlers[:], root.level, ours.level, logging.raiseExceptions = before
+    sys.unraisablehook, threading.excepthook = hooks
 
 
 def _line(record: logging.LogRecord, style: str = "json") -> str:
@@ -219,6 +223,26 @@ def test_the_message_log_costs_no_write_of_its_own(tmp_path: Path) -> None:
     store.close()
     noted(1)
     entries.flush()
+
+
+def test_a_failure_that_nobody_can_be_told_of_is_a_line_of_the_log(quiet: None, capsys: pytest.CaptureFixture[str]) -> None:
+    class Stubborn:
+        def __del__(self) -> None:
+            raise KeyError(KEY.hex())
+
+    def fail() -> None:
+        raise ValueError(KEY.hex())
+
+    log.start("json", "info")
+    Stubborn()
+    thread = threading.Thread(target=fail, name="worker")
+    thread.start()
+    thread.join()
+    shown = capsys.readouterr().err
+    first, second = map(json.loads, shown.splitlines())
+    assert (first["event"], second["event"]) == ("stray", "stray") and "in thread worker" in second["message"]
+    assert "KeyError at test_servers_parts.py" in first["error"] and "ValueError" in second["error"]
+    assert "Traceback" not in shown and KEY.hex() not in shown
 
 
 def test_a_machine_that_fails_ends_the_process_with_70(
