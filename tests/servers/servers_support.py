@@ -14,7 +14,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -26,24 +28,15 @@ from pybcast.store import Database, load_kek
 BSM_ID, BSDA_ID = "urn:example:bsm", "urn:example:bsda"
 
 
-def _service(letter: str, number: int, generation: str, delivery: str) -> str:
-    return f"""
-[[services]]
-id = "urn:example:service:{letter}"
-profiles = ["drm", "smartcard"]
-generation = "{generation}"
-delivery = "{delivery}"
-synchronous = false
-interaction = {"true" if generation == "bsda" else "false"}
-period = 2
-key_period = 20
-look_ahead = 3
-carousel_cycle = 1.0
-serviceBaseCID = "service-{letter}"
-socID = "soc.example"
-key_domain_id = "12f410"
-key_group = {number}
-"""
+def _service(letter: str, number: int, generation: str, delivery: str, **changes: object) -> str:
+    """One service of the tests; ``changes``: keys of its table that are others, ``None`` for none."""
+    table: dict[str, object] = {
+        "id": f"urn:example:service:{letter}", "profiles": ["drm", "smartcard"], "generation": generation, "delivery": delivery,
+        "synchronous": False, "interaction": generation == "bsda", "period": 2, "key_period": 20, "look_ahead": 3,
+        "carousel_cycle": 1.0, "serviceBaseCID": f"service-{letter}", "socID": "soc.example", "key_domain_id": "12f410",
+        "key_group": number,
+    } | changes  # fmt: skip
+    return "".join(("\n[[services]]\n", *(f"{key} = {json.dumps(value)}\n" for key, value in table.items() if value is not None)))
 
 
 SERVICES: Final = "".join((
@@ -52,35 +45,52 @@ SERVICES: Final = "".join((
 ))  # fmt: skip
 
 
-def toml(role: str, port: int = 0, peer_port: int = 2) -> str:
-    """The configuration of one of the two."""
-    other = "bsda" if role == "bsm" else "bsm"
-    own = f'fqdn = "bsm.example.com"\nrights_issuer_id = "{"11" * 20}"' if role == "bsm" else ""
+def toml(
+    role: str, port: int = 0, peer_port: int = 2, services: str = SERVICES, *, name: str = "", peers: str = "", pair: bool = False
+) -> str:
+    """The configuration of one of the two.
+
+    ``name``: of its files and in its id.  ``peers``: in place of the other of the two.  ``pair``: one of two headends.
+    """
+    other, name = "bsda" if role == "bsm" else "bsm", name or role
+    own = (
+        f'fqdn = "bsm.example.com"\nrights_issuer_id = "{"11" * 20}"'
+        if role == "bsm"
+        else 'pair_secret = "file:pair"'
+        if pair
+        else ""
+    )
     air = "" if role == "bsm" else '[air]\nevents = "-"\n'
     return f"""# a {role}
 [server]
 role = "{role}"
-id = "urn:example:{role}"
+id = "urn:example:{name}"
 listen = "127.0.0.1:{port}"
 status = "127.0.0.1:0"
-database = "{role}.db"
+database = "{name}.db"
+control = "{name}.sock"
 kek = "file:kek"
 {own}
 
 [tls]
-certificate = "{role}.pem"
-key = "{role}-key.pem"
+certificate = "{name}.pem"
+key = "{name}-key.pem"
 authority = "ca.pem"
 
 [log]
 format = "json"
 level = "debug"
 
-{air}
+{air}{peers or peer(other, peer_port)}{services}"""
+
+
+def peer(name: str, port: int) -> str:
+    """A server that another one speaks with."""
+    return f"""
 [[peers]]
-id = "urn:example:{other}"
-url = "https://127.0.0.1:{peer_port}"
-{SERVICES}"""
+id = "urn:example:{name}"
+url = "https://127.0.0.1:{port}"
+"""
 
 
 BSM_TOML: Final = toml("bsm")
@@ -102,11 +112,14 @@ def free_ports(count: int) -> list[int]:
 
 
 class Process:
-    """A running server: its log (standard error) and, of a BSD/A, its events (standard output), as they come."""
+    """A running server: its log (standard error) and, of a BSD/A, its events (standard output), as they come.
 
-    def __init__(self, role: str, folder: Path) -> None:
-        self.role, self.folder = role, folder
-        self.argv = [sys.executable, "-m", "pybcast.cli", role, "serve", f"{role}.toml"]
+    Each has, as ``at``, the Unix time at which it came.
+    """
+
+    def __init__(self, role: str, folder: Path, name: str = "", serve: Sequence[str] = ("-m", "pybcast.cli")) -> None:
+        self.role, self.name, self.folder = role, name or role, folder
+        self.argv = [sys.executable, *serve, role, "serve", f"{self.name}.toml"]
         self.raw: list[bytes] = []
         self._events: list[dict[str, Any]] = []
         self._changed = threading.Condition()
@@ -115,6 +128,7 @@ class Process:
             self.argv, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONWARNINGS": "default"},
         )  # fmt: skip
+        self.ended = float("inf")
         self._threads = [
             threading.Thread(target=self._listen, args=(stream,), daemon=True)
             for stream in (self.process.stdout, self.process.stderr)
@@ -130,6 +144,7 @@ class Process:
                     event = json.loads(line)
                 except ValueError:
                     event = {"event": "not JSON", "text": line.decode(errors="replace")}
+                event["at"] = time.time()
                 with self._changed:
                     self.raw.append(line)
                     self._events.append(event)
@@ -156,43 +171,81 @@ class Process:
         seen = self.wait(lambda seen: any(e.get("event") == "ready" for e in seen), "start")
         return next(e for e in seen if e.get("event") == "ready")
 
+    def resident(self) -> int:
+        """Its memory (VmRSS) in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+
+    def metrics(self) -> dict[str, float]:
+        """Its figures, by name and labels as they are written."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ready()['status_port']}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+    def check(self) -> None:
+        """No line of its log is a fault of ours, and each is JSON: kill -9 may cut the last one of each stream."""
+        garbled = [e for e in self.events if e.get("event") == "not JSON"]
+        assert len(garbled) <= (2 if self.process.returncode == -signal.SIGKILL else 0), garbled
+        assert not any(b"Traceback" in line for line in self.raw)
+        faults = [e for e in self.events if e.get("level") in ("error", "critical") or e.get("event") == "stray"]
+        assert not faults, faults
+
     def tail(self) -> str:
         return b"".join(self.raw[-12:]).decode(errors="replace")
 
     def end(self, number: int) -> int:
         """Send a signal, wait for the end; the exit status."""
         self.process.send_signal(number)
+        return self.gone()
+
+    def gone(self) -> int:
+        """Until it has ended, and all that it said is here; the exit status."""
         status = self.process.wait(30)
+        self.ended = time.time()
         for thread in self._threads:
             thread.join(30)
         return status
 
 
 class System:
-    """One BSM and one BSD/A in a folder: certificates, key, configurations, processes."""
+    """One BSM and its BSD/As in a folder: certificates, key, configurations, processes.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        pki.init(folder, {"bsm": BSM_ID, "bsda": BSDA_ID})
-        (folder / "kek").write_text(os.urandom(32).hex())
-        (folder / "kek").chmod(0o600)
-        self.ports = dict(zip(("bsm", "bsda"), free_ports(2), strict=True))
-        for role, other in (("bsm", "bsda"), ("bsda", "bsm")):
-            (folder / f"{role}.toml").write_text(toml(role, self.ports[role], self.ports[other]))
+    ``bsdas``: their names.  ``serve``: what Python is to run.
+    """
+
+    def __init__(
+        self, folder: Path, services: str = SERVICES, bsdas: Sequence[str] = ("bsda",), serve: Sequence[str] = ("-m", "pybcast.cli")
+    ) -> None:
+        self.folder, self._serve = folder, serve
+        self.names = ("bsm", *bsdas)
+        pki.init(folder, {name: f"urn:example:{name}" for name in self.names})
+        for secret in ("kek", "pair"):
+            (folder / secret).write_text(os.urandom(32).hex())
+            (folder / secret).chmod(0o600)
+        self.ports = dict(zip(self.names, free_ports(len(self.names)), strict=True))
+        others = "".join(peer(name, self.ports[name]) for name in bsdas)
+        (folder / "bsm.toml").write_text(toml("bsm", self.ports["bsm"], services=services, peers=others))
+        for name in bsdas:
+            text = toml("bsda", self.ports[name], self.ports["bsm"], services, name=name, pair=len(bsdas) > 1)
+            (folder / f"{name}.toml").write_text(text)
         self.past: list[Process] = []
         self._seen: set[bytes] = set()
         self.running: dict[str, Process] = {}
 
-    def start(self, *roles: str) -> None:
-        for role in roles:
-            self.running[role] = Process(role, self.folder)
-        for role in roles:
-            self.running[role].ready()
+    def start(self, *names: str) -> None:
+        for name in names:
+            self.running[name] = Process("bsm" if name == "bsm" else "bsda", self.folder, name, self._serve)
+        for name in names:
+            self.running[name].ready()
 
-    def kill(self, role: str) -> None:
-        process = self.running.pop(role)
-        self.past.append(process)
-        process.end(signal.SIGKILL)
+    def kill(self, *names: str) -> None:
+        """kill -9, of all at once."""
+        for name in names:
+            self.running[name].process.kill()
+        for name in names:
+            process = self.running.pop(name)
+            self.past.append(process)
+            process.gone()
 
     def stop(self) -> dict[str, int]:
         """SIGTERM to all; their exit statuses."""
@@ -235,7 +288,7 @@ class System:
     def secrets(self) -> set[bytes]:
         """Every key that is, or was when this was called before, in one of the databases; and the key-encryption key."""
         self._seen.add(load_kek(f"file:{self.folder}/kek").reveal())
-        for role in ("bsm", "bsda"):
+        for role in self.names:
             self._seen |= {secret.reveal() for secret in _secrets(self.rows(role)) if any(secret.reveal())}
         return self._seen
 
