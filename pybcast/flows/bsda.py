@@ -230,6 +230,7 @@ class BSDA:
                 self._polls.set(service, now)
         for config in self._streams.values():
             self._touched[config.key] = None
+            self._periods.clock_back(config, now)
             self._periods.catch_up(config)
             if self._lost and config.generation == "bsda":
                 self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
@@ -239,7 +240,7 @@ class BSDA:
                 for key in self._journal.select("key", config.key, object) if config.generation == "bsda" else ():
                     self._journal.drop("key", key)
             for record in self._periods.records(config):
-                if record.state in USED or record.state is PeriodState.ON_AIR:
+                if record.stkms and (record.state in USED or record.state is PeriodState.ON_AIR):
                     self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
                 if record.state in USED and not self._periods.ended(config, record, now):
                     self._periods.use(config, record)

@@ -284,6 +284,8 @@ class BSM:
         if self._restored:
             self._issuer.distrust(now)
             self._keys.distrust(self._streams.values(), now)
+        for config in self._streams.values():
+            self._keys.clock_back(config, now)
         for page in self._issuer.all_pages():
             if (page.service, page.stream) in self._streams:
                 self._offer(page, now)

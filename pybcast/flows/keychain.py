@@ -149,6 +149,22 @@ class KeyChain:
                 self._allocator.sent(stkm.key_identity(config, row.material), self.unprepared(config, now))
                 self.renew(config)
 
+    def clock_back(self, config: StreamConfig, now: float) -> None:
+        """Forget keys that nobody would have made yet: the clock was put back, and their time must not come twice (R5).
+
+        The next ones have numbers of their own, so that cards and devices take COUNTERs and timestamps that are lower (R3, R14).
+        """
+        latest = max(now, config.start) + max(config.rollover_lead, config.rekey_lead) + 2 * config.period
+        chain = [row for row in self.rows(config) if row.material.key_type in ("SEK", "SEAK")]
+        if not any(row.material.valid_from > latest for row in chain):
+            return
+        for row in chain:
+            if row.material.valid_from > now:
+                self._journal.drop("key", self.name(config, row))
+                self._ended(config, row.material)
+                self._allocator.forget(stkm.key_identity(config, row.material))
+        self._journal.emit(Alarm("clock-back", *config.key, "keys of a time to come are given up"))
+
     def mend(self, config: StreamConfig, now: float) -> None:
         """Finish what a crash has interrupted: a key without its LTKMs, one profile's without the other's, or without its room."""
         for row in self.rows(config):

@@ -263,6 +263,35 @@ class Periods:
         if self._journal.get("schedule", config.key, tuple) is None:  # what the configuration says next time may begin later
             self._journal.put("schedule", config.key, schedule.segments)
 
+    def clock_back(self, config: StreamConfig, now: float) -> None:
+        """Give up periods that nobody would have prepared yet: the clock was put back, and their time must not come twice (R5).
+
+        The key in use is held until there is a new one; keys of that time (F4) are not used again, their floor stays (R1).
+        """
+        records = [r for r in self.records(config) if r.period.start > now]
+        if now < config.start or not any(r.period.start > now + (config.ahead + 2) * config.period for r in records):
+            return
+        air = None
+        for record in records:
+            for _, identity in record.key_ids if record.state in NOT_ON_AIR else ():
+                self._allocator.burn(identity, record.period.start)
+            self.drop(config, record.period.start)
+            if record.state in USED or record.state is PeriodState.ON_AIR:
+                self._journal.emit(OffAir(*config.key, record.period.start))
+            if record.state in USED:
+                before = Period(0, int(now) - config.period, int(now))
+                self.put(config, record.but(period=before, stkms=(), key_ids=()))
+                air = OnAir(before.start, before.start)
+        self._journal.drop("on-air", config.key)
+        if air is not None:
+            self._journal.put("on-air", config.key, air)
+        for name, key in self._journal.select("key", config.key, KeyMaterial).items():
+            if key.valid_from > now:
+                self._journal.drop("key", name)
+        self._schedules[config.key] = Schedule(config.start, config.period)
+        self._changed_schedule(config)
+        self._journal.emit(Alarm("clock-back", *config.key, "periods of a time to come are given up"))
+
     def authority(self, config: StreamConfig, period: Period, ends: Iterable[int]) -> int | None:
         """The end of the right under which the period's key is used (R9)."""
         boundaries = [at for (_, _, at) in self._journal.select("boundary", config.key, bool) if isinstance(at, int)]

@@ -110,10 +110,10 @@ class Daemon(Generic[M]):
             plain_loopback=config.tls is None, observer=self._exchanged,
         )  # fmt: skip
         try:
-            copy = self.store.restored
+            copy = self._copy = self.store.restored
             self.runner = Runner(
-                lambda state: self.make(config, state, copy=copy), self.messages, clock=self.clock, ask=client.send, air=self.put,
-                watcher=self.watch,
+                lambda state: self.make(self.config, state, copy=self._copy), self.messages, clock=self.clock, ask=client.send,
+                air=self.put, watcher=self.watch,
             )  # fmt: skip
             self.watch.views = lambda: self.views(self.config, self.runner.machine, self.clock.now())
             gc.freeze()  # what was loaded stays: no collection walks through it again
@@ -174,6 +174,7 @@ class Daemon(Generic[M]):
             raise
         if copy:
             await asyncio.to_thread(self.store.take_into_service)
+            self._copy = False
             LOG.warning(
                 "the database is a restored copy: counters and keys have moved on (R2)", extra={"fields": {"event": "restored"}}
             )

@@ -8,8 +8,7 @@ whole or leaves it stored whole; an output that was stored for but did not leave
 its messageID), that the machine sends again (a request) or that it says again when it is made from the store (what is on air).
 While one transaction is written the machine works on the next input, and the store takes together what queued meanwhile.
 
-Letting time pass may touch every stream at once, and take long.  After it the sockets have at least as long before time passes
-again: else a server that starts with many streams only prepares what it never comes to send.
+When the clock is put back the machine is made anew of what is stored: all that it was to do waits for a time that is far again.
 """
 
 from __future__ import annotations
@@ -142,6 +141,7 @@ class Runner(Generic[M]):
         watcher: Watcher,
     ) -> None:
         self._store, self._clock, self._ask, self._air, self._watcher = store, clock, ask, air, watcher
+        self._make = make
         self.machine = make(store.load())
         self._inputs: asyncio.PriorityQueue[tuple[int, int, _Input[M] | None]] = asyncio.PriorityQueue()
         self._count = itertools.count()
@@ -188,9 +188,13 @@ class Runner(Generic[M]):
 
         if self._stopping:
             raise LocalFlowError("the server is stopping")
+        await asyncio.shield(self._remade(make))
+
+    def _remade(self, make: Callable[[State], M]) -> asyncio.Future[object]:
+        self._make = make
         item = _Input(lambda m, now: (None, m.tick(now)), _future(), make=make)
         self._queue(item)
-        await asyncio.shield(item.result)
+        return item.result
 
     async def _put(
         self,
@@ -304,7 +308,10 @@ class Runner(Generic[M]):
         if abs(step) >= STEP:
             LOG.warning("the clock stepped by %+.3f s", step, extra={"fields": {"event": "clock-step", "seconds": round(step, 3)}})
             self._watcher.clock_step(step)
-            self._tick()
+            if step > 0:
+                self._tick()
+            elif not self._stopping:
+                self._remade(self._make)  # what the machine was to do next, and when, was said in the time that is left
         elif wake is not None and wake <= now:
             self._tick()
         else:

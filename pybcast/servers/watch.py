@@ -138,6 +138,7 @@ class Watch:
 
     def clock_step(self, seconds: float) -> None:
         self._steps.inc()
+        self.alarm(Alarm("clock-step", "", None, f"by {seconds:+.1f} s"))
 
     def flow(self, done: FlowDone) -> None:
         self._flows.labels(done.flow, done.profile or "").inc()

@@ -33,6 +33,7 @@ from pybcast.flows import (
     CarouselPut,
     FlowDone,
     KeyMaterial,
+    OffAir,
     Output,
     PartialItem,
     Period,
@@ -624,6 +625,26 @@ def test_a_restart_goes_on_where_it_was() -> None:
     items = [i for m in sent(outputs, Tag.STKMDelivery) for i in m.items]
     assert {i.period_start - START for i in items if isinstance(i, StkmItem)} == {16, 24, 32, 40, 48, 56}
     assert machine.records(*NAME)[-1].key == again.records(*NAME)[-1].key
+
+
+def test_r05_a_clock_that_was_put_back_and_a_key_for_the_time_that_comes_twice() -> None:
+    """What was prepared for a time to come is given up; the key in use is held until the new one, which may have lower COUNTERs."""
+    machine, later = bsda(HERE), START + 3600
+    tell(machine, Tag.KeyDelivery, later - 50, sek_material(start=later))
+    run(machine, later + 21, later - 50)
+    again = bsda(HERE, seed=2, state=machine._journal.tables)
+    outputs = again.tick(START + 101)
+    assert [o.start - later for o in of(OffAir, outputs)] == [16, 24] and not of(Announce, outputs)
+    assert [u.mki[4:] for u in of(UseKey, outputs)] == [b"\0\3"], "of the period of 16"
+    assert alarms(outputs, "clock-back") and alarms(outputs, "held-key")
+    assert {r.state for r in again.records(*NAME)} == {PeriodState.HELD}
+    assert again._allocator.floor(sek_material().key_id) == later + 24, "its COUNTERs are not used twice"
+    answer, _ = tell(again, Tag.KeyDelivery, START + 102, sek_material(2, START + 112))
+    assert answer.status == 0
+    outputs = run(again, START + 121, START + 103)
+    assert [u.start - START for u in of(UseKey, outputs)] == [112, 120]
+    assert [a.active for a in of(Alarm, outputs) if a.code == "held-key"] == [False]
+    assert not alarms(bsda(HERE, state=again._journal.tables).tick(START + 109), "clock-back"), "a small step is waited for"
 
 
 def test_a_late_report_of_the_sender_changes_nothing() -> None:

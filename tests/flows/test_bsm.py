@@ -590,6 +590,20 @@ def test_r02_a_key_type_that_the_older_copy_never_saw_gets_new_numbers_too() -> 
     assert ids[0] and ids[1] and not ids[0] & ids[1]
 
 
+def test_r05_a_clock_that_was_put_back_and_keys_of_their_own_for_the_time_that_comes_twice() -> None:
+    machine, later = bsm(BOTH), START + 36_000
+    machine.tick(later)
+    known = {row.material.key_id for row in machine.keys(*NAME)}
+    again = bsm(BOTH, seed=2, state=machine._journal.tables)
+    outputs = again.tick(START + 101)
+    assert alarms(outputs, "clock-back")
+    rows = again.keys(*NAME)
+    assert {row.material.key_type for row in rows} == {"SEK", "SEAK"} and {row.material.valid_from for row in rows} == {START + 96}
+    assert not known & {row.material.key_id for row in rows}
+    near = bsm(BOTH, seed=3, state=again._journal.tables)
+    assert not alarms(near.tick(START + 40), "clock-back") and near.keys(*NAME) == rows, "a small step is waited for"
+
+
 def test_what_a_restart_offers_again_goes_out_once() -> None:
     """The first input after a restart brings something to offer: it and the rest are each asked for once."""
     first, party, other = bsm(CARD), card_party(), card_party(2)

@@ -38,5 +38,5 @@ def step(path: Path, seconds: float) -> None:
 
 if __name__ == "__main__":
     role, _, config = sys.argv[1:]
-    made = {"bsm": Bsm, "bsda": Bsda}[role](load(Path(config)), Stepped(Path(config).with_suffix(".clock")))
-    sys.exit(made.serve())
+    settings, clock = load(Path(config)), Stepped(Path(config).with_suffix(".clock"))
+    sys.exit(Bsm(settings, clock).serve() if role == "bsm" else Bsda(settings, clock).serve())

@@ -11,7 +11,7 @@ from typing import Final
 from servers_support import Process, System
 
 from pybcast import codec
-from pybcast.flows.allocator import Sealed
+from pybcast.flows.allocator import SealedBlock
 from pybcast.flows.events import CarouselPut
 from pybcast.flows.keychain import LongTermKey
 from pybcast.messages import SmartcardLtkm, SmartcardStkm
@@ -47,10 +47,12 @@ class Evidence:
     def database(self, system: System, name: str) -> None:
         """It opens; no COUNTER of a key has got another message (R1), no counter has gone back (R2), no LTKM is there twice."""
         rows = system.rows(name)
-        for (key_id, start), row in rows.get("allocated", {}).items():
-            assert isinstance(row, Sealed) and isinstance(key_id, bytes) and isinstance(start, int)
-            if row.data:
-                assert self.sealed.setdefault((key_id, start), row.data) == row.data, f"COUNTER used twice: {key_id.hex()} {start}"
+        for (key_id, _), block in rows.get("allocated", {}).items():
+            assert isinstance(block, SealedBlock) and isinstance(key_id, bytes)
+            for start, row in block.items:
+                if row.data:
+                    known = self.sealed.setdefault((key_id, start), row.data)
+                    assert known == row.data, f"COUNTER used twice: {key_id.hex()} {start}"
         for key, counter in rows.get("smk-counter", {}).items():
             assert isinstance(counter, int) and counter >= self.counters.get(key, 0)
             self.counters[key] = counter

@@ -282,7 +282,8 @@ class System:
 
     def rows(self, role: str) -> dict[str, dict[tuple[object, ...], object]]:
         """What a server's database holds, read beside it or after its death."""
-        with contextlib.closing(Database(self.folder / f"{role}.db", load_kek(f"file:{self.folder}/kek"), readonly=True)) as reader:
+        path = (self.folder / f"{role}.db").resolve()
+        with contextlib.closing(Database(path, load_kek(f"file:{self.folder}/kek"), readonly=True)) as reader:
             return reader.load()
 
     def secrets(self) -> set[bytes]:

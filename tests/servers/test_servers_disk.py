@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No room: a full disk, a full group of subscribers, as many connections as there may be."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from evidence import Evidence
+from servers_support import System
+
+from pybcast.backend import pki
+from pybcast.backend.server import ServerLimits
+from pybcast.errors import ConfigError, TransportError
+from pybcast.servers.control import ask
+from pybcast.servers.runner import NTP_UNIX
+
+ROOM: Final = 16 << 20
+"""Octets of the small file system."""
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[System]:
+    made = System(tmp_path)
+    yield made
+    made.close()
+
+
+def _in_use(system: System, after: float = 0.0) -> None:
+    system.running["bsda"].wait(
+        lambda seen: (
+            {e["service"][-1] for e in seen if e.get("event") == "UseKey" and e["start"] > after + NTP_UNIX} == set("ABCD")
+        ),
+        "key in use for each service",
+    )
+
+
+class Disk:
+    """Where there is room for a server's files, and then no more: a tmpfs where we may mount one, else a limit to how large a file
+    of the process may be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM},mode=700", "tmpfs", str(folder)]
+        self.mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+        self.why = "no space" if self.mounted else "SQLITE_IOERR_WRITE"
+        print("disk full by", "tmpfs" if self.mounted else "RLIMIT_FSIZE")
+
+    def fill(self, system: System, name: str) -> None:
+        if self.mounted:
+            with (self._folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+                while True:
+                    filler.write(bytes(4096))
+        else:
+            resource.prlimit(system.running[name].process.pid, resource.RLIMIT_FSIZE, (4096, 4096))
+
+    def clear(self) -> None:
+        (self._folder / "filler").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self.mounted:
+            subprocess.run(["umount", "-l", str(self._folder)], check=True)
+
+
+@pytest.fixture(params=["bsm", "bsda"])
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[System, Disk, str]]:
+    (tmp_path / "room").mkdir()
+    disk = Disk(tmp_path / "room")
+    system = System(tmp_path)
+    name = request.param
+    config = tmp_path / f"{name}.toml"
+    config.write_text(config.read_text().replace(f'"{name}.db"', f'"room/{name}.db"'))
+    (tmp_path / f"{name}.db").symlink_to(f"room/{name}.db")
+    try:
+        yield system, disk, name
+    finally:
+        system.close()
+        disk.close()
+
+
+def test_a_full_disk_ends_a_server_and_loses_nothing(small: tuple[System, Disk, str]) -> None:
+    """It ends with 70 and says why; all that it accepted is there when there is room again, and it goes on where it was."""
+    system, disk, name = small
+    held = Evidence()
+    system.start("bsm", "bsda")
+    _in_use(system)
+    sold = [f"person-{number}" for number in range(5)]
+    for person in sold:
+        ask(system.folder / "bsm.sock", "subscriber-add", name=person, services=["urn:example:service:A"])
+    disk.fill(system, name)
+    process = system.running.pop(name)
+    system.past.append(process)
+    if name == "bsm":
+        with contextlib.suppress(ConfigError, TransportError):
+            for number in range(1000):
+                ask(system.folder / "bsm.sock", "subscriber-add", name=f"late-{number}", services=[])
+                sold.append(f"late-{number}")
+    assert process.gone() == 70
+    (fatal,) = (e for e in process.events if e.get("event") == "fatal")
+    assert disk.why in fatal["error"], fatal
+    assert not any(b"Traceback" in line for line in process.raw) and all(line.startswith(b"{") for line in process.raw)
+    if disk.mounted:  # no room yet: it says so, and harms nothing
+        system.running[name] = again = type(process)(name, system.folder)
+        status = again.gone()
+        assert status in (2, 70) and disk.why in again.tail(), again.tail()
+        system.past.append(system.running.pop(name))
+    disk.clear()
+    system.start(name)
+    back = time.time()
+    _in_use(system, back)
+    people = {row["subscriber"] for row in system.shown("bsm", "subscriber", "list", "bsm.toml")}
+    assert set(sold) <= people, "what was accepted is there"
+    held.on_air(p for p in (*system.past, *system.running.values()) if p.role == "bsda")
+    assert system.stop() == {"bsm": 0, "bsda": 0}
+    for each in ("bsm", "bsda"):
+        held.database(system, each)
+    assert held.compared() > 0
+
+
+def test_a_group_without_a_position_left(system: System) -> None:
+    """Refused, with the reason; the others keep what they have, and a card is no device."""
+    system.start("bsm")
+    control = system.folder / "bsm.sock"
+    for number in range(256):
+        ask(control, "subscriber-add", name=f"device-{number}", profile="drm", services=[])
+    with pytest.raises(ConfigError, match="group for random keys is full"):
+        ask(control, "subscriber-add", name="one-too-many", profile="drm", services=[])
+    ask(control, "subscriber-add", name="device-7", profile="drm", services=["urn:example:service:A"])
+    ask(control, "subscriber-add", name="card", services=["urn:example:service:A"])
+    people = system.shown("bsm", "subscriber", "list", "bsm.toml")
+    assert len(people) == 257
+    assert sorted(p["position"] for p in people if p["profile"] == "drm") == list(range(256))
+    assert system.stop() == {"bsm": 0}
+    system.past[0].check()
+
+
+def test_as_many_connections_as_there_may_be(system: System) -> None:
+    """One more is turned away and said so; who has one goes on; when they are gone there is room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = ServerLimits().connections
+    if soft < most + 200:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, most + 200), hard))
+    system.start("bsm", "bsda")
+    _in_use(system)
+    bsm = system.running["bsm"]
+    context = pki.client_context(pki.files_of(system.folder, "bsda"))
+
+    def refused(seen: list[dict[str, object]]) -> bool:
+        return any(str(e.get("message", "")).startswith("connection refused") for e in seen)
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(most + 8):
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                raw = stack.enter_context(socket.create_connection(("127.0.0.1", system.ports["bsm"]), timeout=20))
+                stack.enter_context(context.wrap_socket(raw))
+        bsm.wait(refused, "refusal of one connection too many")
+        _in_use(system, time.time())  # the BSD/A has its connections already
+        assert "pybcast_light" in str(bsm.metrics().keys())
+    with socket.create_connection(("127.0.0.1", system.ports["bsm"]), timeout=20) as raw, context.wrap_socket(raw) as tls:
+        tls.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert tls.recv(64).startswith(b"HTTP/1.1 404")
+    assert system.stop() == {"bsm": 0, "bsda": 0}
+    for process in system.past:
+        process.check()
