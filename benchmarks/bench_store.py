@@ -25,7 +25,8 @@ from typing import Any, Final, Protocol
 import pytest
 
 from pybcast.flows import Persist, Subscriber
-from pybcast.flows.ltkm import Letter, Page
+from pybcast.flows.ltkm import Page
+from pybcast.flows.members import Bundle
 from pybcast.keys import KEK, SMK, TEK
 from pybcast.store import Database, SqliteStore
 from pybcast.store.database import CACHE_KIB, Changes
@@ -66,9 +67,11 @@ def issue(number: int) -> Iterator[Persist]:
     for start in range(0, number, PAGE):
         some = range(start, min(start + PAGE, number))
         yield from (Persist("smk-counter", (f"subscriber-{n:07}",), 1) for n in some)
-        letters = tuple(Letter(LETTER, ("card", f"subscriber-{n:07}"), b"sek-id!", (n, n + 5)) for n in some)
-        page = Page("urn:service", 1, f"{start:032x}", letters, 99, 5.5, (("urn:bsda", f"{start:032x}"),))
+        name = f"{start:032x}"
+        page = Page(service="urn:service", stream=1, name=name, end=99, issued_at=5.5, ids=(("urn:bsda", name),), size=len(some))
         yield Persist("page", page.key, page)
+        bundle = Bundle.of([LETTER] * len(some), [f"subscriber-{n:07}" for n in some], [(n, n + 5) for n in some])
+        yield Persist("letters", page.key, bundle)
 
 
 def bare(path: Path) -> sqlite3.Connection:
@@ -164,7 +167,7 @@ def bench_store_million(benchmark: Benchmark, tmp_path: Path) -> None:
     benchmark.group = "store-million"
     with SqliteStore(tmp_path / "test.db", KEK_A) as store:
         benchmark.pedantic(lambda: store.write(issue(SUBSCRIBERS)), rounds=1)
-        assert store.stats().rows == SUBSCRIBERS + -(-SUBSCRIBERS // PAGE)
+        assert store.stats().rows == SUBSCRIBERS + 2 * -(-SUBSCRIBERS // PAGE)
         benchmark.extra_info["database MB"] = store.stats().octets // 1_000_000
     argv = [sys.executable, "-c", _MEMORY, str(Path(__file__).parent), str(tmp_path / "memory.db"), str(SUBSCRIBERS)]
     before, peak = map(int, subprocess.run(argv, capture_output=True, check=True, text=True).stdout.split())

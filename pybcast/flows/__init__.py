@@ -8,7 +8,7 @@ Bytes, messages and the time go in, events come out; sockets, clocks, disks and 
 from __future__ import annotations
 
 from pybcast.flows.bsda import BSDA
-from pybcast.flows.bsm import BSM
+from pybcast.flows.bsm import BSM, Enrolment, Issuing
 from pybcast.flows.card import Card, SimulatedCard
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.device import Device
@@ -31,7 +31,8 @@ from pybcast.flows.events import (
     UseKey,
 )
 from pybcast.flows.keychain import LongTermKey, Programme
-from pybcast.flows.ltkm import Group, Right, Subscriber
+from pybcast.flows.ltkm import Group
+from pybcast.flows.members import Members, Right, Subscriber
 from pybcast.flows.periods import PeriodRecord
 from pybcast.flows.registration import RightsIssuer, device_registration, domain_registration, smartcard_registration
 from pybcast.flows.schedule import Period, Schedule
@@ -56,10 +57,13 @@ __all__ = [
     "CarouselDrop",
     "CarouselPut",
     "Device",
+    "Enrolment",
     "FlowDone",
     "Group",
+    "Issuing",
     "KeyMaterial",
     "LongTermKey",
+    "Members",
     "OffAir",
     "Output",
     "PartialItem",

@@ -159,7 +159,10 @@ class Allocator:
 
 
 class SmkCounters:
-    """One COUNTER per SMK, rising, stored before use (R2)."""
+    """One COUNTER per SMK, rising, stored before use (R2).
+
+    A row says how far it has risen since its SMK came, above a base that all have in common: what moves them all is one row.
+    """
 
     TABLE: Final = "smk-counter"
     BASE: Final = "smk-counter-base"
@@ -167,19 +170,34 @@ class SmkCounters:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
+    @property
+    def base(self) -> int:
+        """What every COUNTER has been moved by."""
+        return self._journal.get(self.BASE, (), int) or 0
+
+    def last(self, subscriber: str) -> int:
+        """The COUNTER under this subscriber's SMK that was used last."""
+        return (self.base + (self._journal.get(self.TABLE, (subscriber,), int) or 0)) % MOD
+
+    def reach(self, subscriber: str, counter: int) -> None:
+        """All up to this one count as used."""
+        self._journal.put(self.TABLE, (subscriber,), (counter - self.base) % MOD)
+
     def next(self, subscriber: str) -> int:
         """The next COUNTER under this subscriber's SMK; the first is 1."""
-        value = ((self._journal.get(self.TABLE, (subscriber,), int) or 0) + 1) % MOD
-        self._journal.put(self.TABLE, (subscriber,), value)
-        return value
+        counter = (self.last(subscriber) + 1) % MOD
+        self.reach(subscriber, counter)
+        return counter
 
     def restart(self, subscriber: str) -> None:
-        """A new SMK: its COUNTER starts again (smartcard-profile 4.6).  After a restore it may be new to that copy only (R2)."""
-        self._journal.put(self.TABLE, (subscriber,), self._journal.get(self.BASE, (), int) or 0)
+        """A new SMK: its COUNTER starts again (smartcard-profile 4.6), above the base: after a restore it may be new to that copy
+        only (R2).
+        """
+        self._journal.put(self.TABLE, (subscriber,), 0)
 
     def jump(self) -> None:
-        """After a restore from an older copy: past anything that copy cannot know of (R2)."""
-        base = ((self._journal.get(self.BASE, (), int) or 0) + RESTORE_JUMP) % MOD
-        self._journal.put(self.BASE, (), base)
-        for (subscriber,), value in self._journal.rows(self.TABLE, int).items():
-            self._journal.put(self.TABLE, (subscriber,), (value + RESTORE_JUMP) % MOD)
+        """After a restore from an older copy: past anything that copy cannot know of (R2).
+
+        Rows that an older version wrote hold the base already: they move twice as far, which hurts nobody.
+        """
+        self._journal.put(self.BASE, (), (self.base + RESTORE_JUMP) % MOD)

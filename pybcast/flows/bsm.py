@@ -8,7 +8,7 @@ The keys are ``keychain``'s, the LTKMs ``ltkm``'s; here is what passes between t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -20,7 +20,8 @@ from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
 from pybcast.flows.keychain import KeyChain, LongTermKey, Programme
-from pybcast.flows.ltkm import Addressee, Group, Issuer, Letter, Page, Right, Subscriber
+from pybcast.flows.ltkm import Batch, Group, Issuer, Job, Page
+from pybcast.flows.members import JournalMembers, Members, PageKey, Right, Subscriber
 from pybcast.flows.peer import Asked, Peering
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import near
@@ -29,6 +30,9 @@ from pybcast.flows.tables import KeyState, Side, Status, Tag
 from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm, Reporting
 
 HORIZON: Final = 3600.0  # R27: how far ahead a periodStart may lie, beyond look_ahead periods
+ISSUED_AT_ONCE: Final = 1000  # letters made in one go, some 20 ms: STKMs do not wait longer for them - confidence: own
+JOBS_AT_ONCE: Final = 50  # keys looked at in one go, for the same reason - confidence: own
+PAGES_IN_FLIGHT: Final = 4  # LTKMDeliveries to a BSD/A at once; the others wait in the store, not in memory - confidence: own
 REOFFER: Final = 10.0  # seconds until a key or window that a BSD/A refused is offered again - confidence: own
 
 
@@ -42,12 +46,31 @@ class Loss:
     served: frozenset[tuple[str, str]] = frozenset()
 
 
+@dataclass(frozen=True)
+class Enrolment:
+    """A subscriber, what he may see, and the registration material to broadcast to him (F1)."""
+
+    subscriber: Subscriber
+    rights: tuple[Right, ...] = ()
+    registration: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Issuing:
+    """A key on its way to everyone entitled: ``done`` letters, ``of`` rights there were when it began."""
+
+    service: str
+    stream: int
+    done: int
+    of: int
+
+
 class BSM:
     """One BSM (subscription management) of any number of streams.
 
     ``me``: its id (absolute URI).  ``fqdn``: its name in MIKEY messages (IDi) and GBA.  ``rights_issuer_id``: SHA-1 of its RSA
     key (DRM Profile).  ``randomness(n)``: n random bytes.  ``state``: what was persisted. ``restored``: True when ``state`` is
-    an older copy: COUNTERs jump and every key is rolled (R2).
+    an older copy: COUNTERs jump and every key is rolled (R2).  ``members``: who has a card, by default kept in ``state`` too.
     """
 
     def __init__(
@@ -60,6 +83,7 @@ class BSM:
         rights_issuer_id: bytes | None = None,
         state: dict[str, dict[tuple[object, ...], object]] | None = None,
         restored: bool = False,
+        members: Members | None = None,
     ) -> None:
         self.me = me
         self._streams = {config.key: config for config in streams}
@@ -67,7 +91,10 @@ class BSM:
         self._journal = Journal(state)
         self._allocator = Allocator(self._journal)
         self._peers = Peering(me, Side.BSM, self._journal, randomness, self._handle, self._answered, self._expired)
-        self._issuer = Issuer(fqdn, self._journal, randomness, rights_issuer_id, self._streams.values())
+        self._issuer = Issuer(
+            fqdn, self._journal, JournalMembers() if members is None else members, randomness, rights_issuer_id,
+            self._streams.values(),
+        )  # fmt: skip
         self._keys = KeyChain(self._journal, self._allocator, randomness, self._issue, self._issuer.key_ended)
         self._services: dict[str, list[tuple[str, int]]] = {}
         for key in self._streams:
@@ -78,6 +105,9 @@ class BSM:
         self._offers: dict[tuple[object, ...], tuple[str, float, int]] = {}
         self._polls: dict[tuple[str, int], float] = {}
         self._registrations: dict[str, str] = {}
+        self._jobs = {name: None for name in self._journal.rows("issue", Job) if name[:2] in self._streams}
+        self._to_deliver: dict[str, dict[str, PageKey]] = {}
+        self._in_flight: dict[str, set[str]] = {}
         self._restored = restored
         self._resumed = False
         self._now = 0.0
@@ -97,6 +127,8 @@ class BSM:
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
         times = [self._wakes.next(), self._peers.next_wakeup(), self._issuer.next_wakeup(), self._allocator.next_wakeup()]
+        if self._jobs:
+            times.append(self._now)
         return min((t for t in times if t is not None), default=None)
 
     # --- subscribers and rights ---------------------------------------------------------------------------------------
@@ -111,23 +143,45 @@ class BSM:
 
         ``LocalFlowError`` for a device whose group has not been added.
         """
+        return self.add_subscribers([Enrolment(subscriber, registration=registration)], now)
+
+    def add_subscribers(self, enrolments: Sequence[Enrolment], now: float) -> list[Output]:
+        """Many subscribers at once, with their rights; LTKMs for the keys that exist go out on common pages.
+
+        For an import: as many at a time as go into one delivery (``MAX_DATA``) are one short input.  ``LocalFlowError`` as for
+        :meth:`add_subscriber`; then none of them is added.
+        """
+        for right in (right for enrolment in enrolments for right in enrolment.rights):
+            self._config(right.service, right.stream)
         self._begin(now)
-        self._issuer.add(subscriber)
-        if registration is not None:
-            name = f"{subscriber.id}/registration"
-            self._journal.put("registration", (name,), registration)
-            self._offer_registration(name, registration, now)
-        return self._done(now)
+        self._issuer.add([enrolment.subscriber for enrolment in enrolments])
+        for enrolment in enrolments:
+            if enrolment.registration is not None:
+                name = f"{enrolment.subscriber.id}/registration"
+                self._journal.put("registration", (name,), enrolment.registration)
+                self._offer_registration(name, enrolment.registration, now)
+        return self._grant([(enrolment.subscriber.id, right) for enrolment in enrolments for right in enrolment.rights], now)
 
     def grant(self, subscriber: str, right: Right, now: float) -> list[Output]:
-        """A right to a service, or to one programme of it; LTKMs for the keys that exist go out at once."""
-        config = self._config(right.service, right.stream)
+        """A right to a service, or to one programme of it; LTKMs for the keys that exist go out at once.
+
+        A key that is on its way to everyone reaches a card when its turn comes (:meth:`issuing`).
+        """
+        self._config(right.service, right.stream)
         self._begin(now)
-        self._issuer.grant(config, subscriber, right)
-        for row in self._keys.rows(config):
-            if row.state is not KeyState.ENDED:
-                self._issue(config, row, now, only=self._issuer.addressee(subscriber))
-        return self._done(now, config.key)
+        return self._grant([(subscriber, right)], now)
+
+    def _grant(self, rights: Sequence[tuple[str, Right]], now: float) -> list[Output]:
+        streams: dict[tuple[str, int], list[tuple[str, Right]]] = {}
+        for name, right in rights:
+            streams.setdefault(right.key, []).append((name, right))
+        for key, some in streams.items():
+            config = self._streams[key]
+            cards, groups = self._issuer.grant(config, some)
+            for row in self._keys.rows(config):
+                if row.state is not KeyState.ENDED:
+                    self._issue_to(config, row, now, cards, groups)
+        return self._done(now, *streams)
 
     def withdraw(self, subscriber: str, service: str, stream: int, now: float, *, at_once: bool = False) -> list[Output]:
         """Take every right to a stream away.  A card is told (R3); complete with the next key, which comes early when
@@ -140,10 +194,9 @@ class BSM:
             if row.state is KeyState.ENDED:
                 continue
             if row.material.key_type == "SEK" and self._issuer.is_smartcard(subscriber):
-                letter = self._issuer.withdrawal(row.material, subscriber)
-                self._broadcast(config, (letter,), row.material.valid_to, now)
+                self._broadcast(config, self._issuer.withdrawal(config, row.material, subscriber), row.material.valid_to, now)
             elif row.material.key_type != "SEK" and not self._issuer.is_smartcard(subscriber):
-                self._issue(config, row, now, only=self._issuer.addressee(subscriber))
+                self._issue_to(config, row, now, (), [self._issuer.subscriber(subscriber).group])
         if at_once:
             self._keys.renew(config)
         return self._done(now, config.key)
@@ -202,8 +255,8 @@ class BSM:
         if config is None:
             raise LocalFlowError("no stream of the Smartcard Profile to carry it")
         self._begin(now)
-        letter = self._issuer.parental(subscriber, rating_type, level_granted, pin)
-        self._broadcast(config, (letter,), int(now) + config.key_period, now)
+        letter = self._issuer.parental(config, subscriber, rating_type, level_granted, pin)
+        self._broadcast(config, letter, int(now) + config.key_period, now)
         return self._done(now, config.key)
 
     # --- terminals with an interaction channel (F6, R35, R36) -----------------------------------------------------------
@@ -252,6 +305,11 @@ class BSM:
         """What a card reported last (smartcard-profile 5.5); ``None`` when nothing."""
         return self._issuer.report(subscriber)
 
+    def issuing(self) -> tuple[Issuing, ...]:
+        """The keys that are on their way to everyone entitled, first come first."""
+        rows = self._journal.rows("issue", Job)
+        return tuple(Issuing(str(n[0]), int(str(n[1])), rows[n].done, rows[n].of) for n in self._jobs)
+
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _config(self, service: str, stream: int) -> StreamConfig:
@@ -298,9 +356,6 @@ class BSM:
     def _work(self, now: float) -> None:
         """The streams that this input touched, and those whose time has come; never all of them."""
         self._peers.tick(now)
-        for page in list(self._issuer.due(now)):
-            config = self._streams[page.service, page.stream]  # pages of other streams end, and are not issued again
-            self._broadcast(config, self._issuer.again(page, self._keys.live(config, now)), page.end, now, page)
         self._touched.update(dict.fromkeys(itertools.islice(self._wakes.due(now), TURN)))
         touched, self._touched = self._touched, {}
         for key in touched:
@@ -313,6 +368,8 @@ class BSM:
             self._offer_keys(config, now)
             self._poll(config, now)
             self._wakes.set(key, self._wake(config, now))
+        self._issue_some(now)
+        self._deliver(now)
         self._allocator.prune(now)
 
     def _expired(self, asked: Asked) -> None:
@@ -328,33 +385,107 @@ class BSM:
 
     # --- LTKMs (F2) and registration (F1) -------------------------------------------------------------------------------
 
-    def _issue(self, config: StreamConfig, row: LongTermKey, now: float, only: Addressee | None = None) -> None:
+    def _issue(self, config: StreamConfig, row: LongTermKey, now: float) -> None:
+        """A key to everyone entitled: to groups now, to cards some at a time (:meth:`_issue_some`)."""
+        if row.material.key_type not in ("SEK", "PEK"):
+            self._issue_bcros(config, row, now, None)
+            return
+        name, entitled = self._keys.name(config, row), self._issuer.entitled(config)
+        if entitled and name not in self._jobs:
+            self._jobs[name] = None
+            self._journal.put("issue", name, Job(of=entitled))
+
+    def _issue_to(
+        self, config: StreamConfig, row: LongTermKey, now: float, cards: Collection[str], groups: Collection[bytes]
+    ) -> None:
+        """A key to some cards or groups.  Whom its job has not reached yet is the job's: nobody gets it twice."""
+        if row.material.key_type not in ("SEK", "PEK"):
+            self._issue_bcros(config, row, now, groups)
+            return
+        job = self._journal.get("issue", self._keys.name(config, row), Job)
+        names = [name for name in cards if job is None or self._issuer.place(name) <= job.after]
+        for i in range(0, len(names), MAX_DATA):
+            people = self._issuer.some(config, names[i : i + MAX_DATA])
+            self._broadcast(config, self._issuer.batch(config, row.material, people), row.material.valid_to, now)
+
+    def _issue_bcros(self, config: StreamConfig, row: LongTermKey, now: float, only: Collection[bytes] | None) -> None:
         try:
-            letters = self._issuer.issue(config, row.material, now, row.programme, only)
+            batches = self._issuer.bcros(config, row.material, now, row.programme, only)
         except WireError as error:  # R15: no BCRO after 2038-04-22; the other profile goes on
             self._journal.emit(Alarm("ltkm-not-made", *config.key, str(error)))
             return
-        for i in range(0, len(letters), MAX_DATA):
-            self._broadcast(config, letters[i : i + MAX_DATA], row.material.valid_to, now)
+        for batch in batches:
+            self._broadcast(config, batch, row.material.valid_to, now)
 
-    def _broadcast(self, config: StreamConfig, letters: tuple[Letter, ...], end: int, now: float, old: Page | None = None) -> None:
-        """LTKMs become a page of the carousel (R7) and go to the BSD/As of the stream."""
-        if not letters:
+    def _issue_some(self, now: float) -> None:
+        """Go on with what takes more than one input: keys to everyone, then LTKMs made again (R7).
+
+        Where a job has come to is stored with the letters it made: after a crash it goes on there.
+        """
+        left = ISSUED_AT_ONCE
+        for name in list(self._jobs)[:JOBS_AT_ONCE]:
+            if left > 0:
+                left -= self._issue_next(name, now, left)
+        while left > 0 and (page := self._issuer.due(now)) is not None:
+            config = self._streams[page.service, page.stream]  # pages of other streams end, and are not issued again
+            self._broadcast(config, self._issuer.again(page, config, self._keys.live(config, now)), page.end, now, page)
+            left -= page.size
+
+    def _issue_next(self, name: tuple[object, ...], now: float, limit: int) -> int:
+        """The next subscribers of a job, at most ``limit``; how many there were."""
+        job, row = self._journal.get("issue", name, Job), self._journal.get("key", name, LongTermKey)
+        config = self._streams[str(name[0]), int(str(name[1]))]
+        assert job is not None
+        taken = 0
+        if row is not None and row.state is not KeyState.ENDED:
+            people = self._issuer.next_of(config, job, limit)
+            taken = len(people.names)
+            if taken:
+                batch = self._issuer.batch(config, row.material, people)
+                self._broadcast(config, batch, row.material.valid_to, now)
+                made = 0 if batch is None else len(batch.bundle)
+                self._journal.put("issue", name, replace(job, after=people.places[-1], done=job.done + made))
+        if taken < limit:
+            del self._jobs[name]
+            self._journal.drop("issue", name)
+        return taken
+
+    def _broadcast(self, config: StreamConfig, batch: Batch | None, end: int, now: float, old: Page | None = None) -> None:
+        """LTKMs become pages of the carousel (R7) and go to the BSD/As of the stream."""
+        if batch is None:
             return
-        page, gone = self._issuer.page(config, letters, end, now, self._peers.new_id, old)
-        for _, message_id in () if gone is None else gone.ids:
+        if len(batch.bundle) > MAX_DATA:  # some have several windows
+            for part in batch.split(MAX_DATA):
+                self._broadcast(config, part, end, now)
+            return
+        page, gone = self._issuer.page(config, batch, end, now, self._peers.new_id, old)
+        for bsda, message_id in () if gone is None else gone.ids:
             self._peers.cancel(message_id)
+            self._to_deliver.get(bsda, {}).pop(message_id, None)
         if config.delivery == "push":
             self._offer(page, now)
 
     def _offer(self, page: Page, now: float) -> None:
         for bsda, message_id in page.ids:
             if bsda not in page.confirmed and page.end > now:
+                self._to_deliver.setdefault(bsda, {})[message_id] = page.key
+
+    def _deliver(self, now: float) -> None:
+        """Pages to the BSD/As, in the order in which they were made, a few at a time."""
+        for bsda, waiting in self._to_deliver.items():
+            while waiting:
+                flying = self._in_flight[bsda] = {one for one in self._in_flight.get(bsda, ()) if self._peers.asking(one)}
+                if len(flying) >= PAGES_IN_FLIGHT:
+                    break
+                message_id = next(iter(waiting))
+                page = self._issuer.find(waiting.pop(message_id))
+                assert page is not None, "a page that is replaced is not delivered any more"
                 self._peers.ask(
-                    Tag.LTKMDelivery, bsda, page.service, now, until=page.end, items=page.data,
+                    Tag.LTKMDelivery, bsda, page.service, now, until=page.end, items=self._issuer.data(page),
                     start=int(page.issued_at), end=page.end,  # the same again after a restart: it has its messageID (R27)
                     replaces=dict(page.replaces).get(bsda), message_id=message_id,
                 )  # fmt: skip
+                flying.add(message_id)
 
     def _offer_registration(self, name: str, data: bytes, now: float) -> None:
         for bsda in self._bsdas:
@@ -473,7 +604,7 @@ class BSM:
 
     def _give_ltkms(self, message: BackendMessage, now: float) -> BackendMessage:
         configs = [self._streams[key] for key in self._services.get(message.service, ())]
-        data = tuple(d for c in configs for page in self._issuer.pages(c) if page.end > now for d in page.data)
+        data = tuple(d for c in configs for page in self._issuer.pages(c) if page.end > now for d in self._issuer.data(page))
         if data:
             self._journal.emit(FlowDone("F2", None, message.service))
         return message.answer(Status.SUCCESS if data else Status.NON_EXISTENT, data, now=now)

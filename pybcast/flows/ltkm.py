@@ -3,25 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import struct
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Final, Literal
 
 from pybcast import codec
+from pybcast.codec import Records, prepare, seal_many
 from pybcast.errors import KeyUnavailable, LocalFlowError
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.allocator import SmkCounters
 from pybcast.flows.config import REISSUE_CYCLES, StreamConfig
-from pybcast.flows.events import Journal
-from pybcast.flows.serial import WITHDRAWAL, counter_of
-from pybcast.flows.spcp import KeyMaterial, Profile
+from pybcast.flows.events import Alarm, Journal
+from pybcast.flows.members import Bundle, Members, PageKey, People, Right, StreamKey, Subscriber
+from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of
+from pybcast.flows.spcp import MAX_DATA, KeyMaterial
 from pybcast.flows.stkm import key_identity
-from pybcast.keys import IEK, RIAK, SMK, UDK, UGK, GroupRoot, GroupTree, Keys, mask_of
+from pybcast.keys import IEK, RIAK, SMK, UGK, GroupRoot, GroupTree, Keys, mask_of
 from pybcast.messages import (
     AddressMode,
     ClearAsset,
     ClearBcro,
-    ClearSmartcardLtkm,
     ClearSmartcardParental,
     Kind,
     Permission,
@@ -29,9 +32,13 @@ from pybcast.messages import (
     SmartcardVerification,
 )
 from pybcast.secret import Secret
+from pybcast.wire.smartcard import MAX_SIZE
 
 BCRO_TIME_JUMP: Final = 60  # seconds, after a restore from an older copy: past stamps it cannot know of (R21) - confidence: own
 FIRST_COPIES: Final = 3  # of the LTKM that must not be lost before another one of its SEK - confidence: own
+REISSUE_RATE: Final = 2000.0  # letters a second, all streams together, that are made again to heal losses - confidence: own
+"""R7 wants every live LTKM anew after 5 turns of the carousel.  Up to this rate it is (100,000 letters where a turn takes 10 s);
+beyond it the turns are reckoned longer in proportion, as they are on air: 1,000,000 letters of 200 bytes in 10 s are 160 Mbit/s."""
 NO_KEY: Final = Secret(bytes(16))
 """The key field of a withdrawal (R3)."""
 _EXT: Final = b"\x15"  # MIKEY next payload 21: an extension follows the header, so this verification message reports
@@ -46,38 +53,6 @@ class Group:
     root: GroupRoot
     ugk: UGK
     riak: RIAK
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subscriber:
-    """One subscriber and what registration gave him.
-
-    Smartcard Profile: ``smk`` and ``idr`` (B-TID).  DRM Profile: ``group`` address, ``position``, and the device's own ``udk``
-    and ``riak``.
-    """
-
-    id: str
-    smk: SMK | None = None
-    idr: str = ""
-    group: bytes = b""
-    position: int = 0
-    udk: UDK | None = None
-    riak: RIAK | None = None
-
-    @property
-    def profile(self) -> Profile:
-        return "smartcard" if self.smk is not None else "drm"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Right:
-    """What a subscriber may see: a stream, or one programme of it, in [start, end) NTP seconds."""
-
-    service: str
-    stream: int
-    start: int
-    end: int
-    content: str | None = None
 
 
 Addressee = tuple[str, bytes | str]
@@ -95,7 +70,7 @@ class Awaited:
 
 @dataclass(frozen=True)
 class Letter:
-    """One LTKM as it was made: for whom, for which key, with which window."""
+    """One LTKM in a page as pages were stored before they were kept apart."""
 
     data: bytes
     addressee: Addressee
@@ -103,220 +78,352 @@ class Letter:
     window: tuple[int, int] | None = None
 
 
-PageKey = tuple[str, int, str]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Page:
-    """Letters that go out in one delivery and turn on the carousel together.
+    """Letters that go out in one delivery and turn on the carousel together.  They are kept apart (``Members.keep``): this changes.
 
     ``ids``: (BSD/A, messageID of its delivery); ``replaces``: (BSD/A, messageID of the delivery it takes the place of there).
-    ``struck``: the subscribers whose letters are not issued again.
+    ``size``: letters.  Of LTKMs for cards: ``key_id``, the addressees' first and last place, and ``alive``, how many letters are
+    issued again; not those to the ``struck``.  Of BCROs: ``subjects``, (group, key id) of each.
     """
 
     service: str
     stream: int
     name: str
-    letters: tuple[Letter, ...]
     end: int
     issued_at: float
     ids: tuple[tuple[str, str], ...]
     replaces: tuple[tuple[str, str], ...] = ()
     confirmed: frozenset[str] = field(default=frozenset())
     struck: frozenset[str] = field(default=frozenset())
+    size: int = 0
+    key_id: bytes = b""
+    first: int = 0
+    last: int = 0
+    alive: int = 0
+    subjects: tuple[tuple[bytes, bytes], ...] = ()
+    letters: tuple[Letter, ...] = ()
 
     @property
     def key(self) -> PageKey:
         return (self.service, self.stream, self.name)
 
     @property
-    def data(self) -> tuple[bytes, ...]:
-        return tuple(letter.data for letter in self.letters)
-
-    @property
     def healing(self) -> bool:
         """Whether it is issued again every few cycles: only what a COUNTER protects from being taken twice (R7)."""
-        return any(letter.window is not None for letter in self.letters) and not self.dead
+        return self.alive > 0
 
     @property
     def dead(self) -> bool:
         """Whether nothing of it is issued again: it still turns on the carousel, and the next page takes its place."""
-        return all(letter.window is not None and letter.addressee[1] in self.struck for letter in self.letters)
+        return bool(self.key_id) and not self.alive
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Letters on their way to a page: for cards, with the ``key_id`` of their key and the places of the first and last addressee;
+    or for groups, with what each is about; or neither, for what is never made again.
+    """
+
+    bundle: Bundle
+    key_id: bytes = b""
+    first: int = 0
+    last: int = 0
+    subjects: tuple[tuple[bytes, bytes], ...] = ()
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """The same letters for cards, at most ``size`` in each."""
+        items, names, windows = self.bundle.items(), self.bundle.names, list(self.bundle.spans())
+        for i in range(0, len(items), size):
+            part = slice(i, i + size)
+            yield replace(self, bundle=Bundle.of(items[part], names[part], windows[part]))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A key on its way to everyone entitled, some at a time: ``after``: whoever stands up to this place has his LTKM (or had no
+    right when his turn came); ``done``: letters; ``of``: rights there were when it began.
+    """
+
+    after: int = 0
+    done: int = 0
+    of: int = 0
 
 
 class Issuer:
     """Makes the LTKMs of a BSM and keeps account of them.
 
-    ``fqdn``: the BSM's name in MIKEY messages (IDi).  ``streams``: how often the LTKMs of each turn on the carousel (R7).
+    ``fqdn``: the BSM's name in MIKEY messages (IDi).  ``members``: who has a card.  ``streams``: how often the LTKMs of each turn
+    on the carousel (R7).
     """
 
     def __init__(
         self,
         fqdn: str,
         journal: Journal,
+        members: Members,
         randomness: Callable[[int], bytes],
         rights_issuer_id: bytes | None,
         streams: Iterable[StreamConfig],
     ) -> None:
         self._idi = fqdn.encode()
         self._journal = journal
+        self._members = members
+        members.bind(journal)
         self._randomness = randomness
         self._rights_issuer_id = rights_issuer_id
         self._reissue = {config.key: REISSUE_CYCLES * config.carousel_cycle for config in streams}
-        self.counters = SmkCounters(journal)
-        self._rights: dict[tuple[str, int], dict[str, list[Right]]] = {}
+        self._devices: dict[StreamKey, dict[str, list[Right]]] = {}
         for key, right in journal.rows("right", Right).items():
-            self._index(str(key[0]), right)
+            if members.get(str(key[0])) is None:
+                self._index(str(key[0]), right)
         self._due: Agenda[PageKey] = Agenda()
         self._by_id: dict[str, PageKey] = {}
+        self._alive: dict[PageKey, int] = {}
+        self._all_alive = 0
+        self._dead: dict[StreamKey, dict[PageKey, None]] = {}
+        self._subjects: dict[tuple[StreamKey, tuple[bytes, bytes]], PageKey] = {}
         for page in journal.rows("page", Page).values():
-            self._watch(page)
+            self._watch(self._settle(page) if page.letters else page)
+
+    def _settle(self, page: Page) -> Page:
+        """A page of an older version: its letters are kept apart from now on."""
+        letters = page.letters
+        names = [letter.addressee[1] for letter in letters]
+        windows = [letter.window for letter in letters if letter.window is not None]
+        self._members.keep(page.key, Bundle.of([letter.data for letter in letters], names, windows))
+        page = replace(page, letters=(), size=len(letters))
+        if windows:
+            places = [self._members.place(str(name)) for name in names]
+            alive = sum(name not in page.struck for name in names)
+            page = replace(page, key_id=letters[0].key_id, first=min(places), last=max(places), alive=alive)
+        else:
+            subjects = [(bytes(x.addressee[1]), x.key_id) for x in letters if isinstance(x.addressee[1], bytes)]
+            page = replace(page, subjects=tuple(subjects))
+        self._journal.put("page", page.key, page)
+        return page
 
     def distrust(self, now: float) -> None:
         """The memory is an older copy: COUNTERs and BCRO timestamps go past what it cannot know of (R2, R21)."""
-        self.counters.jump()
+        self._members.jump()
         self._journal.put("bcro-floor", (), int(now) + BCRO_TIME_JUMP)
         for key, stamp in self._journal.rows("bcro-time", int).items():
             self._journal.put("bcro-time", key, max(stamp, int(now)) + BCRO_TIME_JUMP)
 
     # --- subscribers and rights ---------------------------------------------------------------------------------------
 
-    def add(self, subscriber: Subscriber) -> None:
-        """A new subscriber, or new keys of an old one.  ``LocalFlowError`` for a device of a group that is not known."""
-        if subscriber.profile == "drm" and self._journal.get("group", (subscriber.group,), Group) is None:
-            raise LocalFlowError(f"subscriber {subscriber.id}: its group is not known")
-        held = self._journal.get("subscriber", (subscriber.id,), Subscriber)
-        if subscriber.smk is not None and (held is None or held.smk != subscriber.smk):
-            self.counters.restart(subscriber.id)  # a new SMK restarts its COUNTER, an old one never (smartcard-profile 4.6, R2)
-        self._journal.put("subscriber", (subscriber.id,), subscriber)
+    def add(self, subscribers: Sequence[Subscriber]) -> None:
+        """New subscribers, or new keys of old ones.  ``LocalFlowError``, and nothing is added, for a device of a group that is not
+        known, and for a name that a card has and a device asks for, or the reverse.
+        """
+        for one in subscribers:
+            if one.profile == "drm" and self._journal.get("group", (one.group,), Group) is None:
+                raise LocalFlowError(f"subscriber {one.id}: its group is not known")
+            held = self._find(one.id)
+            if held is not None and held.profile != one.profile:
+                raise LocalFlowError(f"subscriber {one.id} is there with another profile")
+        self._members.put([one for one in subscribers if one.smk is not None])
+        for one in subscribers:
+            if one.smk is None:
+                self._journal.put("subscriber", (one.id,), one)
+
+    def _find(self, name: str) -> Subscriber | None:
+        return self._members.get(name) or self._journal.get("subscriber", (name,), Subscriber)
 
     def subscriber(self, name: str) -> Subscriber:
         """``LocalFlowError`` for one that is not known."""
-        row = self._journal.get("subscriber", (name,), Subscriber)
-        if row is None:
+        found = self._find(name)
+        if found is None:
             raise LocalFlowError(f"no subscriber {name}")
-        return row
+        return found
 
     def is_smartcard(self, name: str) -> bool:
         return self.subscriber(name).profile == "smartcard"
 
-    def addressee(self, name: str) -> Addressee:
-        """Who gets the LTKM of a subscriber: his card, or his group."""
-        row = self.subscriber(name)
-        return ("card", row.id) if row.profile == "smartcard" else ("group", row.group)
+    def grant(self, config: StreamConfig, rights: Sequence[tuple[str, Right]]) -> tuple[list[str], list[bytes]]:
+        """Rights to a stream; what was issued to a card before, a withdrawal above all, is not issued again.
 
-    def grant(self, config: StreamConfig, name: str, right: Right) -> None:
-        """A right; what was issued to him before on this stream, a withdrawal above all, is not issued again."""
-        self.subscriber(name)
-        self._strike(config, name)
-        self._journal.put("right", (name, right.service, right.stream, right.start, right.end, right.content), right)
-        self._index(name, right)
+        Gives whom to tell: the subscribers with cards, and the groups of the devices.  ``LocalFlowError``, and nothing is granted,
+        when one of them is not known.
+        """
+        cards: dict[str, None] = {}
+        groups: dict[bytes, None] = {}
+        known = [(self.subscriber(name), right) for name, right in rights]
+        for one, right in known:
+            if one.smk is None:
+                groups[one.group] = None
+                self._journal.put("right", (one.id, *right.key, right.start, right.end, right.content), right)
+                self._index(one.id, right)
+            else:
+                cards[one.id] = None
+        self._strike(config, cards)
+        self._members.grant([(one.id, right) for one, right in known if one.smk is not None])
+        return list(cards), list(groups)
 
     def _index(self, name: str, right: Right) -> None:
-        rights = self._rights.setdefault((right.service, right.stream), {}).setdefault(name, [])
+        rights = self._devices.setdefault(right.key, {}).setdefault(name, [])
         if right not in rights:
             rights.append(right)
 
     def rights(self, name: str, config: StreamConfig) -> list[Right]:
-        return self._rights.get(config.key, {}).get(name, [])
+        return self._devices.get(config.key, {}).get(name) or self._members.rights(name, config.key)
 
     def forget(self, config: StreamConfig, name: str) -> None:
         """Drop every right of a subscriber to a stream, and his letters from what is issued again."""
-        self._rights.get(config.key, {}).pop(name, None)
-        for key in self._journal.select("right", (name, *config.key), Right):
-            self._journal.drop("right", key)
-        self._strike(config, name)
+        if self.is_smartcard(name):
+            self._members.forget(name, config.key)
+            self._strike(config, [name])
+        else:
+            self._devices.get(config.key, {}).pop(name, None)
+            for key in self._journal.select("right", (name, *config.key), Right):
+                self._journal.drop("right", key)
 
-    def _strike(self, config: StreamConfig, name: str) -> None:
-        """Take a card's letters off the pages that are issued again (R7)."""
+    def _strike(self, config: StreamConfig, names: Collection[str]) -> None:
+        """Take the letters to some cards off the pages that are issued again (R7)."""
+        places = {name: self._members.place(name) for name in names}
+        low, high = min(places.values(), default=0), max(places.values(), default=-1)
         for page in self.pages(config):
-            if any(letter.addressee == ("card", name) for letter in page.letters):
-                page = replace(page, struck=page.struck | {name})
-                self._journal.put("page", page.key, page)
-                self._watch(page)
+            if not page.healing or page.first > high or page.last < low:
+                continue
+            here = {name for name, place in places.items() if page.first <= place <= page.last} - page.struck
+            if here:
+                struck = [name for name in self._members.letters(page.key).names if name in here]
+                if struck:
+                    self._put(replace(page, struck=page.struck | set(map(str, struck)), alive=page.alive - len(struck)))
 
-    # --- making LTKMs -------------------------------------------------------------------------------------------------
+    # --- making LTKMs for cards ---------------------------------------------------------------------------------------
 
-    def issue(
-        self, config: StreamConfig, key: KeyMaterial, now: float, programme: str | None, only: Addressee | None
-    ) -> tuple[Letter, ...]:
-        """The LTKMs that carry ``key`` to everyone entitled, or to ``only``."""
-        entitled = self._rights.get(config.key, {})
-        if key.key_type in ("SEK", "PEK"):
-            names = entitled if only is None else [only[1]] if only[0] == "card" else []
-            return tuple(letter for name in names for letter in self._letters(config, key, str(name), verify=False))
-        groups = sorted({self.subscriber(n).group for n in entitled if not self.is_smartcard(n)})
-        if only is not None:
-            groups = [bytes(only[1])] if only[0] == "group" and isinstance(only[1], bytes) else []
-        letters = (self._bcro(config, key, address, now, programme) for address in groups)
-        return tuple(letter for letter in letters if letter is not None)
+    def some(self, config: StreamConfig, names: Collection[str]) -> People:
+        """Those who have cards among the subscribers named."""
+        return self._members.some(names, config.key)
+
+    def next_of(self, config: StreamConfig, job: Job, limit: int) -> People:
+        """Who is to have the key of a job next."""
+        return self._members.entitled(config.key, job.after, limit)
+
+    def place(self, name: str) -> int:
+        """Where a card stands in the order in which jobs reach them."""
+        return self._members.place(name)
+
+    def entitled(self, config: StreamConfig) -> int:
+        """How many rights of cards to a stream there are."""
+        return self._members.count(config.key)
+
+    def batch(self, config: StreamConfig, key: KeyMaterial, people: People, *, verify: bool = False) -> Batch | None:
+        """The LTKMs that carry ``key`` to these; ``None`` when they have no right to any of it."""
+        common: dict[tuple[tuple[int, int], ...], list[tuple[int, int]]] = {}
+        windows, several = [], []
+        for name, rights in zip(people.names, people.rights, strict=True):
+            found = common.get(rights)
+            if found is None:
+                found = common[rights] = _union(w for right in rights if (w := _part(right, key)) is not None)
+            if found and (len(found) > 1 or found[0][0] != key.valid_from):
+                several.append(name)
+            windows.append(found)
+        if several:
+            new = set(several) - self._members.told(key.key_id, several)
+            windows = [_first(w, key) if name in new else w for name, w in zip(people.names, windows, strict=True)]
+            self._members.tell(key.key_id, sorted(new))
+        sized = {w: (_low(w, key), _high(w, key)) for found in windows for w in found}
+        return self._seal(config, key, people, [[sized[w] for w in found] for found in windows], verify=verify)
+
+    def withdrawal(self, config: StreamConfig, key: KeyMaterial, name: str) -> Batch | None:
+        """Tell a card that it has lost a SEK (R3, R4)."""
+        return self._seal(config, key, self.some(config, [name]), [[WITHDRAWAL]])
+
+    def again(self, page: Page, config: StreamConfig, keys: Iterable[KeyMaterial]) -> Batch | None:
+        """The live letters of a page with new COUNTERs; with none the page is dead."""
+        key = next((key for key in keys if key.key_id == page.key_id and key.csb_id is not None), None)
+        windows: dict[str, list[tuple[int, int]]] = {}
+        if key is not None:
+            bundle = self._members.letters(page.key)
+            for name, window in zip(bundle.names, bundle.spans(), strict=True):
+                if name not in page.struck:
+                    windows.setdefault(str(name), []).append(window)
+            people = self.some(config, windows)
+            made = self._seal(config, key, people, [windows[name] for name in people.names])
+            if made is not None:
+                return made
+        self._put(replace(page, alive=0))
+        return None
+
+    def _seal(
+        self, config: StreamConfig, key: KeyMaterial, people: People, windows: Sequence[Sequence[tuple[int, int]]], *,
+        verify: bool = False,
+    ) -> Batch | None:  # fmt: skip
+        """LTKMs for each of ``people``, one for each of his windows, in one call of the C core."""
+        assert key.csb_id is not None and key.rand is not None
+        numbers = list(map(len, windows))
+        count = sum(numbers)
+        if not count:
+            return None
+        self._members.spend(people, numbers)  # stored before they are used (R2)
+        whose = [i for i, number in enumerate(numbers) for _ in range(number)]
+        counters = [(c + n) % MOD for c, number in zip(people.counters, numbers, strict=True) for n in range(1, number + 1)]
+        flat = [window for some in windows for window in some]
+        ends = list(accumulate(map(len, people.idrs), initial=len(self._idi)))
+        with Records("smartcard-ltkm", count, base=self._idi + b"".join(people.idrs)) as records:
+            for name, value in (
+                ("counter", _column(counters)), ("csb_id", key.csb_id), ("rand", key.rand), ("key_domain_id", key.key_id[:3]),
+                ("sek_id", key.key_id[3:]), ("sek", NO_KEY if flat[0] == WITHDRAWAL else key.key), ("max_size", MAX_SIZE),
+                ("ts_low", _column([low for low, _ in flat])), ("ts_high", _column([high for _, high in flat])),
+                ("idi.offset", 0), ("idi.length", len(self._idi)), ("idr.offset", _column([ends[i] for i in whose])),
+                ("idr.length", _column([len(people.idrs[i]) for i in whose])), ("verification_requested", int(verify)),
+            ):  # fmt: skip
+                records.set(name, value)
+            with prepare([Keys(smk=SMK(smk)) for smk in people.smks], "smartcard-ltkm", use="seal") as keys:
+                sealed = seal_many(records, keys, which=_column(whose))
+                failed = set(sealed.failed)
+                for i in failed:
+                    self._journal.emit(Alarm("ltkm-not-made", *config.key, f"{people.names[whose[i]]}: {sealed.error(i)}"))
+        lengths = memoryview(sealed.packed("length")).cast("B").cast("I")
+        kept = [i for i in range(count) if i not in failed]
+        if not kept:
+            return None
+        if verify:
+            for i in kept:
+                row = Awaited(people.names[whose[i]], key.rand, key.key_id)
+                self._journal.put("verify", (key.csb_id, counters[i], people.idrs[whose[i]]), row)
+        bundle = Bundle(
+            bytes(sealed.arena),
+            struct.pack(f">{len(kept)}I", *[lengths[i] for i in kept]),
+            tuple([people.names[whose[i]] for i in kept]),
+            struct.pack(f">{2 * len(kept)}I", *[number for i in kept for number in flat[i]]),
+        )
+        return Batch(bundle, key.key_id, people.places[whose[kept[0]]], people.places[whose[kept[-1]]])
+
+    # --- making BCROs for groups --------------------------------------------------------------------------------------
+
+    def bcros(
+        self, config: StreamConfig, key: KeyMaterial, now: float, programme: str | None, only: Collection[bytes] | None
+    ) -> list[Batch]:
+        """The BCROs that carry ``key`` to every group with entitled members, or to ``only`` some; so many as a delivery carries."""
+        groups = sorted({self.subscriber(n).group for n in self._devices.get(config.key, {})}) if only is None else list(only)
+        made = [(data, address) for address in groups if (data := self._bcro(config, key, address, now, programme)) is not None]
+        parts = [made[i : i + MAX_DATA] for i in range(0, len(made), MAX_DATA)]
+        return [
+            Batch(Bundle.of([d for d, _ in part], [a for _, a in part]), subjects=tuple((a, key.key_id) for _, a in part))
+            for part in parts
+        ]
 
     def personal(self, config: StreamConfig, key: KeyMaterial, name: str, now: float, programme: str | None) -> list[bytes]:
         """The LTKMs of one subscriber for the interaction channel; a card is asked to verify (R19, R36)."""
-        if not self.rights(name, config):
+        if not self.rights(name, config) or self.is_smartcard(name) != (key.key_type in ("SEK", "PEK")):
             return []
         if self.is_smartcard(name):
-            if key.key_type not in ("SEK", "PEK"):
-                return []
-            return [letter.data for letter in self._letters(config, key, name, verify=True)]
-        if key.key_type in ("SEK", "PEK"):
-            return []
-        letter = self._bcro(config, key, self.subscriber(name).group, now, programme)
-        return [] if letter is None else [letter.data]
+            made = self.batch(config, key, self.some(config, [name]), verify=True)
+            return [] if made is None else list(made.bundle.items())
+        bcro = self._bcro(config, key, self.subscriber(name).group, now, programme)
+        return [] if bcro is None else [bcro]
 
-    def _letters(self, config: StreamConfig, key: KeyMaterial, name: str, *, verify: bool) -> list[Letter]:
-        subscriber = self.subscriber(name)
-        if subscriber.smk is None:
-            return []
-        assert key.ts_low is not None
-        windows = _union(w for right in self.rights(name, config) if (w := _window(right, key)) is not None)
-        if windows and self._journal.get("told", (key.key_id, name), bool) is None:
-            # The first LTKM of a SEK fixes the card's COUNTER just below its window, for good (R3).  Where that window is a
-            # programme's, an earlier programme bought later would not open: so a window that holds no STKM comes first, at the
-            # SEK's lower end; several times, as nothing heals it once the next one has been fed.
-            if windows[0][0] != key.valid_from:
-                windows[:0] = [(key.valid_from, key.valid_from)] * FIRST_COPIES
-            elif len(windows) > 1:
-                windows[:0] = [windows[0]] * (FIRST_COPIES - 1)
-            self._journal.put("told", (key.key_id, name), True)
-        out = []
-        for start, end in windows:
-            low = key.ts_low if start == key.valid_from else counter_of(start)
-            high = key.ts_low if start == end else counter_of(end - 1)
-            out.append(self._letter(key, subscriber, (low, high), verify=verify))
-        return out
-
-    def withdrawal(self, key: KeyMaterial, name: str) -> Letter:
-        """Tell a card that it has lost a SEK (R3, R4)."""
-        return self._letter(key, self.subscriber(name), WITHDRAWAL, verify=False)
-
-    def _letter(self, key: KeyMaterial, subscriber: Subscriber, window: tuple[int, int], *, verify: bool) -> Letter:
-        assert key.csb_id is not None and key.rand is not None and subscriber.smk is not None
-        clear = ClearSmartcardLtkm(
-            counter=self.counters.next(subscriber.id),  # stored before it is used (R2)
-            csb_id=key.csb_id,
-            key_domain_id=key.key_id[:3],
-            sek_id=key.key_id[3:],
-            rand=key.rand,
-            idi=self._idi,
-            idr=subscriber.idr.encode(),
-            verification_requested=verify,
-            sek=NO_KEY if window == WITHDRAWAL else key.key,
-            ts_low=window[0],
-            ts_high=window[1],
-        )
-        if verify:
-            self._journal.put("verify", (key.csb_id, clear.counter, clear.idr), Awaited(subscriber.id, key.rand, key.key_id))
-        return Letter(codec.seal(clear, Keys(smk=subscriber.smk)), ("card", subscriber.id), key.key_id, window)
-
-    def _bcro(self, config: StreamConfig, key: KeyMaterial, address: bytes, now: float, programme: str | None) -> Letter | None:
+    def _bcro(self, config: StreamConfig, key: KeyMaterial, address: bytes, now: float, programme: str | None) -> bytes | None:
         """One BCRO for all entitled members of a group: mode 0, 1 or 2 as their number asks (R21)."""
         group = self._journal.get("group", (address,), Group)
         assert group is not None, "add() has refused him"
         members = sorted(
             (
                 (s.position, s)
-                for s in map(self.subscriber, self._rights.get(config.key, {}))
+                for s in map(self.subscriber, self._devices.get(config.key, {}))
                 if s.group == address and any(_entitles(r, key, programme) for r in self.rights(s.id, config))
             ),
             key=lambda member: member[0],
@@ -350,15 +457,19 @@ class Issuer:
         )
         data = codec.seal(clear, Keys(iek=iek, riak=riak))
         self._journal.put("bcro-time", mark, stamp)
-        return Letter(data, ("group", address), key.key_id)
+        return data
 
-    def parental(self, name: str, rating_type: int, level_granted: int, pin: str | None) -> Letter:
+    # --- what else cards are told, and what they answer --------------------------------------------------------------
+
+    def parental(self, config: StreamConfig, name: str, rating_type: int, level_granted: int, pin: str | None) -> Batch:
         """A parental control message: under the SMK's COUNTER, with a CSB ID and RAND of its own (R2)."""
         subscriber = self.subscriber(name)
         if subscriber.smk is None:
             raise LocalFlowError("parental control is the Smartcard Profile's")
+        people = self.some(config, [name])
+        self._members.spend(people, [1])
         clear = ClearSmartcardParental(
-            counter=self.counters.next(name),
+            counter=(people.counters[0] + 1) % MOD,
             csb_id=self._randomness(4),
             rand=self._randomness(16),
             idi=self._idi,
@@ -367,7 +478,7 @@ class Issuer:
             level_granted=level_granted,
             pin=None if pin is None else Secret(pin.encode()),
         )
-        return Letter(codec.seal(clear, Keys(smk=subscriber.smk)), ("card", name))
+        return Batch(Bundle.of([codec.seal(clear, Keys(smk=subscriber.smk))], [name]))
 
     def verify(self, data: bytes) -> str:
         """Whose verification or reporting message this is (R36).  ``KeyUnavailable`` when none is awaited, ``Integrity`` when
@@ -397,8 +508,7 @@ class Issuer:
         for name, row in self._journal.select("verify", (key.csb_id,), Awaited).items():
             if row.key_id == key.key_id:
                 self._journal.drop("verify", name)
-        for told in self._journal.select("told", (key.key_id,), bool):
-            self._journal.drop("told", told)
+        self._members.untell(key.key_id)
 
     # --- pages of the carousel (R7, R30) --------------------------------------------------------------------------------
 
@@ -408,65 +518,96 @@ class Issuer:
     def all_pages(self) -> list[Page]:
         return list(self._journal.rows("page", Page).values())
 
+    def find(self, key: PageKey) -> Page | None:
+        """A page, unless it is gone."""
+        return self._journal.get("page", key, Page)
+
+    def data(self, page: Page) -> tuple[bytes, ...]:
+        """Its letters."""
+        return self._members.letters(page.key).items()
+
     def page(
-        self, config: StreamConfig, letters: tuple[Letter, ...], end: int, now: float, new_id: Callable[[], str], old: Page | None
+        self, config: StreamConfig, batch: Batch, end: int, now: float, new_id: Callable[[], str], old: Page | None
     ) -> tuple[Page, Page | None]:
         """Letters become a page; BCROs take the place of older ones for the same group and key.  Gives the page that is gone."""
         if old is None:
-            subjects = {(x.addressee, x.key_id) for x in letters if x.addressee[0] == "group"}
-            for page in self.pages(config):
-                if any((x.addressee, x.key_id) in subjects for x in page.letters):
-                    letters = (*(x for x in page.letters if (x.addressee, x.key_id) not in subjects), *letters)
-                    old, end = page, max(end, page.end)
-                    break
-                if page.dead:
-                    old = page
+            merged = next((k for s in batch.subjects if (k := self._subjects.get((config.key, s))) is not None), None)
+            gone = merged or next(reversed(self._dead.get(config.key, {})), None)
+            old = None if gone is None else self.find(gone)
+            if merged is not None and old is not None:
+                batch, end = self._merge(old, batch), max(end, old.end)
         ids = tuple((bsda, new_id()) for bsda in config.bsdas)
         replaces: tuple[tuple[str, str], ...] = ()
         if old is not None:  # where the old page never arrived, what it was to replace is still there
             there = {**dict(old.replaces), **{bsda: name for bsda, name in old.ids if bsda in old.confirmed}}
             replaces = tuple(there.items())
             self._remove(old)
-        page = Page(*config.key, ids[0][1], letters, end, now, ids, replaces)
-        self._journal.put("page", page.key, page)
-        self._watch(page)
+        size = len(batch.bundle)
+        service, stream = config.key
+        page = Page(
+            service=service, stream=stream, name=ids[0][1], end=end, issued_at=now, ids=ids, replaces=replaces, size=size,
+            key_id=batch.key_id, first=batch.first, last=batch.last, alive=size if batch.key_id else 0, subjects=batch.subjects,
+        )  # fmt: skip
+        self._members.keep(page.key, batch.bundle)
+        self._put(page)
         return page, old
 
+    def _merge(self, old: Page, new: Batch) -> Batch:
+        """A page of BCROs with some of them made anew."""
+        kept = [
+            (subject, data) for subject, data in zip(old.subjects, self.data(old), strict=True) if subject not in set(new.subjects)
+        ]
+        kept += zip(new.subjects, new.bundle.items(), strict=True)
+        bundle = Bundle.of([data for _, data in kept], [address for (address, _), _ in kept])
+        return Batch(bundle, subjects=tuple(subject for subject, _ in kept))
+
+    def _put(self, page: Page) -> None:
+        self._journal.put("page", page.key, page)
+        self._watch(page)
+
     def _watch(self, page: Page) -> None:
-        again = self._reissue.get((page.service, page.stream))
-        self._due.set(page.key, page.end if again is None or not page.healing else min(page.end, page.issued_at + again))
+        stream = (page.service, page.stream)
+        self._all_alive += page.alive - self._alive.get(page.key, 0)
+        self._alive[page.key] = page.alive
+        self._due.set(page.key, min(page.end, page.issued_at + self._interval(stream)) if page.healing else page.end)
         for _, name in page.ids:
             self._by_id[name] = page.key
+        for subject in page.subjects:
+            self._subjects[stream, subject] = page.key
+        if page.dead:
+            self._dead.setdefault(stream, {})[page.key] = None
+
+    def _interval(self, stream: StreamKey) -> float:
+        """Seconds until a page of a stream is issued again."""
+        every = self._reissue.get(stream)
+        return float("inf") if every is None else max(every, self._all_alive / REISSUE_RATE)
 
     def _remove(self, page: Page) -> None:
-        self._journal.drop("page", page.key)
+        stream = (page.service, page.stream)
+        self._all_alive -= self._alive.pop(page.key)
         self._due.set(page.key, None)
         for _, name in page.ids:
-            self._by_id.pop(name, None)
+            del self._by_id[name]
+        for subject in page.subjects:
+            if self._subjects.get((stream, subject)) == page.key:
+                del self._subjects[stream, subject]
+        self._dead.get(stream, {}).pop(page.key, None)
+        self._members.drop(page.key)
+        self._journal.drop("page", page.key)
 
-    def due(self, now: float) -> Iterator[Page]:
-        """Pages to be issued again (R7); ended ones are dropped."""
+    def due(self, now: float) -> Page | None:
+        """The next page that is to be issued again now; pages that have ended go."""
         for key in self._due.due(now):
-            page = self._journal.get("page", key, Page)
+            page = self.find(key)
             assert page is not None, "what is removed is not due"
+            again = page.issued_at + self._interval((page.service, page.stream))
             if page.end <= now or not page.healing:
                 self._remove(page)
+            elif again > now:  # there are more of them than when it was set
+                self._due.set(key, min(again, page.end))
             else:
-                yield page
-
-    def again(self, page: Page, keys: Iterable[KeyMaterial]) -> tuple[Letter, ...]:
-        """The live letters of a page with new COUNTERs; with none the page is dead."""
-        live = {key.key_id: key for key in keys if key.csb_id is not None}
-        out = []
-        for letter in page.letters:
-            name = letter.addressee[1]
-            if letter.window is not None and letter.key_id in live and name not in page.struck:
-                out.append(self._letter(live[letter.key_id], self.subscriber(str(name)), letter.window, verify=False))
-        if not out:
-            page = replace(page, struck=page.struck | {str(letter.addressee[1]) for letter in page.letters})
-            self._journal.put("page", page.key, page)
-            self._watch(page)
-        return tuple(out)
+                return page
+        return None
 
     def confirmed(self, message_id: str, bsda: str) -> None:
         """A BSD/A has a page."""
@@ -477,6 +618,10 @@ class Issuer:
     def next_wakeup(self) -> float | None:
         """When a page is due."""
         return self._due.next()
+
+
+def _column(numbers: Sequence[int]) -> array[int]:
+    return array("I", numbers)
 
 
 def _union(windows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -490,11 +635,33 @@ def _union(windows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return out
 
 
-def _window(right: Right, key: KeyMaterial) -> tuple[int, int] | None:
+def _part(right: tuple[int, int], key: KeyMaterial) -> tuple[int, int] | None:
     """The part of a key's validity that a right covers."""
-    start, end = max(right.start, key.valid_from), min(right.end, key.valid_to)
+    start, end = max(right[0], key.valid_from), min(right[1], key.valid_to)
     return (start, end) if start < end else None
 
 
+def _first(windows: list[tuple[int, int]], key: KeyMaterial) -> list[tuple[int, int]]:
+    """What goes to a card that has not been told of a key yet.
+
+    The first LTKM of a SEK fixes the card's COUNTER just below its window, for good (R3).  Where that window is a programme's, an
+    earlier programme bought later would not open: so a window that holds no STKM comes first, at the SEK's lower end; several
+    times, as nothing heals it once the next one has been fed.
+    """
+    if windows[0][0] != key.valid_from:
+        return [(key.valid_from, key.valid_from)] * FIRST_COPIES + windows
+    return [windows[0]] * (FIRST_COPIES - 1) + windows
+
+
+def _low(window: tuple[int, int], key: KeyMaterial) -> int:
+    assert key.ts_low is not None
+    return key.ts_low if window[0] == key.valid_from else counter_of(window[0])
+
+
+def _high(window: tuple[int, int], key: KeyMaterial) -> int:
+    assert key.ts_low is not None
+    return key.ts_low if window[0] == window[1] else counter_of(window[1] - 1)
+
+
 def _entitles(right: Right, key: KeyMaterial, programme: str | None) -> bool:
-    return right.content == programme and _window(right, key) is not None
+    return right.content == programme and _part((right.start, right.end), key) is not None

@@ -19,7 +19,8 @@ from typing import Any, Final
 from pybcast.flows.allocator import SealedBlock
 from pybcast.flows.events import RowKey
 from pybcast.flows.keychain import LongTermKey, Programme
-from pybcast.flows.ltkm import Group, Page, Right, Subscriber
+from pybcast.flows.ltkm import Group, Page
+from pybcast.flows.members import Right, Subscriber
 from pybcast.flows.peer import Answered
 from pybcast.flows.periods import OnAir, PeriodBlock
 from pybcast.flows.spcp import KeyMaterial
@@ -83,7 +84,7 @@ _PUBLIC: Final[Mapping[type, Callable[[RowKey, Any], Info]]] = MappingProxyType(
         "content": row.content,
     },
     Page: lambda _, row: {
-        "service": row.service, "stream": row.stream, "name": row.name, "letters": len(row.letters), "issued_at": row.issued_at,
+        "service": row.service, "stream": row.stream, "name": row.name, "letters": row.size, "issued_at": row.issued_at,
         "end": row.end, "confirmed": len(row.confirmed), "struck": len(row.struck),
     },
     PeriodBlock: lambda key, row: {

@@ -20,6 +20,7 @@ from pybcast.flows import (
     events,
     keychain,
     ltkm,
+    members,
     peer,
     periods,
     schedule,
@@ -51,7 +52,9 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "Tag": tables.Tag,
     # BSM
     "Awaited": ltkm.Awaited,
+    "Bundle": members.Bundle,
     "Group": ltkm.Group,
+    "Job": ltkm.Job,
     "KeyState": tables.KeyState,
     "Letter": ltkm.Letter,
     "LongTermKey": keychain.LongTermKey,
@@ -61,8 +64,8 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "Programme": keychain.Programme,
     "Reporting": messages.Reporting,
     "ReportingEntry": messages.ReportingEntry,
-    "Right": ltkm.Right,
-    "Subscriber": ltkm.Subscriber,
+    "Right": members.Right,
+    "Subscriber": members.Subscriber,
     # BSD/A
     "AirStkm": events.AirStkm,
     "CarouselPut": events.CarouselPut,

@@ -22,7 +22,7 @@ from servers_support import Process, System, _service
 
 from pybcast.errors import BcastError
 from pybcast.flows.keychain import LongTermKey
-from pybcast.flows.ltkm import Subscriber
+from pybcast.flows.members import Subscriber
 from pybcast.servers.control import ask
 from pybcast.servers.runner import NTP_UNIX
 from pybcast.store import SqliteStore, load_kek

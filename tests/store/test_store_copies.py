@@ -13,7 +13,8 @@ from store_support import KEK_A, KEK_B, after, counters, states_differ
 
 from pybcast.errors import StoreError
 from pybcast.flows import BSM, Persist, Right
-from pybcast.flows.events import Output
+from pybcast.flows.allocator import SmkCounters
+from pybcast.flows.events import Journal, Output
 from pybcast.keys import TEK
 from pybcast.store import SqliteStore, WrongKek
 from pybcast.testing.parties import FQDN, make_card
@@ -111,9 +112,7 @@ def test_counters_jump_after_a_restore(tmp_path: Path) -> None:
         store.write([output for output in outputs if isinstance(output, Persist)])
 
     def counter(store: SqliteStore) -> int:
-        value = store.load()["smk-counter"][("alice",)]
-        assert isinstance(value, int)
-        return value
+        return SmkCounters(Journal(store.load())).last("alice")
 
     with SqliteStore(tmp_path / "bsm.db", KEK_A) as store:
         bsm = machine(store)

@@ -21,6 +21,7 @@ from store_support import KEK_A, KEK_B, LONG, StoredWorld, after, counters, diff
 from pybcast.errors import StoreError
 from pybcast.flows import KeyMaterial, LongTermKey, Persist, Programme, Subscriber
 from pybcast.flows.ltkm import Letter, Page
+from pybcast.flows.members import Bundle
 from pybcast.flows.tables import KeyState
 from pybcast.keys import SEAK, SMK, TEK, Key
 from pybcast.messages import Protocol
@@ -450,8 +451,13 @@ def test_the_message_log_keeps_the_newest(tmp_path: Path) -> None:
 
 
 def test_a_page_of_letters(database: Database) -> None:
-    letters = tuple(Letter(bytes([n % 256]) * 200, ("card", f"s-{n}"), b"sek-id!", (n, n + 5)) for n in range(1000))
-    page = Page("urn:news", 1, "p", letters, 99, 5.5, (("urn:bsda", "id"),), confirmed=frozenset({"urn:bsda"}))
-    put(database, Persist("page", page.key, page))
-    assert database.load() == {"page": {page.key: page}}
+    letters, names, windows = zip(*((bytes([n % 256]) * 200, f"s-{n}", (n, n + 5)) for n in range(1000)), strict=True)
+    bundle = Bundle.of(letters, names, windows)
+    page = Page(
+        service="urn:news", stream=1, name="p", end=99, issued_at=5.5, ids=(("urn:bsda", "id"),), size=1000,
+        confirmed=frozenset({"urn:bsda"}),
+    )  # fmt: skip
+    put(database, Persist("page", page.key, page), Persist("letters", page.key, bundle))
+    assert database.load() == {"page": {page.key: page}, "letters": {page.key: bundle}}
+    assert bundle.items() == letters and tuple(bundle.spans()) == windows
     assert database.query("SELECT letters, confirmed FROM issued") == [(1000, 1)]
