@@ -25,7 +25,7 @@ class Bsm(Daemon[BSM]):
     def make(self, config: ServerConfig, state: State, *, copy: bool) -> BSM:
         return BSM(
             me=config.me, fqdn=config.fqdn, streams=config.streams, randomness=os.urandom,
-            rights_issuer_id=config.rights_issuer_id, state=state, restored=copy,
+            rights_issuer_id=config.rights_issuer_id, state=state, restored=copy, members=self.store.members(),
         )  # fmt: skip
 
     def views(self, config: ServerConfig, machine: BSM, now: float) -> Iterable[ServiceView]:

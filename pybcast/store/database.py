@@ -10,7 +10,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -20,10 +20,12 @@ from pybcast.keys import KEK, unwrap, wrap
 from pybcast.store.encoding import FORMAT, Codec, layouts
 from pybcast.store.files import Lock, prepare, siblings, sync_folder
 from pybcast.store.kek import kek_id
+from pybcast.store.people import Change, everyone, rewrapped
 from pybcast.store.protocol import LogEntry, StoreDamaged, StoreFull, StoreInUse, WrongKek
 from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, Info, public, views
 from pybcast.store.types import TYPES
 
+LETTERS: Final = "bundle"  # the table of rows too many to be loaded: the letters of a server's pages
 CHUNK: Final = 1000  # rows encoded at a time: enough to keep executemany busy, little enough to hold in memory
 CHUNK_OCTETS: Final = 4 << 20  # of encoded rows held at a time: a page of letters has 250,000
 PIECE: Final = 100  # rows read at a time where memory is to be bounded, for the same reason
@@ -62,10 +64,11 @@ class Changes:
         self.puts: dict[_Ident, _SqlRow] = {}
         self.drops: dict[_Ident, None] = {}
         self.log: list[LogEntry] = []
+        self.members: list[tuple[Change, list[tuple[str, list[tuple[Any, ...]]]]]] = []
         self.octets = 0
 
     def __len__(self) -> int:
-        return len(self.puts) + len(self.drops)
+        return len(self.puts) + len(self.drops) + sum(len(rows) for _, steps in self.members for _, rows in steps)
 
     def merge(self, later: Changes) -> None:
         """What came after these."""
@@ -74,6 +77,7 @@ class Changes:
         self.drops |= later.drops
         self.puts |= later.puts
         self.log += later.log
+        self.members += later.members
         self.octets += later.octets
 
 
@@ -100,10 +104,12 @@ class Database:
         self._tables: dict[str, int] = {}
         self._table_names: dict[int, str] = {}
         self._new_tables: list[tuple[int, str]] = []
+        self._carried: list[Change] = []
         self._crcs: dict[tuple[int, int | None], int] = {}
         self._keks: dict[int, KEK] = {}
         self._current = 0
         self._cursor: int | None = None
+        self._member_cursor = 0
         self._pages = 0
         self._lock: Lock | None = None
         self._db: sqlite3.Connection | None = None
@@ -116,6 +122,7 @@ class Database:
             with self._typed():
                 self._connect(readonly)
                 version = self._check_version(len(migrations))
+                self._has_members = version > 1 or not readonly
                 if not readonly:
                     self._prepare_writing()
                     self._migrate(migrations, version)
@@ -297,6 +304,9 @@ class Database:
             wrapped: int | None = None
             info: Info | None = None
             data: _SqlValue
+            if type(value) is Change:
+                into.members.append((value, value.encoded(kek, current)))
+                continue
             try:
                 table, key = self._table(persist.table), encode_key(persist.key)
                 ident = (table, key)
@@ -360,12 +370,15 @@ class Database:
         try:
             with self._transaction() as db:
                 yield db
+            for change in self._carried:
+                change.done = True
         except BaseException:
             for number, name in self._new_tables:  # they are not in the database either
                 del self._tables[name], self._table_names[number]
             raise
         finally:
             self._new_tables = []
+            self._carried = []
 
     def _carry_out(self, db: sqlite3.Connection, changes: Changes) -> None:
         if self._new_tables:
@@ -374,6 +387,10 @@ class Database:
             db.executemany(_DROP, changes.drops)
         if changes.puts:
             db.executemany(_PUT, changes.puts.values())
+        for change, steps in changes.members:
+            self._carried.append(change)
+            for sql, rows in steps:
+                db.executemany(sql, rows)
         if changes.log:
             db.executemany(
                 _LOG,
@@ -397,20 +414,33 @@ class Database:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def load(self) -> State:
-        """All rows, in the order in which they were put first."""
+    @property
+    def keks(self) -> Mapping[int, KEK]:
+        """The key-encryption keys that rows are wrapped under, by number."""
+        return self._keks
+
+    def load(self, *, members: bool = True) -> State:
+        """All rows, in the order in which they were put first.  ``members`` False: but for the subscribers with cards and the
+        letters of pages, of which there may be more than fit in memory.
+        """
         state: State = {}
         collecting = gc.isenabled()
         gc.disable()  # it would walk through all rows again and again and find nothing: a third of the time
         try:
             with self._typed():
                 self._read_tables()
-                for row in self._connection.execute(f"{_SELECT} ORDER BY seq"):
+                letters = 0 if members else self._number(LETTERS)
+                for row in self._connection.execute(f"{_SELECT} WHERE tbl <> ? ORDER BY seq", (letters,)):
                     table, key, value = self._decode(row)
                     rows = state.get(table)
                     if rows is None:
                         rows = state[table] = {}
                     rows[key] = value
+                if members and self._has_members:
+                    keks = {number: kek.reveal() for number, kek in self._keks.items()} or None
+                    for table, found in everyone(self._connection, keks).items():
+                        if found:
+                            state.setdefault(table, {}).update(found)
         finally:
             if collecting:
                 gc.enable()
@@ -537,7 +567,7 @@ class Database:
         with self._typed(), self._transaction() as db:
             db.execute("UPDATE kek SET wrapped = ? WHERE id = ?", (wrap(new, old), self._current))
             db.execute("INSERT INTO kek (id, name) VALUES (?, ?)", (number, kek_id(new)))
-        self._keks[number], self._current, self._cursor = new, number, 0
+        self._keks[number], self._current, self._cursor, self._member_cursor = new, number, 0, 0
 
     def rotate_step(self, limit: int = CHUNK) -> bool:
         """Wrap the next rows anew in one transaction; whether there may be more."""
@@ -554,6 +584,17 @@ class Database:
                 with self._transaction():
                     db.executemany("UPDATE row SET value = ?, kek = ?, crc = ? WHERE seq = ?", map(self._rewrapped, found))
                 self._cursor = found[-1][0]
+                self._pages += len(found)
+                return True
+            found = db.execute(
+                "SELECT id, name, idr, smk, kek, crc FROM member WHERE id > ? AND kek <> ? ORDER BY id LIMIT ?",
+                (self._member_cursor, self._current, limit),
+            ).fetchall()
+            if found:
+                made = [rewrapped(self._keks, self._current, *row) for row in found]
+                with self._transaction():
+                    db.executemany("UPDATE member SET smk = ?, kek = ?, crc = ? WHERE id = ?", made)
+                self._member_cursor = found[-1][0]
                 self._pages += len(found)
                 return True
             with self._transaction():

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of the database, how older ones become the newest, and what of a row an operator may read with plain SQL.
 
-One table holds the rows of all machines: (flow table, key) -> value.  A flow that remembers something new then needs no migration,
-a write is one statement, and load is one scan in the order in which rows were put, which is the order LTKMs go on air (R7).
+One table holds the rows of all machines, but for the subscribers with cards (``people``): (flow table, key) -> value.  A flow that
+remembers something new then needs no migration, a write is one statement, and load is one scan in the order in which rows were
+put, which is the order LTKMs go on air (R7).
 Measured with 1,000,000 counters: one SQL table for each flow table takes the same time and space.  Clustering by key halves the
 space, but a load then loses the order of rows.  What an operator asks for stands beside the value, as JSON in ``info``, and
 the views below give it columns; keys are not in it.
@@ -24,6 +25,7 @@ from pybcast.flows.members import Right, Subscriber
 from pybcast.flows.peer import Answered
 from pybcast.flows.periods import OnAir, PeriodBlock
 from pybcast.flows.spcp import KeyMaterial
+from pybcast.store.people import TABLES
 
 APPLICATION_ID: Final = 0x42434153  # "BCAS": what file(1) and we know the database by
 
@@ -46,7 +48,7 @@ CREATE TABLE message_log (
 CREATE INDEX message_log_time ON message_log (time);
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_V1,)
+MIGRATIONS: Final[tuple[str, ...]] = (_V1, TABLES)
 """Number n, counted from 1, makes version n of version n - 1.  Never changed once released; new ones are added at the end."""
 
 Info = dict[str, object]
@@ -123,6 +125,17 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     }
 )
 """View -> (flow table, columns)."""
+_MEMBERS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "subscriber": " UNION ALL SELECT name, 'smartcard', idr, '', 0 FROM member",
+        "entitlement": (
+            " UNION ALL SELECT m.name, s.service, s.stream, r.start, r.\"end\", nullif(r.content, '')"
+            " FROM member_right r JOIN member m ON m.id = r.member JOIN member_stream s ON s.id = r.stream"
+        ),
+        "counter": " UNION ALL SELECT m.name, c.value >> 31 FROM member_counter c JOIN member m ON m.id = c.member",
+    }
+)
+"""View -> what it shows of the subscribers with cards.  Counters are without what a restore has moved them all by (R2)."""
 
 
 def views() -> str:
@@ -130,8 +143,10 @@ def views() -> str:
     parts = []
     for name, (table, columns) in _VIEWS.items():
         fields = ", ".join(f"""json_extract(info, '$."{c}"') AS "{c}\"""" for c in columns.split())
-        parts.append(_view(name, f"SELECT {fields} FROM row WHERE {_of(table)} AND info IS NOT NULL"))
-    parts.append(_view("counter", f"SELECT key AS subscriber, value AS counter FROM row WHERE {_of('smk-counter')}"))
+        more = _MEMBERS.get(name, "")
+        parts.append(_view(name, f"SELECT {fields} FROM row WHERE {_of(table)} AND info IS NOT NULL{more}"))
+    rows = f"SELECT key AS subscriber, value AS counter FROM row WHERE {_of('smk-counter')}"
+    parts.append(_view("counter", f"{rows}{_MEMBERS['counter']}"))
     keys = "count(*) AS keys, max(valid_to) AS last_valid_to"
     parts.append(_view("stream", f"SELECT service, stream, {keys} FROM key_version GROUP BY service, stream"))
     return "".join(parts)

@@ -25,6 +25,7 @@ from pybcast.flows.events import Persist, RowKey, State
 from pybcast.keys import KEK
 from pybcast.store.database import CHUNK_OCTETS, LOG_KEPT, Changes, Database
 from pybcast.store.files import siblings
+from pybcast.store.members import StoredMembers
 from pybcast.store.protocol import LogEntry, Stats, StoreStopped
 
 GROUP_ROWS: Final = 10_000  # rows that go together at most: a transaction of about 100 ms, and bounded memory
@@ -78,6 +79,7 @@ class SqliteStore:
         self._stopped: StoreError | None = None
         self._writes = self._commits = self._largest = self._rows = 0
         self._seconds = self._slowest = 0.0
+        self._members: StoredMembers | None = None
         self._thread = threading.Thread(target=self._run, name=f"store {self.path.name}", daemon=True)
         self._thread.start()
 
@@ -114,7 +116,9 @@ class SqliteStore:
     # --- the rest of the protocol -------------------------------------------------------------------------------------
 
     def load(self) -> State:
-        """All rows, with what was given before this call.  After a failed write: opens the database anew and goes on."""
+        """All rows, with what was given before this call, but for :meth:`members`.  After a failed write: opens the database anew
+        and goes on.
+        """
         return self._call(self._load).result()
 
     def _open(self) -> Database:
@@ -124,9 +128,20 @@ class SqliteStore:
         if self._stopped is not None:
             self._database.close()  # after a failed fsync nobody knows what this connection's pages are worth
             self._database = self._open()
-        state = self._database.load()
+        state = self._database.load(members=False)
         self._stopped = None
         return state
+
+    def members(self) -> StoredMembers:
+        """The subscribers with cards, for the machine made of what :meth:`load` gave last; those given before are closed."""
+        self._close_members()
+        self._members = StoredMembers(Database(self.path, self._kek, readonly=True), lambda: self._database.keks)
+        return self._members
+
+    def _close_members(self) -> None:
+        if self._members is not None:
+            self._members.close()
+            self._members = None
 
     def rows(self, table: str) -> Iterator[tuple[RowKey, object]]:
         """The rows of one table in order of their keys, on a connection of its own; writes go on meanwhile."""
@@ -188,6 +203,7 @@ class SqliteStore:
             self._closing = True
             self._wake.notify()
         self._thread.join()
+        self._close_members()
         self._database.close()
 
     def __enter__(self) -> Self:
