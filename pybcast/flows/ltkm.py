@@ -592,8 +592,8 @@ class Issuer:
             if self._subjects.get((stream, subject)) == page.key:
                 del self._subjects[stream, subject]
         self._dead.get(stream, {}).pop(page.key, None)
-        self._members.drop(page.key)
         self._journal.drop("page", page.key)
+        self._members.drop(page.key)
 
     def due(self, now: float) -> Page | None:
         """The next page that is to be issued again now; pages that have ended go."""

@@ -23,6 +23,7 @@ from pybcast.flows import (
     CarouselPut,
     FlowDone,
     LongTermKey,
+    Members,
     OffAir,
     Output,
     Persist,
@@ -174,10 +175,14 @@ class World:
         issuer, _ = rights_issuer()
         self.bsm = BSM(
             me=BSM_ID, fqdn=FQDN, streams=self.streams.values(), randomness=self.rng.randbytes, rights_issuer_id=issuer.id,
-            state=self.bsm_store.copy(), restored=restored,
+            state=self.bsm_store.copy(), restored=restored, members=self.members(),
         )  # fmt: skip
         if self.call_bsm(lambda bsm: bsm.tick(self.clock.now)):
             self._run_commands()
+
+    def members(self) -> Members | None:
+        """Where a BSM that is started keeps who has a card; ``None``: with everything else."""
+        return None
 
     def stop_bsm(self) -> None:
         """kill -9."""
