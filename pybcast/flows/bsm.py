@@ -121,8 +121,14 @@ class BSM:
         return self._done(now)
 
     def tick(self, now: float) -> list[Output]:
-        """Let time pass."""
-        return self._done(now)
+        """Let time pass.  What takes many inputs, LTKMs for everyone above all, goes on here, and only here: nobody's request waits
+        for it.
+        """
+        self._begin(now)
+        self._work(now)
+        self._issue_some(now)
+        self._deliver(now)
+        return self._journal.take()
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
@@ -368,7 +374,6 @@ class BSM:
             self._offer_keys(config, now)
             self._poll(config, now)
             self._wakes.set(key, self._wake(config, now))
-        self._issue_some(now)
         self._deliver(now)
         self._allocator.prune(now)
 

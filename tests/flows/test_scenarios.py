@@ -389,7 +389,7 @@ def test_a_crash_of_the_bsm_while_it_makes_keys(generation: Generation) -> None:
     system.run(60)
     before = system.bsm_store.copy()
     assert system.bsm is not None
-    outputs = system.bsm.rekey(*config.key, system.now)
+    outputs = [*system.bsm.rekey(*config.key, system.now), *system.bsm.tick(system.now)]
     assert len([o for o in outputs if isinstance(o, Persist) and o.table == "page"]) >= 2
     kept = sum(isinstance(o, Persist) for o in outputs)  # what is kept is one transaction
     for stop in (0, *range(kept, len(outputs) + 1)):
