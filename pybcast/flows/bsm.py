@@ -405,7 +405,8 @@ class BSM:
     ) -> None:
         """A key to some cards or groups.  Whom its job has not reached yet is the job's: nobody gets it twice."""
         if row.material.key_type not in ("SEK", "PEK"):
-            self._issue_bcros(config, row, now, groups)
+            for address in groups:  # one by one: each takes the place of its own
+                self._issue_bcros(config, row, now, [address])
             return
         job = self._journal.get("issue", self._keys.name(config, row), Job)
         names = [name for name in cards if job is None or self._issuer.place(name) <= job.after]

@@ -335,6 +335,7 @@ class Issuer:
         """The live letters of a page with new COUNTERs; with none the page is dead."""
         key = next((key for key in keys if key.key_id == page.key_id and key.csb_id is not None), None)
         windows: dict[str, list[tuple[int, int]]] = {}
+        made = None
         if key is not None:
             bundle = self._members.letters(page.key)
             for name, window in zip(bundle.names, bundle.spans(), strict=True):
@@ -342,10 +343,9 @@ class Issuer:
                     windows.setdefault(str(name), []).append(window)
             people = self.some(config, windows)
             made = self._seal(config, key, people, [windows[name] for name in people.names])
-            if made is not None:
-                return made
-        self._put(replace(page, alive=0))
-        return None
+        if made is None:
+            self._put(replace(page, alive=0))
+        return made
 
     def _seal(
         self, config: StreamConfig, key: KeyMaterial, people: People, windows: Sequence[Sequence[tuple[int, int]]], *,

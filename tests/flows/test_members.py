@@ -18,7 +18,7 @@ from pybcast.flows import BSM, Alarm, BackendMessage, Enrolment, Output, Persist
 from pybcast.flows.bsm import ISSUED_AT_ONCE, JOBS_AT_ONCE, PAGES_IN_FLIGHT
 from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES
 from pybcast.flows.events import State
-from pybcast.flows.ltkm import REISSUE_RATE, Letter, Page
+from pybcast.flows.ltkm import REISSUE_RATE, Batch, Letter, Page
 from pybcast.flows.members import Bundle
 from pybcast.flows.spcp import MAX_DATA
 from pybcast.flows.tables import KeyState
@@ -280,6 +280,8 @@ def test_a_card_whose_letter_is_on_none_of_the_pages() -> None:
     bsm.grant("card2", right(START, START + 20), START)
     after = bsm._issuer.find(before.key)
     assert after is not None and (after.alive, after.struck) == (1, frozenset({"card2"}))
+    again = [bundle for bundle in made(bsm.tick(START + HEALED)) if "card0" in bundle.names]
+    assert [bundle.names for bundle in again] == [("card0",)]
 
 
 def test_pages_of_an_older_version_keep_their_letters_apart_from_now_on() -> None:
@@ -301,3 +303,24 @@ def test_pages_of_an_older_version_keep_their_letters_apart_from_now_on() -> Non
     assert (first.key_id, first.first, first.last, first.alive, first.size) == (b"key-id!", 1, 2, 1, 2)
     assert second.subjects == ((b"\0\0\0\1", b"key"),) and not second.dead and not second.healing
     assert tuple(bsm._journal.rows("letters", Bundle)[page.key].spans()) == ((1, 2), (1, 2))
+
+
+def test_bcros_that_were_on_two_pages() -> None:
+    """As after a crash between them: made again together, they take the place of the first; the other one ends by itself."""
+    bsm = machine(DRM)
+    bsm.tick(START)
+    issuer, subjects = bsm._issuer, ((b"\0\0\0\1", b"key"), (b"\0\0\0\2", b"key"))
+    batches = [Batch(Bundle.of([b"bcro"], [subject[0]]), subjects=(subject,)) for subject in subjects]
+    ids = iter("pqr")
+    first, second = (issuer.page(DRM, batch, START + 100, START, lambda: next(ids), None)[0] for batch in batches)
+    both = Batch(Bundle.of([b"one", b"two"], [address for address, _ in subjects]), subjects=subjects)
+    page, gone = issuer.page(DRM, both, START + 50, START, lambda: next(ids), None)
+    assert gone == first and page.end == START + 100 and issuer.data(page) == (b"one", b"two")
+    assert [p.name for p in issuer.all_pages()] == [second.name, page.name]
+    bsm.tick(START + 100)
+    assert issuer.all_pages() == []
+
+
+def test_who_is_not_known_has_no_place() -> None:
+    with pytest.raises(LocalFlowError, match="no subscriber nobody"):
+        machine()._issuer.place("nobody")
