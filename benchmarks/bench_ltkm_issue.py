@@ -7,6 +7,9 @@ machine, the C core and the store, as a server has them, on one core.
 
 * ``seconds``: wall clock;  ``cpu_seconds``: of the process, the writing thread's too;  ``microseconds_each``: the latter for one
   subscriber;  ``peak_rss_mb``: the largest memory of that process;  ``longest_tick_ms``: what other work waits for at most;
+With ``--deliver`` the two servers run as processes of their own, over mutual TLS: measured is from the start of the BSM until the
+BSD/A has confirmed every letter, and what each of the two took.
+
 * ``database_mb``: all that is on disk then, of which ``letters_mb`` are the letters;  ``enrol_seconds``: importing them before.
 """
 
@@ -32,7 +35,7 @@ from pybcast.flows.events import Journal
 from pybcast.flows.members import Bundle
 from pybcast.keys import KEK, SMK
 from pybcast.messages import Protocol as TrafficProtocol
-from pybcast.store import Database, SqliteStore
+from pybcast.store import Database, SqliteStore, load_kek
 from pybcast.store.database import LETTERS
 
 SIZES: Final = (10_000, 100_000, 1_000_000)
@@ -56,11 +59,16 @@ class Benchmark(Protocol):
     def pedantic(self, target: Any, *, args: tuple[Any, ...] = (), rounds: int = 1) -> Any: ...
 
 
+def kek_of(folder: Path) -> KEK:
+    """The key-encryption key of the database there."""
+    return load_kek(f"file:{folder}/bsm.kek") if (folder / "bsm.kek").exists() else KEK(bytes(range(32)))
+
+
 class Server:
     """A BSM's memory and the writing of it, as a server has it."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = SqliteStore(folder / "bsm.db", KEK(bytes(range(32))))
+        self.store = SqliteStore(folder / "bsm.db", kek_of(folder), owner=CONFIG.bsm)
         self._waiting: deque[Future[None]] = deque()
 
     def carry_out(self, outputs: list[Output]) -> None:
@@ -91,9 +99,9 @@ def enrol(folder: Path, size: int) -> dict[str, float]:
     return {"enrol_seconds": round(time.perf_counter() - begun, 2)}
 
 
-def peak_rss_mb() -> float:
+def peak_rss_mb(process: int | str = "self") -> float:
     """ru_maxrss would count our parent's."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text("ascii"))
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{process}/status").read_text("ascii"))
     return int(found[1]) / 1024 if found else float("nan")
 
 
@@ -140,6 +148,56 @@ def measure(size: int, parent: Path | None = None) -> dict[str, float]:
     return found
 
 
+SERVICES: Final = f"""[[services]]
+id = "{SERVICE}"
+profiles = ["smartcard"]
+generation = "bsm"
+period = 10
+key_period = 86400
+rollover_lead = 3600
+key_domain_id = "12f410"
+key_group = 1
+"""
+
+
+def cpu_seconds(process: int) -> float:
+    """What a process has taken so far."""
+    fields = Path(f"/proc/{process}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def deliver(size: int, parent: Path | None = None) -> dict[str, float]:
+    """Issue and delivery between two servers."""
+    found: dict[str, float] = {"subscribers": size}
+    with tempfile.TemporaryDirectory(dir=parent) as name, contextlib.ExitStack() as stack:
+        folder = Path(name) / "servers"
+        pybcast = [sys.executable, "-m", "pybcast.cli"]
+        subprocess.run([*pybcast, "init", str(folder)], check=True, capture_output=True)
+        for role in ("bsm", "bsda"):
+            config = folder / f"{role}.toml"
+            config.write_text(config.read_text("utf-8").partition("[[services]]")[0] + SERVICES, "utf-8")
+        found |= enrol(folder, size)
+        processes = {}
+        begun = time.perf_counter()
+        for role in ("bsda", "bsm"):
+            process = subprocess.Popen([*pybcast, role, "serve", f"{role}.toml"], cwd=folder, stderr=subprocess.DEVNULL)
+            processes[role] = process
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        while True:
+            time.sleep(0.25)
+            if any(process.poll() is not None for process in processes.values()):
+                raise RuntimeError("a server has ended")
+            with contextlib.closing(Database(folder / "bsm.db", None, readonly=True)) as reader:
+                if reader.query("SELECT sum(letters) FROM issued WHERE confirmed = 1") == [(size,)]:
+                    break
+        found["seconds"] = round(time.perf_counter() - begun, 2)
+        for role, process in processes.items():
+            found[f"{role}_cpu_seconds"] = round(cpu_seconds(process.pid), 2)
+            found[f"{role}_peak_rss_mb"] = round(peak_rss_mb(process.pid), 1)
+    return found
+
+
 def bench_ltkm_issue(benchmark: Benchmark, tmp_path: Path) -> None:
     size = int(os.environ.get("PYBCAST_BENCH_SUBSCRIBERS", "10000"))
     benchmark.extra_info |= benchmark.pedantic(measure, args=(size, tmp_path), rounds=1)
@@ -164,6 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", metavar="SIZE", nargs="*", type=int)
     parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser.add_argument("--deliver", action="store_true", help="to a BSD/A, too")
     parser.add_argument("--phase", choices=PHASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, metavar="FOLDER", help="where the databases lie meanwhile")
     asked = parser.parse_args()
@@ -173,9 +232,9 @@ def main() -> None:
         return
     rows = []
     for size in asked.sizes or SIZES:
-        rows.append(measure(size, asked.folder))
+        rows.append((deliver if asked.deliver else measure)(size, asked.folder))
         print(json.dumps(rows[-1]), flush=True)
-    if asked.plot is not None:
+    if asked.plot is not None and not asked.deliver:
         plot(rows, asked.plot)
 
 
