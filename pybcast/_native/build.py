@@ -58,6 +58,7 @@ void pybcast_open_jobs_stkm(bcast_smartcard_open_job *jobs, size_t count, bcast_
 void pybcast_open_jobs_ltkm(bcast_ltkm_open_job *jobs, size_t count, bcast_smartcard_ltkm *messages, const uint8_t *keys,
                             size_t key_count, const uint32_t *which, const uint8_t *data, size_t data_length,
                             const uint32_t *offsets, const uint32_t *lengths, uint32_t lenient);
+int pybcast_smks_init(uint8_t *place, size_t count, bcast_provider *provider, const uint8_t *smks);
 void pybcast_column_set(uint8_t *to, size_t stride, const uint8_t *from, size_t step, size_t width, size_t count);
 void pybcast_column_get(uint8_t *to, const uint8_t *from, size_t stride, size_t width, size_t count);
 const char *pybcast_libcrypto_version(void);

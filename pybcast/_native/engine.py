@@ -247,13 +247,22 @@ class Contexts:
 
     __slots__ = ("_owner", "_worker", "count", "kind", "place")
 
-    def __init__(self, worker: Worker, kind: ContextKind, set_ups: Sequence[SetUp]) -> None:
+    def __init__(self, worker: Worker, kind: ContextKind, set_ups: Sequence[SetUp], room: int = 0) -> None:
         self.kind, self.count = kind, 0
         self._worker = worker  # it must outlive what was set up with it
-        self._owner, self.place = storage(kind.size * max(1, len(set_ups)))
+        self._owner, self.place = storage(kind.size * max(1, room, len(set_ups)))
         for set_up in set_ups:
             set_up(worker, self.place + self.count * kind.size)
             self.count += 1
+
+    @classmethod
+    def of_smks(cls, worker: Worker, smks: bytearray) -> Contexts:
+        """Of many SMKs in one call, 32 bytes each."""
+        count = len(smks) // lib.BCAST_SMK_LENGTH
+        made = cls(worker, SMK, (), count)
+        _done(lib.pybcast_smks_init(made.place, count, worker.provider, ffi.from_buffer("uint8_t[]", smks)))
+        made.count = count
+        return made
 
     def pointer(self, i: int = 0, cast: Callable[[str, Any], Any] = ffi.cast) -> Any:
         """Context ``i``."""

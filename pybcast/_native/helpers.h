@@ -94,6 +94,21 @@ PYBCAST_OPEN_JOBS(pybcast_open_jobs_drm, bcast_drm_open_job, bcast_drm_stkm, BCA
 PYBCAST_OPEN_JOBS(pybcast_open_jobs_stkm, bcast_smartcard_open_job, bcast_smartcard_stkm, BCAST_SMARTCARD_KEY_SIZE)
 PYBCAST_OPEN_JOBS(pybcast_open_jobs_ltkm, bcast_ltkm_open_job, bcast_smartcard_ltkm, BCAST_SMK_SIZE)
 
+/* Contexts of `count` SMKs of 32 bytes, one after the other in `place`; none of them when it fails. */
+static int pybcast_smks_init(uint8_t *place, size_t count, bcast_provider *provider, const uint8_t *smks)
+{
+    for (size_t i = 0; i < count; i++) {
+        bcast_smk *key = NULL;
+        const int status = bcast_smk_init(place + i * BCAST_SMK_SIZE, BCAST_SMK_SIZE, provider, smks + i * BCAST_SMK_LENGTH, &key);
+        if (status != BCAST_OK) {
+            while (i-- > 0)
+                bcast_smk_wipe((bcast_smk *)(void *)(place + i * BCAST_SMK_SIZE));
+            return status;
+        }
+    }
+    return BCAST_OK;
+}
+
 /* step == 0: the same value for all. */
 static void pybcast_column_set(uint8_t *to, size_t stride, const uint8_t *from, size_t step, size_t width, size_t count)
 {

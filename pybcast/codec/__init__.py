@@ -39,7 +39,7 @@ from pybcast.codec._certificates import rights_issuer_id, verify_chain
 from pybcast.codec._common import Lenient
 from pybcast.codec._json import from_dict, to_dict
 from pybcast.codec._smartcard import MAX_SPAN, WITHDRAWAL
-from pybcast.codec.batch import OpenedMany, PreparedKeys, Records, SealedMany, open_many, prepare, seal_many
+from pybcast.codec.batch import OpenedMany, PreparedKeys, Records, SealedMany, open_many, prepare, prepare_smks, seal_many
 from pybcast.errors import BadValue
 from pybcast.keys import Keys
 from pybcast.messages import (
@@ -72,6 +72,7 @@ __all__ = [
     "open",
     "open_many",
     "prepare",
+    "prepare_smks",
     "reference",
     "rights_issuer_id",
     "seal",

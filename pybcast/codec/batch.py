@@ -47,6 +47,7 @@ from pybcast._native.numbers import NO_OFFSET, Member, Status, Use, members
 from pybcast.codec import _core, reference
 from pybcast.codec._common import Lenient, require
 from pybcast.errors import BcastError, ConfigError, KeyUnavailable
+from pybcast.keys import SMK as SmkKey
 from pybcast.keys import Keys
 from pybcast.messages import ClearDrmStkm, ClearSmartcardLtkm, ClearSmartcardStkm
 from pybcast.secret import Secret
@@ -114,6 +115,7 @@ _COLUMNS: Final = {kind: members(shape.ctype) for kind, shape in _SHAPES.items()
 _BY_CONTENT: Final = {shape.content: kind for kind, shape in _SHAPES.items()}
 _USES: Final = {"seal": int(Use.SEAL), "open": int(Use.OPEN), "both": int(Use.SEAL | Use.OPEN)}
 _ELSEWHERE: Final = 0xFFFFFFFF
+_SMK_SIZE: Final = int(lib.BCAST_SMK_LENGTH)
 _ARENA: Final = ffi.new_allocator(should_clear_after_alloc=False)  # the core writes it, and clears what it does not use
 
 
@@ -135,6 +137,22 @@ def _view(value: Any, what: str) -> Any:
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
+class _Smks(Sequence[Keys]):
+    """Key rings of one SMK each, made when they are asked for."""
+
+    def __init__(self, smks: Buffer) -> None:
+        self.data = bytearray(smks)
+        if len(self.data) % _SMK_SIZE:
+            raise ValueError(f"smks: expected {_SMK_SIZE} bytes for each, {len(self.data)} bytes found")
+
+    def __len__(self) -> int:
+        return len(self.data) // _SMK_SIZE
+
+    def __getitem__(self, i: Any) -> Any:
+        at = range(len(self))[i] * _SMK_SIZE
+        return Keys(smk=SmkKey(self.data[at : at + _SMK_SIZE]))
+
+
 class PreparedKeys:
     """Key contexts of many key rings, set up once: all that can be computed before a message is there.
 
@@ -145,12 +163,16 @@ class PreparedKeys:
     def __init__(self, rings: Sequence[Keys], kind: BatchKind, *, use: Direction = "both", provider: str | None = None) -> None:
         shape = _shape(kind)
         self.kind: BatchKind = kind
-        self.rings = tuple(rings)
+        self.rings: Sequence[Keys] = rings if isinstance(rings, _Smks) else tuple(rings)
         self.engine: Engine = current(batch=True) if provider is None else engine(provider)
         self._wiped = False
         worker = self.engine.take()
         try:
-            self._free = [Contexts(worker, shape.contexts, [shape.set_up(ring, _USES[use]) for ring in self.rings])]
+            if isinstance(rings, _Smks):
+                made = Contexts.of_smks(worker, rings.data)
+            else:
+                made = Contexts(worker, shape.contexts, [shape.set_up(ring, _USES[use]) for ring in self.rings])
+            self._free = [made]
         finally:
             self.engine.idle.append(worker)
 
@@ -186,6 +208,8 @@ class PreparedKeys:
         self._wiped = True
         while self._free:
             self._free.pop().wipe()
+        if isinstance(self.rings, _Smks):
+            self.rings.data[:] = bytes(len(self.rings.data))
 
 
 def prepare(rings: Keys | Sequence[Keys], kind: BatchKind, *, use: Direction = "both", provider: str | None = None) -> PreparedKeys:
@@ -196,6 +220,14 @@ def prepare(rings: Keys | Sequence[Keys], kind: BatchKind, *, use: Direction = "
     and ``rand``, LTKM ``smk``.  ``ConfigError`` for a kind without batches.
     """
     return PreparedKeys((rings,) if isinstance(rings, Keys) else rings, kind, use=use, provider=provider)
+
+
+def prepare_smks(smks: Buffer, *, provider: str | None = None) -> PreparedKeys:
+    """Set up the SMKs of many subscribers for LTKMs, 32 bytes each, one after the other: what :func:`prepare` does, in one call.
+
+    ``ValueError`` when it is no whole number of them.
+    """
+    return PreparedKeys(_Smks(smks), "smartcard-ltkm", provider=provider)
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------

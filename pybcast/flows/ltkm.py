@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Final, Literal
 
 from pybcast import codec
-from pybcast.codec import Records, prepare, seal_many
+from pybcast.codec import Records, prepare_smks, seal_many
 from pybcast.errors import KeyUnavailable, LocalFlowError
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.config import REISSUE_CYCLES, StreamConfig
@@ -20,7 +20,7 @@ from pybcast.flows.members import Bundle, Members, PageKey, People, Right, Strea
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of
 from pybcast.flows.spcp import MAX_DATA, KeyMaterial
 from pybcast.flows.stkm import key_identity
-from pybcast.keys import IEK, RIAK, SMK, UGK, GroupRoot, GroupTree, Keys, mask_of
+from pybcast.keys import IEK, RIAK, UGK, GroupRoot, GroupTree, Keys, mask_of
 from pybcast.messages import (
     AddressMode,
     ClearAsset,
@@ -371,7 +371,7 @@ class Issuer:
                 ("idr.length", _column([len(people.idrs[i]) for i in whose])), ("verification_requested", int(verify)),
             ):  # fmt: skip
                 records.set(name, value)
-            with prepare([Keys(smk=SMK(smk)) for smk in people.smks], "smartcard-ltkm", use="seal") as keys:
+            with prepare_smks(b"".join(people.smks)) as keys:
                 sealed = seal_many(records, keys, which=_column(whose))
                 failed = set(sealed.failed)
                 for i in failed:

@@ -17,7 +17,7 @@ from native_support import PROVIDERS, need, verdict
 from pybcast import codec
 from pybcast._native import engine as native
 from pybcast._native.numbers import Status
-from pybcast.codec import Keys, Records, batch, open_many, prepare, reference, seal_many
+from pybcast.codec import Keys, Records, batch, open_many, prepare, prepare_smks, reference, seal_many
 from pybcast.codec.batch import BatchKind
 from pybcast.errors import BadLength, BadValue, BcastError, ConfigError, CryptoError, Integrity, KeyUnavailable
 from pybcast.keys import SEK, SMK
@@ -441,3 +441,50 @@ def test_results_say_no_secret() -> None:
         assert "aabb" not in text
         assert "\\xaa\\xbb" not in text
     assert int(sealed.status[0]) in (Status.E_BAD_VALUE, Status.E_BAD_LENGTH)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_many_smks_in_one_call(provider: str) -> None:
+    """What key rings of one SMK each give, refusals too."""
+    need(provider)
+    contents, rings = made("smartcard-ltkm", 65)
+    contents[7] = replace(contents[7], idr=b"x" * 300)
+    raw = b"".join(ring.smk.reveal() for ring in rings if ring.smk is not None)
+    with prepare_smks(raw, provider=provider) as keys:
+        found = seal_many(contents, keys)
+        wanted = seal_many(contents, rings)
+        assert len(keys) == len(rings) and keys.rings[64] == Keys(smk=rings[64].smk)
+        assert 7 in found.failed == wanted.failed
+        for i in range(65):
+            error = found.error(i)
+            if error is None:
+                assert found[i] == wanted[i]
+            else:
+                assert verdict(error) == verdict(wanted.error(i) or error) and i == 7
+        with pytest.raises(IndexError):
+            keys.rings[65]
+    with pytest.raises(KeyUnavailable):
+        seal_many(contents, keys)
+    assert keys.rings[0] == Keys(smk=SMK(bytes(32))), "wiped"
+    assert len(prepare_smks(b"")) == 0
+    with pytest.raises(ValueError, match="expected 32 bytes for each, 33 bytes found"):
+        prepare_smks(bytes(33))
+
+
+def test_smks_that_cannot_be_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "lib", Refusing(getattr(native, "lib")))  # noqa: B009
+    with pytest.raises(CryptoError):
+        prepare_smks(bytes(64))
+
+
+class Refusing:
+    """The core, out of order."""
+
+    def __init__(self, lib: Any) -> None:
+        self._lib = lib
+
+    def pybcast_smks_init(self, *_: object) -> int:
+        return int(Status.E_CRYPTO)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lib, name)
