@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pybcast.flows import BSM, Output, Persist, Right, StreamConfig, Subscriber
+from pybcast.flows.bsm import ISSUE_PAUSE
 from pybcast.flows.events import Journal
 from pybcast.flows.members import Bundle
 from pybcast.keys import KEK, SMK
@@ -115,7 +116,7 @@ def issue(folder: Path, size: int) -> dict[str, float]:
     )  # fmt: skip
     while not ticks or machine.issuing():
         begun = time.thread_time()
-        outputs = machine.tick(float(START))
+        outputs = machine.tick(START + ticks * ISSUE_PAUSE)  # a server rests so long between two; here it is not waited for
         longest = max(longest, time.thread_time() - begun)
         ticks += 1
         server.carry_out(outputs)

@@ -31,6 +31,7 @@ from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm, Reporting
 
 HORIZON: Final = 3600.0  # R27: how far ahead a periodStart may lie, beyond look_ahead periods
 ISSUED_AT_ONCE: Final = 1000  # letters made in one go, some 20 ms: STKMs do not wait longer for them - confidence: own
+ISSUE_PAUSE: Final = 0.02  # seconds between one go and the next, for everything else - confidence: own
 JOBS_AT_ONCE: Final = 50  # keys looked at in one go, for the same reason - confidence: own
 PAGES_IN_FLIGHT: Final = 4  # LTKMDeliveries to a BSD/A at once; the others wait in the store, not in memory - confidence: own
 REOFFER: Final = 10.0  # seconds until a key or window that a BSD/A refused is offered again - confidence: own
@@ -110,7 +111,7 @@ class BSM:
         self._in_flight: dict[str, set[str]] = {}
         self._restored = restored
         self._resumed = False
-        self._now = 0.0
+        self._now = self._next_go = 0.0
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -126,15 +127,16 @@ class BSM:
         """
         self._begin(now)
         self._work(now)
-        self._issue_some(now)
-        self._deliver(now)
-        return self._journal.take()
+        if not 0 < self._next_go - now <= ISSUE_PAUSE:  # further away: the clock was set back
+            self._issue_some(now)
+            self._deliver(now)
+        return self._take()
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
-        times = [self._wakes.next(), self._peers.next_wakeup(), self._issuer.next_wakeup(), self._allocator.next_wakeup()]
-        if self._jobs:
-            times.append(self._now)
+        times = [self._wakes.next(), self._peers.next_wakeup(), self._allocator.next_wakeup()]
+        due = self._now if self._jobs else self._issuer.next_wakeup()
+        times.append(None if due is None else max(due, self._next_go))
         return min((t for t in times if t is not None), default=None)
 
     # --- subscribers and rights ---------------------------------------------------------------------------------------
@@ -429,16 +431,19 @@ class BSM:
         Where a job has come to is stored with the letters it made: after a crash it goes on there.
         """
         left = ISSUED_AT_ONCE
+        self._next_go = now
         for name in list(self._jobs)[:JOBS_AT_ONCE]:
-            if left > 0:
-                left -= self._issue_next(name, now, left)
+            while left > 0 and (taken := self._issue_next(name, now, left)):
+                left -= taken
         while left > 0 and (page := self._issuer.due(now)) is not None:
             config = self._streams[page.service, page.stream]  # pages of other streams end, and are not issued again
             self._broadcast(config, self._issuer.again(page, config, self._keys.live(config, now)), page.end, now, page)
             left -= page.size
+        if left <= 0:
+            self._next_go = now + ISSUE_PAUSE
 
     def _issue_next(self, name: tuple[object, ...], now: float, limit: int) -> int:
-        """The next subscribers of a job, at most ``limit``; how many there were."""
+        """The next subscribers of a job, at most ``limit``; how many there were: none, and it is done."""
         job, row = self._journal.get("issue", name, Job), self._journal.get("key", name, LongTermKey)
         config = self._streams[str(name[0]), int(str(name[1]))]
         assert job is not None
@@ -451,7 +456,7 @@ class BSM:
                 self._broadcast(config, batch, row.material.valid_to, now)
                 made = 0 if batch is None else len(batch.bundle)
                 self._journal.put("issue", name, replace(job, after=people.places[-1], done=job.done + made))
-        if taken < limit:
+        if not taken:
             del self._jobs[name]
             self._journal.drop("issue", name)
         return taken

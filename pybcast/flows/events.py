@@ -189,6 +189,7 @@ class Journal:
         self.tables: State = {t: dict(rows) for t, rows in (state or {}).items()}
         self._rows: dict[tuple[str, RowKey], Persist] = {}
         self._others: list[Output] = []
+        self.inputs = 0  # whose outputs have been taken
         self._indexes: dict[str, dict[int, dict[RowKey, dict[RowKey, object]]]] = {}
 
     def get(self, table: str, key: RowKey, kind: type[_Row]) -> _Row | None:
@@ -224,6 +225,10 @@ class Journal:
             self._rows.pop((table, key), None)  # a row that is put again after this takes its place behind the others
             self._rows[table, key] = Persist(table, key, None)
 
+    def pass_on(self, table: str, key: RowKey, value: object | None) -> None:
+        """Keep, or forget, a row that is not held here: of what there is too much of (``members``)."""
+        self._rows[table, key] = Persist(table, key, value)
+
     def emit(self, output: Output) -> None:
         self._others.append(output)
 
@@ -231,6 +236,7 @@ class Journal:
         """The outputs of this input, in the order in which to carry them out."""
         outputs = [*self._rows.values(), *self._others]
         self._rows, self._others = {}, []
+        self.inputs += 1
         return outputs
 
 

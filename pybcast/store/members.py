@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pybcast.errors import LocalFlowError
 from pybcast.flows.allocator import SmkCounters
-from pybcast.flows.events import Journal, Persist
+from pybcast.flows.events import Journal
 from pybcast.flows.members import Bundle, JournalMembers, PageKey, People, Right, StreamKey, Subscriber
 from pybcast.flows.serial import MOD
 from pybcast.keys import KEK, SMK
@@ -70,7 +70,7 @@ class StoredMembers:
         self._reader, self._writers_keks = reader, keks
         self._keks: dict[int, bytes] = {}
         self._pending: deque[tuple[Change, list[Callable[[Change], None]]]] = deque()
-        self._outputs: object = None
+        self._input = -1
         self._ids: dict[str, tuple[Change, int]] = {}
         self._people: dict[int, tuple[Change, Subscriber]] = {}
         self._rights: dict[int, dict[int, tuple[Change, tuple[Right, ...]]]] = {}
@@ -125,10 +125,10 @@ class StoredMembers:
 
     def _change(self) -> tuple[Change, list[Callable[[Change], None]]]:
         """The change of the input being handled, and what is to be done when it is stored."""
-        if self._outputs is not self._journal.outputs:
-            self._outputs = self._journal.outputs
+        if self._input != self._journal.inputs:
+            self._input = self._journal.inputs
             self._pending.append((Change(), []))
-            self._journal.emit(Persist("members", (), self._pending[-1][0]))
+            self._journal.pass_on("members", (), self._pending[-1][0])
         return self._pending[-1]
 
     def _settle(self) -> None:
@@ -363,7 +363,7 @@ class StoredMembers:
     def keep(self, page: PageKey, bundle: Bundle) -> None:
         change, later = self._change()
         self._letters[page] = (change, bundle)
-        self._journal.emit(Persist(LETTERS, page, bundle))
+        self._journal.pass_on(LETTERS, page, bundle)
 
         def uncover(change: Change) -> None:
             if page in self._letters and self._letters[page][0] is change:
@@ -383,4 +383,4 @@ class StoredMembers:
 
     def drop(self, page: PageKey) -> None:
         self._letters.pop(page, None)
-        self._journal.emit(Persist(LETTERS, page, None))
+        self._journal.pass_on(LETTERS, page, None)

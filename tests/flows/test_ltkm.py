@@ -25,6 +25,7 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import Integrity, KeyUnavailable, LocalFlowError
 from pybcast.flows import BSM, BackendMessage, Output, Period, Persist, Right, Send, StreamConfig, Subscriber, Tag
+from pybcast.flows.bsm import ISSUE_PAUSE
 from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES
 from pybcast.flows.events import Journal
 from pybcast.flows.ltkm import FIRST_COPIES, Batch, Issuer
@@ -279,9 +280,9 @@ def test_more_letters_than_a_delivery_carries() -> None:
     """R30: several deliveries, each repeated until it has arrived, and each issued again by itself (R7)."""
     machine = crowd(MAX_DATA + 1)
     outputs = machine.tick(START)
-    assert [len(m.items) for m in deliveries(outputs)] == [MAX_DATA] and machine.next_wakeup() == START
+    assert [len(m.items) for m in deliveries(outputs)] == [MAX_DATA] and machine.next_wakeup() == START + ISSUE_PAUSE
     assert [(job.done, job.of) for job in machine.issuing()] == [(MAX_DATA, MAX_DATA + 1)]
-    outputs += machine.tick(START)
+    outputs += machine.tick(START + ISSUE_PAUSE)
     assert [len(m.items) for m in deliveries(outputs)] == [MAX_DATA, 1] and machine.issuing() == ()
     assert len(set(letters(outputs))) == MAX_DATA + 1
     answer = machine.receive(
@@ -291,7 +292,8 @@ def test_more_letters_than_a_delivery_carries() -> None:
     )
     assert [len(o.message.items) for o in answer if isinstance(o, Send) and o.message.is_answer] == [MAX_DATA + 1]
     confirm(machine, outputs, START)
-    again = [o for _ in range(2) for o in machine.tick(START + REISSUE_CYCLES * CAROUSEL_CYCLE)]
+    due = START + REISSUE_CYCLES * CAROUSEL_CYCLE + ISSUE_PAUSE
+    again = [o for now in (due, due + ISSUE_PAUSE) for o in machine.tick(now)]
     assert [(len(m.items), m.replaces) for m in deliveries(again)] == [(len(m.items), m.message_id) for m in deliveries(outputs)]
     assert not set(letters(again)) & set(letters(outputs)), "new COUNTERs"
 

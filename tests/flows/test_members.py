@@ -15,7 +15,7 @@ from room_support import BSDA_URI, BSM_URI, GROUP_KEYS, SERVICE, START, card_par
 from pybcast import codec
 from pybcast.errors import LocalFlowError
 from pybcast.flows import BSM, Alarm, BackendMessage, Enrolment, Output, Persist, Right, Send, StreamConfig, Subscriber, Tag
-from pybcast.flows.bsm import ISSUED_AT_ONCE, JOBS_AT_ONCE, PAGES_IN_FLIGHT
+from pybcast.flows.bsm import ISSUE_PAUSE, ISSUED_AT_ONCE, JOBS_AT_ONCE, PAGES_IN_FLIGHT
 from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES
 from pybcast.flows.events import State
 from pybcast.flows.ltkm import REISSUE_RATE, Batch, Letter, Page
@@ -84,7 +84,9 @@ def finish(bsm: BSM, now: float = START) -> list[Output]:
     """Ticks until no key is on its way."""
     outputs = bsm.tick(now)
     while bsm.issuing():
-        assert bsm.next_wakeup() is not None and (bsm.next_wakeup() or 0) <= now
+        wake = bsm.next_wakeup()
+        assert wake is not None and wake <= now + ISSUE_PAUSE
+        now = max(now, wake)
         outputs += bsm.tick(now)
     return outputs
 
@@ -98,8 +100,8 @@ def test_a_job_goes_on_where_it_was(crash_after: int) -> None:
     size = 2 * ISSUED_AT_ONCE + 10
     bsm = machine(state=enrolled(size))
     outputs: list[Output] = []
-    for _ in range(crash_after):
-        outputs += bsm.tick(START)
+    for n in range(crash_after):
+        outputs += bsm.tick(START + n * ISSUE_PAUSE)
     bsm = machine(state=bsm._journal.tables)
     assert sum(job.done for job in bsm.issuing()) == crash_after * ISSUED_AT_ONCE % (3 * ISSUED_AT_ONCE)
     outputs += finish(bsm)
@@ -191,6 +193,14 @@ def test_a_restored_copy_does_not_use_a_counter_again() -> None:
     assert [c.counter for bundle in made(made_again) for c in clear(bundle, "card3")] == [65536 + 3, 65536 + 4], "the new key had 2"
 
 
+def test_between_two_goes_others_have_their_turn() -> None:
+    bsm = machine(state=enrolled(2 * ISSUED_AT_ONCE))
+    bsm.tick(START)
+    assert bsm.next_wakeup() == START + ISSUE_PAUSE
+    assert made(bsm.tick(START + ISSUE_PAUSE / 2)) == []
+    assert len(made(bsm.tick(START - 3600))) == 1, "the clock was set back: nothing waits for an hour"
+
+
 # --- enrolment ----------------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +274,7 @@ def test_so_many_that_healing_takes_longer(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("pybcast.flows.ltkm.REISSUE_RATE", size / (2 * HEALED))
     assert made(bsm.tick(START + HEALED)) == [], "it is looked at again: there are more than when it was made"
     assert made(bsm.tick(START + 2 * HEALED - 1)) == []
-    again = [bundle for _ in range(3) for bundle in made(bsm.tick(START + 2 * HEALED))]
+    again = [bundle for n in range(3) for bundle in made(bsm.tick(START + 2 * HEALED + n * ISSUE_PAUSE))]
     assert [len(bundle) for bundle in again] == [MAX_DATA] * 3
 
 

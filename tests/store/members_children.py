@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pybcast.flows import BSM, Persist, Right, StreamConfig, Subscriber
+from pybcast.flows.bsm import ISSUE_PAUSE
 from pybcast.flows.events import Journal
 from pybcast.keys import KEK, SMK
 from pybcast.messages import Protocol
@@ -49,10 +50,11 @@ def main() -> None:
             enrol(store)
         bsm = machine(store)
         futures = []
-        begun = False
-        while not begun or bsm.issuing():
-            begun = True
-            futures.append(store.submit([output for output in bsm.tick(START) if isinstance(output, Persist)]))
+        ticks = 0
+        while not ticks or bsm.issuing():
+            outputs = bsm.tick(START + ticks * ISSUE_PAUSE)
+            ticks += 1
+            futures.append(store.submit([output for output in outputs if isinstance(output, Persist)]))
             while futures and (len(futures) > 3 or futures[0].done()):
                 futures.pop(0).result()
                 os.write(1, b"stored\n")

@@ -223,7 +223,7 @@ def test_counters_jump_in_one_row(stored: Stored) -> None:
     stored.members.spend(stored.members.some(["a"], STREAMS[0]), [3])
     stored.taken()
     stored.members.jump()
-    assert [row.table for row in stored.journal.outputs if isinstance(row, Persist)] == [SmkCounters.BASE]
+    assert [row.table for row in stored.journal.take() if isinstance(row, Persist)] == [SmkCounters.BASE]
     stored.members.put([person("b")])
     assert list(stored.members.some(["a", "b"], STREAMS[0]).counters) == [RESTORE_JUMP + 3, RESTORE_JUMP]
 
@@ -433,6 +433,23 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
             bsm.grant("a", RIGHT, START)
         store.write([output for output in bsm.tick(START) if isinstance(output, Persist)])
         assert store.stats().rows > 0
+
+
+def test_a_job_among_those_with_several_rights(tmp_path: Path) -> None:
+    """However many rights a read brings: it ends when there is nobody left."""
+    rights = tuple(Right(service=RIGHT.service, stream=1, start=START + n, end=START + n + 10**6) for n in range(3))
+    with SqliteStore(tmp_path / "test.db", KEK_A) as store:
+        members, journal = store.members(), Journal(store.load())
+        members.bind(journal)
+        members.put([person(f"{n}") for n in range(1500)])
+        members.grant([(f"{n}", one) for n in range(1500) for one in rights])
+        store.write([output for output in journal.take() if isinstance(output, Persist)])
+        bsm, found = machine(store), Counter[str]()
+        for n in range(5):
+            outputs = [output for output in bsm.tick(START + n) if isinstance(output, Persist)]
+            found.update(str(name) for row in outputs if isinstance(row.value, Bundle) for name in row.value.names)
+            store.write(outputs)
+        assert bsm.issuing() == () and found == Counter(f"{n}" for n in range(1500))
 
 
 # --- kill -9 in the middle of a job -----------------------------------------------------------------------------------
