@@ -33,9 +33,9 @@ upkeep.add(bsda, "bsda")
 
 @bsda.command("serve")
 def serve(config: ConfigArgument) -> None:
-    """Run the BSD/A until SIGTERM; SIGHUP reads the configuration again.
+    """Run the BSD/A until SIGTERM.
 
-    Exit status: 0 stopped; 2 the configuration or a file cannot be used; 70 it failed.
+    SIGHUP reads the configuration again. Exit status: 0 stopped; 2 the configuration or a file cannot be used; 70 it failed.
     """
     with serving(as_json=False):
         from pybcast.servers.bsda import Bsda

@@ -72,9 +72,9 @@ upkeep.add(bsm, "bsm")
 
 @bsm.command("serve")
 def serve(config: ConfigArgument) -> None:
-    """Run the BSM until SIGTERM; SIGHUP reads the configuration again.
+    """Run the BSM until SIGTERM.
 
-    Exit status: 0 stopped; 2 the configuration or a file cannot be used; 70 it failed.
+    SIGHUP reads the configuration again. Exit status: 0 stopped; 2 the configuration or a file cannot be used; 70 it failed.
     """
     with serving(as_json=False):
         from pybcast.servers.bsm import Bsm

@@ -23,7 +23,7 @@ COLUMNS: Final = (
     "subscriber", "smk", "idr", "group", "position", "udk", "riak", "registration", "services", "until",
 )  # fmt: skip
 """The header names those that the file has, in any order."""
-CHUNK_ROWS: Final = 500
+CHUNK_ROWS: Final = 200  # one input of the BSM: periods and keys wait for it
 CHUNK_CHARACTERS: Final = 1 << 20  # a quarter of what the control socket takes as one command
 MAX_ROW: Final = 200_000  # characters of a line: registration material of 64 KiB, and all the rest
 

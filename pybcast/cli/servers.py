@@ -25,7 +25,7 @@ PartiesOption = Annotated[
 HostsOption = Annotated[
     list[str] | None, typer.Option("--host", metavar="HOST", help="A host name or address in them.", show_default=False)
 ]
-ConfigsArgument = Annotated[list[Path], typer.Argument(metavar="CONFIG...", help="TOML files of servers.", show_default=False)]
+ConfigsArgument = Annotated[list[Path], typer.Argument(metavar="CONFIG", help="TOML files of servers.", show_default=False)]
 WaitOption = Annotated[
     float, typer.Option("--wait", metavar="SECONDS", min=0, max=86400, help="Until all is green, at most so long.")
 ]

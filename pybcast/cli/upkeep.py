@@ -33,10 +33,10 @@ def add(app: typer.Typer, role: str) -> None:
 
     @kek.command("rotate")
     def rotate(config: ConfigArgument, to: ToOption, json: JsonOption = False) -> None:
-        """Wrap all keys in the database under a new key-encryption key, while the server runs or while it does not.
+        """Wrap all keys in the database under a new key.
 
-        The new key must be there already. Afterwards change the line of the configuration that is named: the old key opens the
-        database no more. Interrupted, say it again.
+        While the server runs, or while it does not. The new key must be there already. Afterwards change the line of the
+        configuration that is named: the old key opens the database no more. Interrupted, say it again.
         """
         with serving(as_json=json):
             found = _rotate(config, role, to)
@@ -48,7 +48,10 @@ def add(app: typer.Typer, role: str) -> None:
 
     @app.command("log")
     def log(config: ConfigArgument, since: SinceOption = "", limit: LimitOption = 100, json: JsonOption = False) -> None:
-        """The newest messages from and to other servers: when, with whom, which tag and status; never what was in them."""
+        """The newest messages of the log.
+
+        When, with whom, which tag and status; never what was in them.
+        """
         with serving(as_json=json):
             from pybcast.servers import views
 

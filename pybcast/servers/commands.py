@@ -7,13 +7,13 @@ Each command is answered when what it changed is stored and carried out.  What o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from pybcast.errors import BcastError, ConfigError, LocalFlowError
-from pybcast.flows import BSM, Group, Programme, Subscriber, smartcard_registration
+from pybcast.errors import ConfigError, LocalFlowError
+from pybcast.flows import BSM, Group, Programme, Right, Subscriber, smartcard_registration
 from pybcast.flows.events import Output
 from pybcast.keys import CK, IK, OPC, RIAK, UDK, UGK, GroupRoot, K, Milenage
 from pybcast.servers import enrol, views
@@ -58,6 +58,15 @@ class _Programme(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     start: int
     end: int
     stream: int | None = None
+
+
+class _Enrolment(NamedTuple):
+    """A subscriber who is not there as he should be; ``known``: only rights are missing."""
+
+    subscriber: Subscriber
+    rights: tuple[Right, ...]
+    registration: bytes | None
+    known: bool
 
 
 class BsmCommands:
@@ -121,40 +130,35 @@ class BsmCommands:
         errors: list[dict[str, Any]] = []
 
         def enter(machine: BSM, now: float) -> list[Output]:
-            outputs: list[Output] = []
+            found: list[_Enrolment] = []
             for place, row in enumerate(asked.rows):
                 try:
-                    outputs += self._enter(machine, row, asked, now, counts)
-                except BcastError as error:
-                    column = error.column if isinstance(error, Wrong) else "subscriber"
-                    reason = error.reason if isinstance(error, Wrong) else str(error)
-                    errors.append({"row": place, "column": column, "reason": reason})
-            return outputs
+                    found += self._missing(machine, row, asked.days, now, counts)
+                except Wrong as error:
+                    errors.append({"row": place, "column": error.column, "reason": error.reason})
+            return [] if asked.dry_run else _enrol(machine, found, now)
 
         await self._daemon.runner.command(enter)
         return {**counts, "errors": errors}
 
-    def _enter(self, machine: BSM, raw: Mapping[str, str], asked: _Import, now: float, counts: dict[str, int]) -> list[Output]:
+    def _missing(self, machine: BSM, raw: Mapping[str, str], days: int, now: float, counts: dict[str, int]) -> list[_Enrolment]:
+        """What must be entered for a row to hold: nothing, or one enrolment.  ``Wrong`` when it cannot."""
         row = enrol.row_of(raw)
         subscriber, registration = enrol.subscriber(row)
-        end = enrol.last_second(row.until, asked.days, now)
+        end = enrol.last_second(row.until, days, now)
         try:
             streams = [(service, stream) for service in row.services.split() for stream in self._streams(service)]
         except ConfigError as error:
             raise Wrong("services", str(error)) from None
-        known = _known(machine, subscriber.id)
         if subscriber.profile == "drm" and not _group_known(machine, subscriber.group):
             raise Wrong("group", "is not known: `bsm group add` first")
+        known = _known(machine, subscriber.id)
         missing = streams if known is None else [s for s in streams if not _entitled(machine, subscriber.id, *s, now, end)]
-        counts["added" if known is None else "unchanged" if known == subscriber and not missing else "changed"] += 1
-        outputs: list[Output] = []
-        if asked.dry_run:
-            return outputs
-        if known != subscriber:
-            outputs += machine.add_subscriber(subscriber, now, registration)
-        for service, stream in missing:
-            outputs += machine.grant(subscriber.id, enrol.right(service, stream, now, end), now)
-        return outputs
+        counts["added" if known is None else "changed" if known != subscriber or missing else "unchanged"] += 1
+        if known == subscriber and not missing:
+            return []
+        rights = tuple(enrol.right(service, stream, now, end) for service, stream in missing)
+        return [_Enrolment(subscriber, rights, registration if known != subscriber else None, known == subscriber)]
 
     def _random_card(self, name: str) -> tuple[Subscriber, bytes]:
         fqdn, now = self._daemon.config.fqdn, self._daemon.clock.now()
@@ -240,7 +244,18 @@ class BsmCommands:
         return {"service": asked.service, "content": asked.content, "start": held[0].start, "end": held[0].end}
 
 
-# What an import must know of the machine before it changes anything.  BSM.add_subscribers, once there is one, asks these itself.
+# What an import must know of the machine before it changes anything, and how it changes it.
+
+
+def _enrol(machine: BSM, enrolments: Iterable[_Enrolment], now: float) -> list[Output]:
+    """All of them, as one input.  The place where a machine that takes many at once is given them."""
+    outputs: list[Output] = []
+    for one in enrolments:
+        if not one.known:
+            outputs += machine.add_subscriber(one.subscriber, now, one.registration)
+        for right in one.rights:
+            outputs += machine.grant(one.subscriber.id, right, now)
+    return outputs
 
 
 def _known(machine: BSM, name: str) -> Subscriber | None:
