@@ -261,8 +261,11 @@ class DaemonKeys:
 
     def _await_ready(self, role: str) -> None:
         deadline = time.monotonic() + START_LIMIT
-        while not any(line.get("event") == "ready" for line in self._logs[role].lines()):
-            if self._processes[role].poll() is not None or time.monotonic() > deadline:
+        while True:
+            ended = self._processes[role].poll() is not None  # before its last words are read
+            if any(line.get("event") == "ready" for line in self._logs[role].lines()):
+                return
+            if ended or time.monotonic() > deadline:
                 raise TransportError(f"the {role} did not start: {self._logs[role].said}")
             time.sleep(LOOK)
 

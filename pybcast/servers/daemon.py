@@ -186,7 +186,8 @@ class Daemon(Generic[M]):
             fresh = load(self.config.path)
             for name in FIXED:
                 if getattr(fresh, name) != getattr(self.config, name):
-                    raise ConfigError(f"{fresh.path}: server.{name.removesuffix('_source')}: needs a restart")
+                    key = name if name == "air" else f"server.{name.removesuffix('_source')}"
+                    raise ConfigError(f"{fresh.path}: {key}: needs a restart")
             if (fresh.tls is None) != (self.config.tls is None):
                 raise ConfigError(f"{fresh.path}: tls: needs a restart")
             listening, asking = fresh.contexts()

@@ -158,6 +158,19 @@ def test_an_import_through_a_pipe_shows_no_bar(system: System, people: list[Mapp
     assert len(system.shown("bsm", "subscriber", "list", "bsm.toml", "--limit", "7")) == 7
 
 
+def test_an_import_at_a_terminal_shows_how_far_it_is(system: System) -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb") as shown:
+        done = subprocess.run(
+            [sys.executable, "-m", "pybcast.cli", "bsm", "subscriber", "import", "bsm.toml", "many.csv"],
+            cwd=system.folder, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=False, env={**os.environ, "TERM": "xterm"},
+        )  # fmt: skip
+        os.close(theirs)
+        said = shown.read1(1 << 16)
+    assert done.returncode == 0 and b"unchanged 1200" in done.stdout
+    assert b"import" in said and b"%" in said
+
+
 def test_a_programme_and_a_boundary(system: System) -> None:
     words: tuple[str, ...] = ("programme", "add", "bsm.toml", A, "urn:example:film", "--start", "+600", "--end", "+1200")
     (added,) = system.shown("bsm", *words)
