@@ -55,12 +55,14 @@ class Retry:
 class ClientLimits:
     """Bounds in time (seconds) and number for what a peer may cost - confidence: own.
 
-    ``connect``: TCP and TLS.  ``read``: until the first and each next byte of the answer.  ``total``: one attempt, waiting for a
-    free connection included.  ``connections``: to one peer.  ``idle``: how long one is kept for reuse.
+    ``connect``: TCP and TLS.  ``read``: until the first and each next byte of the answer.  ``brief``: one attempt, waiting for a
+    free connection included.  ``total``: the same of a pull, whose answer may be large (R30).  ``connections``: to one peer.
+    ``idle``: how long one is kept for reuse.
     """
 
     connect: float = 3.0
     read: float = 5.0
+    brief: float = 10.0
     total: float = 60.0
     connections: int = 8
     idle: float = 30.0
@@ -111,9 +113,12 @@ class _Link:
     def __init__(self, peer: Peer, context: ssl.SSLContext | None, limits: ClientLimits, clock: Callable[[], float]) -> None:
         split = urlsplit(peer.url or "")
         self.url = f"{peer.url}".rstrip("/") + ("" if split.path.strip("/") else PATH)
+        self.brief, self.long = (
+            aiohttp.ClientTimeout(total=total, sock_connect=limits.connect, sock_read=limits.read)
+            for total in (min(limits.brief, limits.total), limits.total)
+        )
         self.session = aiohttp.ClientSession(
             connector=_Connector(peer, context, limits, clock),
-            timeout=aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.read),
             headers={"Content-Type": CONTENT_TYPE, "Accept": "application/xml", "User-Agent": "pybcast"},
             skip_auto_headers=("Accept-Encoding",),
             auto_decompress=False,
@@ -283,7 +288,9 @@ class Client:
     async def _post(self, peer: Peer, message: BackendMessage, body: bytes) -> tuple[BackendMessage, int]:
         pull = message.tag in PULLS
         try:
-            async with self._link(peer) as link, link.session.post(link.url, data=body, allow_redirects=False) as response:
+            link = self._link(peer)
+            limits = link.long if pull else link.brief
+            async with link, link.session.post(link.url, data=body, allow_redirects=False, timeout=limits) as response:
                 try:
                     if response.status in PASSING:
                         raise PeerUnreachable(f"{peer.id}: HTTP {response.status}")
