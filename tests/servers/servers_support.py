@@ -226,7 +226,8 @@ class System:
         others = "".join(peer(name, self.ports[name]) for name in bsdas)
         (folder / "bsm.toml").write_text(toml("bsm", self.ports["bsm"], services=services, peers=others))
         for name in bsdas:
-            text = toml("bsda", self.ports[name], self.ports["bsm"], services, name=name, pair=len(bsdas) > 1)
+            known = "".join(peer(other, self.ports[other]) for other in self.names if other != name)
+            text = toml("bsda", self.ports[name], services=services, name=name, peers=known, pair=len(bsdas) > 1)
             (folder / f"{name}.toml").write_text(text)
         self.past: list[Process] = []
         self._seen: set[bytes] = set()

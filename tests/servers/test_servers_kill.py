@@ -29,7 +29,7 @@ from pybcast.store import SqliteStore, load_kek
 
 LONG: Final = os.environ.get("PYBCAST_LONG", "") == "1"
 ROUNDS: Final = 200 if LONG else 20
-SETTLE_EVERY: Final = 7  # rounds: then both live for a while, so that the next deaths meet periods prepared ahead
+SETTLE_EVERY: Final = 9  # rounds: then both live for a while, so that the next deaths meet periods prepared ahead
 PEOPLE: Final = 30
 PERIOD, AHEAD = 1, 12
 LETTERS: Final = "ABCDEF"
@@ -96,7 +96,7 @@ def test_kill_at_random_moments_under_load(loaded: System) -> None:
         if number % SETTLE_EVERY == 0:
             _in_use(system.running["bsda"], time.time() + SETTLED)
         for process in system.running.values():  # under way, and a moment that nobody chose
-            more = len(process.events) + rng.randrange(1, 150)
+            more = len(process.events) + rng.randrange(1, 100)
             process.wait(lambda seen, more=more: len(seen) >= more, f"event {more} of round {number}")  # type: ignore[misc]
         victims = (("bsm",), ("bsda",), ("bsm", "bsda"))[number % 3]
         held.on_air(system.running.values())

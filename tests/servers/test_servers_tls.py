@@ -27,7 +27,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Service A is the BSD/A's, B the other's, who is not here."""
     folder = tmp_path_factory.mktemp("tls")
     services = _service("A", 1, "bsm", "push", bsdas=[BSDA_ID]) + _service("B", 2, "bsm", "push", bsdas=["urn:example:bsda2"])
-    made = System(folder, services, bsdas=("bsda", "bsda2"))
+    made = System(folder, services, bsdas=("bsda", "bsda2"))  # only the BSM runs
     config = folder / "bsm.toml"
     text = config.read_text()
     config.write_text(text.replace(f'id = "{BSDA_ID}"', f'all_services = false\nid = "{BSDA_ID}"'))
@@ -100,7 +100,8 @@ def test_a_certificate_that_is_good_has_its_own_rights_and_no_more(system: Syste
     assert _ask(system, mine) in (Status.INVALID_REQUEST, Status.ALREADY_PROCESSED), "let in: F3 gives no keys"
     for context, service, source in (
         (mine, OTHERS, BSDA_ID), (mine, MINE, "urn:example:bsda2"), (mine, OTHERS, "urn:example:bsda2"),
-        (mine, ALL_SERVICES, BSDA_ID), (mine, "urn:nobody", BSDA_ID), (stranger, MINE, BSDA_ID), (stranger, MINE, "urn:example:stranger"),
+        (mine, ALL_SERVICES, BSDA_ID), (mine, "urn:nobody", BSDA_ID), (stranger, MINE, BSDA_ID),
+        (stranger, MINE, "urn:example:stranger"),
     ):  # fmt: skip
         assert _ask(system, context, service, source) == Status.NOT_PERMITTED, (service, source)
     figures = system.running["bsm"].metrics()
