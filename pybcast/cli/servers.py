@@ -116,6 +116,10 @@ def _show(found: dict[str, Any]) -> None:
     output.say_styled(found["light"], LIGHTS[found["light"]], f" {found['role']} {found['id']}, up {found['up']:.0f} s")
     rows(found["peers"], as_json=False)
     rows(found["services"], as_json=False)
+    for issuing in found.get("issuing", ()):
+        output.say(
+            output.plain(f"LTKMs of {issuing['service']} stream {issuing['stream']}: {issuing['done']} of {issuing['of']} issued")
+        )
     for alarm in found["alarms"]:
         output.say(output.plain(f"alarm {alarm['code']}: {alarm['service']} stream {alarm['stream']}: {alarm['text']}"))
 

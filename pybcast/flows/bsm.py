@@ -313,6 +313,22 @@ class BSM:
         """What a card reported last (smartcard-profile 5.5); ``None`` when nothing."""
         return self._issuer.report(subscriber)
 
+    def subscriber(self, name: str) -> Subscriber | None:
+        """A subscriber as he was added (for views and imports)."""
+        try:
+            return self._issuer.subscriber(name)
+        except LocalFlowError:
+            return None
+
+    def group(self, address: bytes) -> Group | None:
+        """A subscriber group of the DRM Profile as it was added."""
+        return self._journal.get("group", (address,), Group)
+
+    def entitled(self, name: str, service: str, stream: int, start: int, end: int) -> bool:
+        """Whether one right of a subscriber covers all of a stream in [start, end), NTP seconds."""
+        rights = self._issuer.rights(name, self._config(service, stream))
+        return any(right.content is None and right.start <= start and right.end >= end for right in rights)
+
     def issuing(self) -> tuple[Issuing, ...]:
         """The keys that are on their way to everyone entitled, first come first."""
         rows = self._journal.rows("issue", Job)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
 
 from pybcast.flows import BSM
 from pybcast.flows.events import State
@@ -38,6 +40,10 @@ class Bsm(Daemon[BSM]):
                 service=stream.service, stream=stream.stream, light=light, why=why,
                 next_change=min((row.material.valid_to for row in current), default=None),
             )  # fmt: skip
+
+    def more(self, machine: BSM) -> dict[str, Any]:
+        """LTKMs on their way to everyone entitled."""
+        return {"issuing": [asdict(issuing) for issuing in machine.issuing()]}
 
     def commands(self) -> dict[str, Command]:
         return BsmCommands(self).table()

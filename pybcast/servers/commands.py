@@ -7,13 +7,13 @@ Each command is answered when what it changed is stored and carried out.  What o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 
 from pybcast.errors import ConfigError, LocalFlowError
-from pybcast.flows import BSM, Group, Programme, Right, Subscriber, smartcard_registration
+from pybcast.flows import BSM, Enrolment, Group, Programme, Subscriber, smartcard_registration
 from pybcast.flows.events import Output
 from pybcast.keys import CK, IK, OPC, RIAK, UDK, UGK, GroupRoot, K, Milenage
 from pybcast.servers import enrol, views
@@ -58,15 +58,6 @@ class _Programme(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     start: int
     end: int
     stream: int | None = None
-
-
-class _Enrolment(NamedTuple):
-    """A subscriber who is not there as he should be; ``known``: only rights are missing."""
-
-    subscriber: Subscriber
-    rights: tuple[Right, ...]
-    registration: bytes | None
-    known: bool
 
 
 class BsmCommands:
@@ -130,18 +121,18 @@ class BsmCommands:
         errors: list[dict[str, Any]] = []
 
         def enter(machine: BSM, now: float) -> list[Output]:
-            found: list[_Enrolment] = []
+            found: list[Enrolment] = []
             for place, row in enumerate(asked.rows):
                 try:
                     found += self._missing(machine, row, asked.days, now, counts)
                 except Wrong as error:
                     errors.append({"row": place, "column": error.column, "reason": error.reason})
-            return [] if asked.dry_run else _enrol(machine, found, now)
+            return [] if asked.dry_run else machine.add_subscribers(found, now)
 
         await self._daemon.runner.command(enter)
         return {**counts, "errors": errors}
 
-    def _missing(self, machine: BSM, raw: Mapping[str, str], days: int, now: float, counts: dict[str, int]) -> list[_Enrolment]:
+    def _missing(self, machine: BSM, raw: Mapping[str, str], days: int, now: float, counts: dict[str, int]) -> list[Enrolment]:
         """What must be entered for a row to hold: nothing, or one enrolment.  ``Wrong`` when it cannot."""
         row = enrol.row_of(raw)
         subscriber, registration = enrol.subscriber(row)
@@ -150,15 +141,15 @@ class BsmCommands:
             streams = [(service, stream) for service in row.services.split() for stream in self._streams(service)]
         except ConfigError as error:
             raise Wrong("services", str(error)) from None
-        if subscriber.profile == "drm" and not _group_known(machine, subscriber.group):
+        if subscriber.profile == "drm" and machine.group(subscriber.group) is None:
             raise Wrong("group", "is not known: `bsm group add` first")
-        known = _known(machine, subscriber.id)
-        missing = streams if known is None else [s for s in streams if not _entitled(machine, subscriber.id, *s, now, end)]
+        known = machine.subscriber(subscriber.id)
+        missing = streams if known is None else [s for s in streams if not machine.entitled(subscriber.id, *s, int(now), end)]
         counts["added" if known is None else "changed" if known != subscriber or missing else "unchanged"] += 1
         if known == subscriber and not missing:
             return []
         rights = tuple(enrol.right(service, stream, now, end) for service, stream in missing)
-        return [_Enrolment(subscriber, rights, registration if known != subscriber else None, known == subscriber)]
+        return [Enrolment(subscriber, rights, registration if known != subscriber else None)]
 
     def _random_card(self, name: str) -> tuple[Subscriber, bytes]:
         fqdn, now = self._daemon.config.fqdn, self._daemon.clock.now()
@@ -205,7 +196,7 @@ class BsmCommands:
         streams = self._streams(asked.service, asked.stream)
 
         def withdraw(machine: BSM, now: float) -> list[Output]:
-            if _known(machine, asked.name) is None:
+            if machine.subscriber(asked.name) is None:
                 raise LocalFlowError(f"no subscriber {asked.name}")
             return [
                 output
@@ -242,36 +233,6 @@ class BsmCommands:
 
         await self._daemon.runner.command(add)
         return {"service": asked.service, "content": asked.content, "start": held[0].start, "end": held[0].end}
-
-
-# What an import must know of the machine before it changes anything, and how it changes it.
-
-
-def _enrol(machine: BSM, enrolments: Iterable[_Enrolment], now: float) -> list[Output]:
-    """All of them, as one input.  The place where a machine that takes many at once is given them."""
-    outputs: list[Output] = []
-    for one in enrolments:
-        if not one.known:
-            outputs += machine.add_subscriber(one.subscriber, now, one.registration)
-        for right in one.rights:
-            outputs += machine.grant(one.subscriber.id, right, now)
-    return outputs
-
-
-def _known(machine: BSM, name: str) -> Subscriber | None:
-    try:
-        return machine._issuer.subscriber(name)
-    except LocalFlowError:
-        return None
-
-
-def _group_known(machine: BSM, address: bytes) -> bool:
-    return machine._journal.get("group", (address,), Group) is not None
-
-
-def _entitled(machine: BSM, name: str, service: str, stream: int, now: float, end: int) -> bool:
-    rights = machine._issuer.rights(name, machine._config(service, stream))
-    return any(r.content is None and r.start <= now and r.end >= end for r in rights)
 
 
 def _convert(arguments: Mapping[str, Any], kind: type[_Kind]) -> _Kind:

@@ -72,6 +72,10 @@ class Daemon(Generic[M]):
     def commands(self) -> dict[str, Command]:
         return {}
 
+    def more(self, machine: M) -> dict[str, Any]:
+        """What ``pybcast status`` shows beside what both have."""
+        return {}
+
     def put(self, output: AirOutput) -> None:
         """What goes on air."""
         self.air.put(output, lambda *_: None)
@@ -257,4 +261,5 @@ class Daemon(Generic[M]):
             "light": "red" if "red" in lights else "yellow" if "yellow" in lights else "green",
             "peers": peers, "services": services, "alarms": self.watch.last_alarms()[-5:],
             "store": {"writes": stats.writes, "commits": stats.commits, "octets": stats.octets, "slowest": stats.slowest_commit},
+            **self.more(self.runner.machine),
         }  # fmt: skip
