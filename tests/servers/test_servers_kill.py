@@ -115,7 +115,8 @@ def test_kill_at_random_moments_under_load(loaded: System) -> None:
     held.on_air(system.past)
     expected, missing = held.missing(system, SERVICES, PERIOD, AHEAD, until)
     print(f"{len(held.air)} on air, {expected} looked for, {held.compared()} compared, {len(held.letters)} LTKMs")
-    assert not missing and expected > len(SERVICES) * ROUNDS, missing
+    assert not missing, missing
+    assert expected > len(SERVICES) * ROUNDS // 4, "too few periods were looked for to say anything"
     assert held.compared() > 5 * ROUNDS and len(shop.sold) >= min(PEOPLE, ROUNDS // 2) and held.letters and held.counters
     for process in system.past:
         process.check()
