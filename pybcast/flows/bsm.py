@@ -31,7 +31,8 @@ from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm, Reporting
 
 HORIZON: Final = 3600.0  # R27: how far ahead a periodStart may lie, beyond look_ahead periods
 ISSUED_AT_ONCE: Final = 1000  # letters made in one go, some 20 ms: STKMs do not wait longer for them - confidence: own
-ISSUE_PAUSE: Final = 0.02  # seconds between one go and the next, for everything else - confidence: own
+ISSUE_PAUSE: Final = 0.01  # seconds between one go and the next, for everything else - confidence: own
+PULL_OCTETS: Final = 40_000_000  # of LTKMs in one answer: in XML under the 64 MiB of R30 - confidence: own
 JOBS_AT_ONCE: Final = 50  # keys looked at in one go, for the same reason - confidence: own
 PAGES_IN_FLIGHT: Final = 4  # LTKMDeliveries to a BSD/A at once; the others wait in the store, not in memory - confidence: own
 REOFFER: Final = 10.0  # seconds until a key or window that a BSD/A refused is offered again - confidence: own
@@ -109,6 +110,7 @@ class BSM:
         self._jobs = {name: None for name in self._journal.rows("issue", Job) if name[:2] in self._streams}
         self._to_deliver: dict[str, dict[str, PageKey]] = {}
         self._in_flight: dict[str, set[str]] = {}
+        self._pulled: dict[tuple[str, str], PageKey] = {}
         self._restored = restored
         self._resumed = False
         self._now = self._next_go = 0.0
@@ -631,10 +633,21 @@ class BSM:
 
     def _give_ltkms(self, message: BackendMessage, now: float) -> BackendMessage:
         configs = [self._streams[key] for key in self._services.get(message.service, ())]
-        data = tuple(d for c in configs for page in self._issuer.pages(c) if page.end > now for d in self._issuer.data(page))
+        pages = [page for config in configs for page in self._issuer.pages(config) if page.end > now]
+        asker = (message.source, message.service)
+        last = next((n for n, page in enumerate(pages) if page.key == self._pulled.get(asker)), -1)
+        data: list[bytes] = []
+        octets = 0
+        for page in pages[last + 1 :] + pages[: last + 1]:  # more than one answer holds: the next one goes on
+            if octets > PULL_OCTETS:
+                break
+            letters = self._issuer.data(page)
+            data += letters
+            octets += sum(map(len, letters))
+            self._pulled[asker] = page.key
         if data:
             self._journal.emit(FlowDone("F2", None, message.service))
-        return message.answer(Status.SUCCESS if data else Status.NON_EXISTENT, data, now=now)
+        return message.answer(Status.SUCCESS if data else Status.NON_EXISTENT, tuple(data), now=now)
 
     def _complete(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F3: complete the partial STKMs, each with its own status (R27, R31)."""

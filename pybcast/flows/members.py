@@ -111,6 +111,9 @@ class People(NamedTuple):
     counters: Sequence[int]
     rights: Sequence[tuple[tuple[int, int], ...]]
 
+    def __repr__(self) -> str:  # a tuple would show the keys
+        return f"<People: {len(self.names)}>"
+
 
 class Members(Protocol):
     """Reads see what was put before, stored or not.  What is put becomes durable with the outputs of the input being handled."""

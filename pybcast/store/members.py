@@ -53,6 +53,7 @@ _TOLD: Final = (
     " WHERE m.name IN (SELECT value FROM json_each(?))"
 )
 
+_COUNTERS: Final = "SELECT member, value FROM member_counter WHERE member > ? ORDER BY member LIMIT 10000"
 _END: Final = 1 << 62  # beyond every place
 
 _Span = tuple[int, int]
@@ -84,10 +85,11 @@ class StoredMembers:
     def bind(self, journal: Journal) -> None:
         self._journal, self._base = journal, SmkCounters(journal)
         self._counters = array("I", [0])
-        for member, value in self._query("SELECT member, value FROM member_counter ORDER BY member"):
-            if member != len(self._counters):
-                raise StoreDamaged(f"table member_counter: member {len(self._counters)} is missing")
-            self._counters.append(counter_of(member, value))
+        while rows := self._query(_COUNTERS, (len(self._counters) - 1,)):
+            for member, value in rows:
+                if member != len(self._counters):
+                    raise StoreDamaged(f"table member_counter: member {len(self._counters)} is missing")
+                self._counters.append(counter_of(member, value))
         streams = self._query("SELECT service, stream, id FROM member_stream")
         self._streams: dict[StreamKey, int] = {(service, number): row for service, number, row in streams}
         counts = self._query("SELECT stream, count(*) FROM member_right GROUP BY stream")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
-from room_support import BSDA_URI, BSM_URI, GROUP_KEYS, SERVICE, START, card_party, stream_config
+from room_support import BSDA_URI, BSM_URI, GROUP_KEYS, SERVICE, START, card_party, request, stream_config
 
 from pybcast import codec
 from pybcast.errors import LocalFlowError
@@ -101,7 +101,7 @@ def test_a_job_goes_on_where_it_was(crash_after: int) -> None:
     bsm = machine(state=enrolled(size))
     outputs: list[Output] = []
     for n in range(crash_after):
-        outputs += bsm.tick(START + n * ISSUE_PAUSE)
+        outputs += bsm.tick(START + 2 * n * ISSUE_PAUSE)
     bsm = machine(state=bsm._journal.tables)
     assert sum(job.done for job in bsm.issuing()) == crash_after * ISSUED_AT_ONCE % (3 * ISSUED_AT_ONCE)
     outputs += finish(bsm)
@@ -254,6 +254,20 @@ def test_few_deliveries_are_under_way_at_once() -> None:
     assert len(arrived) == pages and sum(map(len, arrived.values())) == pages * MAX_DATA
 
 
+def test_what_is_pulled_is_no_more_than_an_answer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R30: the next answer goes on where the last one stopped."""
+    bsm = machine(state=enrolled(3 * ISSUED_AT_ONCE))
+    bundles = made(finish(bsm))
+    monkeypatch.setattr("pybcast.flows.bsm.PULL_OCTETS", max(len(bundle.data) for bundle in bundles))
+    found = []
+    for n in range(3):
+        message = request(Tag.LTKMRequest, source=BSDA_URI, destination=BSM_URI, stream=None, message_id=f"{n:032x}")
+        answers = [o.message for o in bsm.receive(message, START + 1, BSDA_URI) if isinstance(o, Send) and o.message.is_answer]
+        found += [answer.items for answer in answers]
+    pages = [bundle.items() for bundle in bundles]
+    assert found == [pages[0] + pages[1], pages[2] + pages[0], pages[1] + pages[2]]
+
+
 def test_a_page_that_is_replaced_while_it_waits_is_not_delivered() -> None:
     bsm = machine(state=enrolled((PAGES_IN_FLIGHT + 1) * ISSUED_AT_ONCE))
     sent = delivered(finish(bsm))
@@ -274,7 +288,7 @@ def test_so_many_that_healing_takes_longer(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("pybcast.flows.ltkm.REISSUE_RATE", size / (2 * HEALED))
     assert made(bsm.tick(START + HEALED)) == [], "it is looked at again: there are more than when it was made"
     assert made(bsm.tick(START + 2 * HEALED - 1)) == []
-    again = [bundle for n in range(3) for bundle in made(bsm.tick(START + 2 * HEALED + n * ISSUE_PAUSE))]
+    again = [bundle for n in range(3) for bundle in made(bsm.tick(START + 2 * HEALED + 2 * n * ISSUE_PAUSE))]
     assert [len(bundle) for bundle in again] == [MAX_DATA] * 3
 
 
@@ -329,6 +343,11 @@ def test_bcros_that_were_on_two_pages() -> None:
     assert [p.name for p in issuer.all_pages()] == [second.name, page.name]
     bsm.tick(START + 100)
     assert issuer.all_pages() == []
+
+
+def test_keys_of_people_are_not_shown() -> None:
+    people = machine(state=enrolled(2))._issuer.some(CARD, ["card0", "card1"])
+    assert len(people.smks) == 2 and repr(people) == "<People: 2>" == f"{people}"
 
 
 def test_who_is_not_known_has_no_place() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from pybcast.flows import BSM, Persist, Right, StreamConfig, Subscriber
-from pybcast.flows.bsm import ISSUE_PAUSE
 from pybcast.flows.events import Journal
 from pybcast.keys import KEK, SMK
 from pybcast.messages import Protocol
@@ -50,10 +49,10 @@ def main() -> None:
             enrol(store)
         bsm = machine(store)
         futures = []
-        ticks = 0
-        while not ticks or bsm.issuing():
-            outputs = bsm.tick(START + ticks * ISSUE_PAUSE)
-            ticks += 1
+        now = START
+        while now == START or bsm.issuing():
+            outputs = bsm.tick(now)
+            now += 1
             futures.append(store.submit([output for output in outputs if isinstance(output, Persist)]))
             while futures and (len(futures) > 3 or futures[0].done()):
                 futures.pop(0).result()
