@@ -172,7 +172,9 @@ class Issuer:
         members.bind(journal)
         self._randomness = randomness
         self._rights_issuer_id = rights_issuer_id
+        streams = list(streams)
         self._reissue = {config.key: REISSUE_CYCLES * config.carousel_cycle for config in streams}
+        self._pushed = {config.key for config in streams if config.delivery == "push"}
         self._devices: dict[StreamKey, dict[str, list[Right]]] = {}
         for key, right in journal.rows("right", Right).items():
             if members.get(str(key[0])) is None:
@@ -605,6 +607,9 @@ class Issuer:
                 self._remove(page)
             elif again > now:  # there are more of them than when it was set
                 self._due.set(key, min(again, page.end))
+            elif not page.confirmed and key[:2] in self._pushed:
+                # It may be on the carousel or not; only one delivery can be replaced, and nobody would know which.
+                self._due.set(key, min(now + self._interval((page.service, page.stream)), page.end))
             else:
                 return page
         return None
