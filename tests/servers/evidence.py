@@ -59,8 +59,10 @@ class Evidence:
         for (service, *_), key_row in rows.get("key", {}).items():
             if isinstance(key_row, LongTermKey) and key_row.material.key_type == "SEK":
                 self.groups[key_row.material.key_id[:5]] = str(service)
+        # One LTKM of a key for a subscriber.  A second one, with a COUNTER of its own, is left where the BSM never learnt that the
+        # first had arrived, and issued another: it does not know what to replace.
         turning = Counter((letter.idr, letter.key_domain_id + letter.sek_id) for letter in self._letters(rows))
-        assert not [each for each, count in turning.items() if count > 1], "two LTKMs of one key for one subscriber"
+        assert max(turning.values(), default=0) <= 2, "more than two LTKMs of one key for one subscriber"
 
     def _letters(self, rows: dict[str, dict[tuple[object, ...], object]]) -> Iterable[SmartcardLtkm]:
         for put in rows.get("carousel", {}).values():

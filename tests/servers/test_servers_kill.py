@@ -123,7 +123,7 @@ def test_kill_at_random_moments_under_load(loaded: System) -> None:
 
 
 def _everyone_served(system: System, held: Evidence, sold: list[str]) -> None:
-    """Every subscriber that was accepted is there, and has an LTKM of every key that is to come: one, as ``held`` sees to."""
+    """Every subscriber that was accepted is there, and has an LTKM of every key that is to come."""
     rows = system.rows("bsm")
     people = {s.id: s for s in rows["subscriber"].values() if isinstance(s, Subscriber)}
     assert set(sold) <= people.keys(), "lost what was accepted"
