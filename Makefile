@@ -63,7 +63,7 @@ wheel: $(STAMP) ## sdist and manylinux wheel in build/wheel, tested where no hea
 random: $(STAMP) ## property tests with random seeds; PYBCAST_EXAMPLES=5000 for each by default
 	PYBCAST_LONG=1 PYBCAST_EXAMPLES=$(or $(PYBCAST_EXAMPLES),5000) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-long: random ## everything that takes hours: random seeds, the core's two million messages, other processors, fuzzing, the wheel
+long: random ## everything that takes hours: random seeds, 200 deaths of the servers, the core's two million messages, other processors, fuzzing, the wheel
 	@.ci/setup portability
 	$(MAKE) core CORE_TARGETS="long valgrind portability"
 	$(MAKE) core CORE_TARGETS="fuzz" CORE_ARGS="SECONDS=$(or $(SECONDS_EACH),600)"
