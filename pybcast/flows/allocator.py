@@ -117,9 +117,8 @@ class Allocator:
     def prune(self, now: float) -> None:
         """Forget the STKMs that have ended (R41); the floor keeps their COUNTERs from coming back."""
         for key_id, start in self._ends.due(now):
-            if start in self._sealed.get(key_id, {}):
-                self._floors[key_id] = max(start, self.floor(key_id))  # stored when their row is dropped
-                self._drop(key_id, start)
+            self._floors[key_id] = max(start, self.floor(key_id))  # stored when their row is dropped
+            self._drop(key_id, start)
 
     def _drop(self, key_id: bytes, start: int) -> None:
         first = self._row_of.pop((key_id, start))

@@ -197,9 +197,7 @@ class BSDA:
         self._touched.update(dict.fromkeys(itertools.islice(self._wakes.due(now), TURN)))
         touched, self._touched = self._touched, {}
         for key in touched:
-            config = self._streams.get(key)
-            if config is None:
-                continue
+            config = self._streams[key]
             self._plan(config, now)
             self._seal_or_ask(config, now)
             self._periods.announce(config, now)

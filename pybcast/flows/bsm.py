@@ -374,7 +374,7 @@ class BSM:
             if (page.service, page.stream) in self._streams:
                 self._offer(page, now)
         for config in self._streams.values():
-            self._keys.mend(config, now)
+            self._keys.match_profiles(config, now)
         for (name,), data in self._journal.rows("registration", bytes).items():
             self._offer_registration(str(name), data, now)
         self._touched.update(dict.fromkeys(self._streams))

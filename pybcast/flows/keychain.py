@@ -165,18 +165,13 @@ class KeyChain:
                 self._allocator.forget(stkm.key_identity(config, row.material))
         self._journal.emit(Alarm("clock-back", *config.key, "keys of a time to come are given up"))
 
-    def mend(self, config: StreamConfig, now: float) -> None:
-        """Finish what a crash has interrupted: a key without its LTKMs, one profile's without the other's, or without its room."""
-        for row in self.rows(config):
-            if row.state is KeyState.CREATED:
-                self._issue(config, row, now)
-                self._fire(config, row, KeyEvent.ISSUE)
+    def match_profiles(self, config: StreamConfig, now: float) -> None:
+        """A stream that has a profile more than before gets a key of it for the time that the newest key of the other has."""
         chain = [r for r in self.rows(config) if r.material.key_type in ("SEK", "SEAK")]
         if chain:
             start = chain[-1].material.valid_from
             made = {r.material.key_type for r in chain if r.material.valid_from == start}
             self._create(config, start, now, at_once=chain[-1].at_once, but=made)
-            self._cut_short(config, start)
 
     def age(self, config: StreamConfig, now: float) -> None:
         """Keys begin, end, and are forgotten."""
@@ -230,7 +225,6 @@ class KeyChain:
             # Time for its LTKMs to arrive, and for its STKMs to take the place of those that are not on air yet.
             start = max(self._edge(config, now + max(config.rekey_lead, config.period)), last.valid_from + config.granularity)
             if start < last.valid_to or now >= last.valid_to:
-                # In this order a crash between two of them loses nothing (see _mend).
                 self._create(config, start, now, at_once=True)
                 self._cut_short(config, start)
                 self._journal.drop("rekey", config.key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Final
 from zlib import crc32
 
@@ -245,10 +246,11 @@ class Periods:
         Where batches begin differs from stream to stream: a server of many prepares some in each period, not all in one.
         """
         phase = crc32(f"{config.service} {config.stream}".encode()) % config.batch
-        for n, period in enumerate(self._schedules[config.key].walk(now)):
-            if n > config.look_ahead and (period.index + phase) % config.batch == 0:
-                return
+        periods = self._schedules[config.key].walk(now)
+        period, n = next(periods), 0
+        while n <= config.look_ahead or (period.index + phase) % config.batch:
             yield period
+            period, n = next(periods), n + 1
 
     def catch_up(self, config: StreamConfig) -> None:
         """The periods of the configuration were changed while this BSD/A was dead: they hold from where it says (R5).
@@ -367,11 +369,8 @@ class Periods:
         """
         edges = {e for key in self.keys(config) for e in (key.valid_from, key.valid_to)}
         if at not in edges and self._journal.get("boundary", (*config.key, at), bool) is None:
-            schedule = self._schedules[config.key]
-            before = schedule.segments
-            schedule.join(at, self._horizon(config))
-            if schedule.segments != before:
-                self._changed_schedule(config)
+            self._schedules[config.key].join(at, self._horizon(config))
+            self._changed_schedule(config)
 
     def _changed_schedule(self, config: StreamConfig) -> None:
         self._full.pop(config.key, None)
@@ -429,9 +428,7 @@ class Periods:
         if chosen is None:
             return
         self.use(config, self.fire(config, chosen, PeriodEvent.SWITCH))
-        for record in self.records(config):
-            if record.period.start >= chosen.period.start:
-                break
+        for record in takewhile(lambda r: r.period.start < chosen.period.start, self.records(config)):
             if record.state in FINAL:
                 continue
             on_air = record.state in USED or record.state is PeriodState.ON_AIR
@@ -496,9 +493,8 @@ class Periods:
             times.append(record.period.end)
             if state is PeriodState.SEALED:
                 times.append(self._lead(config, record))
-                if record.period.start > now:
-                    return times  # those that follow come later
-            elif state is PeriodState.ON_AIR:
+                return times  # what follows comes later
+            if state is PeriodState.ON_AIR:
                 times.append(self.ready(config, record))
             elif state in USED and not config.hold_through:
                 times.append(record.authority_end)

@@ -71,6 +71,7 @@ from pybcast.messages import (
     SecurityPolicyExtension,
     SmartcardRegistration,
     SmartcardVerification,
+    StkmManagement,
 )
 from pybcast.secret import Secret
 from pybcast.wire import encode_key_data
@@ -933,3 +934,22 @@ def test_what_is_no_number_is_not_taken_for_zero(value: Any) -> None:
     with pytest.raises(BadValue) as caught:
         seal(clear, Keys(smk=SMK(bytes(range(32)))))
     assert caught.value.field == "payloads[1].management.security_policy_ext.playback"
+
+
+def test_a_stkm_without_keys_from_any_buffer_and_with_any_limit() -> None:
+    """The core does it where it can; the reference where a limit or a leniency is given, or the structures cannot hold a value."""
+    partial = PartialSmartcardStkm(
+        counter=0, key_domain_id=bytes(3), sek_id=bytes(4), tek_id=bytes(2), tek=Secret(bytes(range(16))),
+        management=StkmManagement(
+            protection_after_reception=0, traffic_protection_protocol=Protocol.ISMACRYP, traffic_authentication_flag=False,
+            traffic_key_lifetime=5,
+        ),
+    )  # fmt: skip
+    data = codec.encode(partial)
+    assert codec.encode(partial, max_size=len(data)) == data == codec.encode(partial, lenient=("trailing-bytes",))
+    assert codec.decode(bytearray(data), "smartcard-stkm", partial=True) == partial  # type: ignore[arg-type]
+    with pytest.raises(BadLength):
+        codec.encode(partial, max_size=len(data) - 1)
+    for values in ({"counter": 1 << 32}, {"counter": "1"}, {"tek": Secret(bytes(15))}):
+        with pytest.raises(WireError):
+            codec.encode(change(partial, **values))

@@ -53,6 +53,7 @@ from pybcast.flows import (
 from pybcast.flows.agenda import TURN
 from pybcast.flows.events import State
 from pybcast.flows.peer import RETRY
+from pybcast.flows.periods import PeriodBlock
 from pybcast.flows.spcp import Item
 from pybcast.flows.stkm import Policy
 from pybcast.flows.tables import PeriodState
@@ -700,3 +701,42 @@ def test_periods_are_prepared_in_batches(batch: int) -> None:
         ahead = sum(r.period.start > now for r in machine.records(*config.key))
         assert config.look_ahead <= ahead <= config.ahead == config.look_ahead + batch - 1
     assert len(sizes) > 5 and set(sizes[1:]) == {batch}
+
+
+def test_r05_a_clock_that_was_put_back_before_anything_was_on_air() -> None:
+    """Nothing is held then; a key that holds already stays (F4), one of a time to come goes."""
+    config = replace(HERE, start=START + 3600, look_ahead=12)
+    machine = bsda(config)
+    tell(machine, Tag.KeyDelivery, START + 3500, sek_material(start=START + 3600))
+    assert len(machine.records(*NAME)) == 13
+    again = bsda(replace(config, start=START), seed=2, state=machine._journal.tables)
+    outputs = again.tick(START + 200)
+    assert alarms(outputs, "clock-back") and not of(OffAir, outputs)
+    assert not again.records(*NAME) and not again._journal.tables.get("key")
+    assert "on-air" not in {o.table for o in outputs if isinstance(o, Persist) and o.value is not None}
+
+    held = bsda(HERE)
+    tell(held, Tag.KeyDelivery, START - 50, sek_material())
+    far = {**held._journal.tables, "period": {}}
+    block = PeriodBlock(tuple(replace(r, period=Period(0, r.period.start + 600, r.period.end + 600)) for r in held.records(*NAME)))
+    far["period"] = {(*NAME, START + 600): block}
+    once_more = bsda(HERE, seed=3, state=far)
+    assert alarms(once_more.tick(START + 9), "clock-back")
+    assert list(once_more._journal.tables["key"]) == list(far["key"]), "it holds now"
+
+
+def test_a_key_that_ends_inside_a_period_does_not_cover_it() -> None:
+    machine = bsda(HERE)
+    machine._periods._journal.put("key", (*NAME, "SEK", b"k"), replace(sek_material(), valid_to=START + 12))
+    assert machine._periods.covered(HERE, Period(0, START, START + 8))
+    assert not machine._periods.covered(HERE, Period(1, START + 8, START + 16))
+
+
+def test_a_pull_that_is_promised_and_does_not_come_is_repeated_by_what_needs_it() -> None:
+    """F5, pulled: status 19, and nothing comes.  The request itself is not said again for ever; its periods are asked for anew."""
+    machine = bsda(CARD)
+    machine.tick(START)
+    (asked,) = sent(machine.request_stkms(*NAME, "smartcard", START), Tag.STKMRequest)
+    answered(machine, asked, START + 1, 19)
+    outputs = [o for n in range(2, 6) for o in machine.tick(START + n)]
+    assert asked.message_id not in {m.message_id for m in sent(outputs, Tag.STKMRequest)}

@@ -625,3 +625,40 @@ def test_what_a_card_reported_is_kept_for_the_operator() -> None:
     answer = SmartcardVerification(csb_id=ltkm.csb_id, counter=ltkm.counter, idr=ltkm.idr, reporting=Reporting(status=1))
     name, _ = machine.verify(codec.seal(answer, keys), START + 2)
     assert name == party.subscriber.id and machine.report(name) == Reporting(status=1)
+
+
+def test_what_an_import_asks_first() -> None:
+    machine, party = bsm(CARD), card_party()
+    assert machine.subscriber(party.subscriber.id) is None and machine.group(b"1234") is None
+    machine.add_subscriber(party.subscriber, START)
+    assert machine.subscriber(party.subscriber.id) == party.subscriber
+    assert not machine.entitled(party.subscriber.id, *NAME, START, START + 100)
+    machine.grant(party.subscriber.id, Right(service=NAME[0], stream=NAME[1], start=START, end=START + 100), START)
+    assert machine.entitled(party.subscriber.id, *NAME, START, START + 100)
+    assert not machine.entitled(party.subscriber.id, *NAME, START, START + 101)
+    assert not machine.entitled(party.subscriber.id, *NAME, START - 1, START + 100)
+
+
+def test_a_profile_that_is_added_gets_its_key() -> None:
+    """A stream of one profile goes on with both: the new one's key holds as long as the other's (R38)."""
+    machine = bsm(CARD)
+    machine.tick(START)
+    (sek,) = machine.keys(*NAME)
+    both = bsm(BOTH, seed=2, state=machine._journal.tables)
+    both.tick(START + 1)
+    rows = {row.material.key_type: row.material for row in both.keys(*NAME)}
+    assert rows.keys() == {"SEK", "SEAK"} and rows["SEK"] == sek.material
+    assert (rows["SEAK"].valid_from, rows["SEAK"].valid_to) == (sek.material.valid_from, sek.material.valid_to)
+
+
+def test_r05_a_clock_that_was_put_back_while_a_key_holds() -> None:
+    """The key of now stays, only those of a time to come go."""
+    machine = bsm(CARD)
+    machine.tick(START)
+    (now,) = machine.keys(*NAME)
+    key_id = bytes.fromhex("12f41000010063")
+    far = replace(now, material=replace(now.material, key_id=key_id, valid_from=START + 9000, valid_to=START + 9640))
+    machine._keys.store(CARD, far)
+    again = bsm(CARD, seed=2, state=machine._journal.tables)
+    assert alarms(again.tick(START + 1), "clock-back")
+    assert [row.material.key_id for row in again.keys(*NAME)] == [now.material.key_id]

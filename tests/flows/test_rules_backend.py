@@ -52,6 +52,7 @@ from pybcast.flows import (
     random_teks,
     stkm,
 )
+from pybcast.flows.events import Alarm, Journal, Persist
 from pybcast.flows.serial import MOD, counter_of
 from pybcast.flows.spcp import MAX_DATA, check
 from pybcast.flows.stkm import Policy, key_identity
@@ -453,3 +454,15 @@ def test_r36_only_an_awaited_verification_counts() -> None:
         assert machine.verify(answer, START)[0] == party.subscriber.id
         with pytest.raises(KeyUnavailable):
             machine.verify(answer, START)
+
+
+def test_what_stands_in_no_message_has_no_digest() -> None:
+    with pytest.raises(TypeError, match="float stands in no message"):
+        key_delivery(end=1.5).digest()
+
+
+def test_a_row_that_is_not_remembered_is_in_the_transaction_all_the_same() -> None:
+    journal = Journal()
+    journal.emit(Alarm("a", "urn:s"))
+    journal.pass_on("t", (1,), b"x")
+    assert journal.take() == [Persist("t", (1,), b"x"), Alarm("a", "urn:s")] and journal.get("t", (1,), bytes) is None
