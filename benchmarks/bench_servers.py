@@ -67,7 +67,7 @@ url = "https://127.0.0.1:{ports[other]}"
 {services}"""
 
 
-def _services(count: int, generation: str, profile: str, period: int, look_ahead: int, start: int) -> str:
+def _services(count: int, generation: str, profile: str, period: int, look_ahead: int, batch: int, start: int) -> str:
     """Streams that begin at ``start``, when both servers are up."""
     return "".join(
         f"""[[services]]
@@ -79,7 +79,7 @@ granularity = {period}
 start = {start}
 key_period = {3600 * period}
 look_ahead = {look_ahead}
-batch = {look_ahead}
+batch = {batch}
 serviceBaseCID = "service-{n}"
 socID = "soc.example"
 key_domain_id = "12f4{n >> 15:02x}"
@@ -165,7 +165,8 @@ def _sum(figures: Figures, prefix: str, *labels: str) -> float:
 
 def measure(
     services: int, seconds: float, *, generation: Literal["bsm", "bsda"] = "bsm", profile: str = "smartcard", period: int = 1,
-    look_ahead: int = 10, settle: float = 0.0, folder: Path | None = None, say: Callable[[str], None] = lambda _: None,
+    look_ahead: int = 10, batch: int | None = None, settle: float = 0.0, folder: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run both servers; their figures over ``seconds``, after ``settle`` seconds (default: two batches) on air."""
     with tempfile.TemporaryDirectory() as made:
@@ -175,14 +176,15 @@ def measure(
         (where / "kek").chmod(0o600)
         ports = dict(zip((*IDS, "bsm status", "bsda status"), _free_ports(4), strict=True))
         begin = int(time.time()) + NTP_UNIX + 10 + services // 100  # both are up, and the first periods prepared
-        text = _services(services, generation, profile, period, look_ahead, begin)
+        together = look_ahead if batch is None else batch
+        text = _services(services, generation, profile, period, look_ahead, together, begin)
         for role in IDS:
             (where / f"{role}.toml").write_text(_toml(role, ports, ports[f"{role} status"], text))
         running = [Server(role, where, ports[f"{role} status"]) for role in IDS]
         try:
             for one in running:
                 one.ready()
-            wait = begin - NTP_UNIX - time.time() + (settle or 2 * look_ahead * period)
+            wait = begin - NTP_UNIX - time.time() + (settle or (look_ahead + together) * period)
             say(f"ready; measuring in {wait:.0f} s")
             time.sleep(max(0.0, wait))
             before = [one.figures() for one in running]
@@ -196,10 +198,10 @@ def measure(
                 one.stop()
     bsm, bsda = (_growth(a, b) for a, b in zip(before, after, strict=True))
     flow = "F3" if generation == "bsm" else "F4"
-    stkms = _sum(bsda, "pybcast_flows_total", f"flow={flow}") * (look_ahead if generation == "bsm" else 1)
+    stkms = _sum(bsda, "pybcast_flows_total", f"flow={flow}") * (together if generation == "bsm" else 1)
     return {
         "services": services, "generation": generation, "profile": profile, "period_s": period, "look_ahead": look_ahead,
-        "seconds": round(took, 1), "stkms_per_s": round(stkms / took, 1),
+        "batch": together, "seconds": round(took, 1), "stkms_per_s": round(stkms / took, 1),
         "core_share": {"bsm": round(bsm["processor"] / took, 3), "bsda": round(bsda["processor"] / took, 3)},
         "peak_mb": {"bsm": round(memory[0]), "bsda": round(memory[1])},
         "lead_s_at_least": _lead(bsda, flow), "late": _sum(bsda, "pybcast_stkm_lead_seconds_bucket", "le=0.0"),
@@ -209,13 +211,20 @@ def measure(
             1 for key, value in after[1].items() if key.startswith("pybcast_periods_ahead{") and value < 1
         ),
         "tek_delivery_to_stored_s": {
-            name: _quantile(bsda, "pybcast_request_seconds", share, tag="7") for name, share in (("p50", 0.5), ("p99", 0.99))
+            "mean": _mean(bsda, "pybcast_request_seconds", "tag=7"),
+            "p50": _quantile(bsda, "pybcast_request_seconds", 0.5, tag="7"),
+            "p99": _quantile(bsda, "pybcast_request_seconds", 0.99, tag="7"),
         },
         "input_s": {
             role: {name: _quantile(f, "pybcast_input_seconds", share) for name, share in (("p50", 0.5), ("p99", 0.99))}
             for role, f in (("bsm", bsm), ("bsda", bsda))
         },
     }  # fmt: skip
+
+
+def _mean(figures: Figures, name: str, *labels: str) -> float | None:
+    count = _sum(figures, f"{name}_count", *labels)
+    return round(_sum(figures, f"{name}_sum", *labels) / count, 5) if count else None
 
 
 def _lead(figures: Figures, flow: str) -> float | None:
@@ -243,13 +252,14 @@ def main() -> None:
     parser.add_argument("--profile", choices=["drm", "smartcard"], default="smartcard")
     parser.add_argument("--period", type=int, default=1)
     parser.add_argument("--look-ahead", type=int, default=10)
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--batch", type=int, help="periods in one delivery; as many as are looked ahead when left out")
+    parser.add_argument("--folder", type=Path, help="where the databases lie: on what disk matters")
     asked = parser.parse_args()
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     for count in asked.services:
         found = measure(
             count, asked.seconds, generation=asked.generation, profile=asked.profile, period=asked.period,
-            look_ahead=asked.look_ahead, folder=asked.folder, say=lambda text: print(text, file=sys.stderr),
+            look_ahead=asked.look_ahead, batch=asked.batch, folder=asked.folder, say=lambda text: print(text, file=sys.stderr),
         )  # fmt: skip
         print(json.dumps(found | machine), flush=True)
 

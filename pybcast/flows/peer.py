@@ -22,8 +22,8 @@ KEEP_ANSWER: Final = 600.0  # seconds an answer without an end of validity is ke
 KEEP_AT_MOST: Final = 86400.0
 _ABOUT = tuple[Tag, str, Profile | None, int | None]
 """What requests are alike in: tag, service, profile, stream."""
-_REBUILT: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest})
-"""Their answers hold clear keys, so they are rebuilt and not kept (R27, R41)."""
+_REBUILT: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest, Tag.LTKMRequest})
+"""Their answers hold clear keys, or megabytes of LTKMs that are kept already: they are rebuilt and not kept (R27, R41)."""
 
 
 @dataclass(frozen=True)
@@ -244,10 +244,10 @@ class Peering:
 
 
 def _keep_until(message: BackendMessage, now: float) -> float:
-    ends: list[float] = [now + KEEP_ANSWER]
+    ends: list[float] = []
     for item in message.items:
         if isinstance(item, StkmItem | PartialItem):
             ends.append(item.period_end)
         elif isinstance(item, KeyMaterial):
             ends.append(item.valid_to)
-    return min(max(ends), now + KEEP_AT_MOST)
+    return min(max(ends, default=now + KEEP_ANSWER), now + KEEP_AT_MOST)
