@@ -285,20 +285,22 @@ class Watch:
         """An object of the carousel reached a terminal.
 
         It collects for a cycle and feeds its card in rising COUNTER (R7): what comes after a later LTKM may come too late, and
-        counts as lost.  So does what comes before its registration.
+        counts as lost.  So does what comes before its registration, which may be fed all the same when that comes in time.
         """
         hearing = who.hearing
         if data == who.registration:
             hearing.registered = True
         fact = self._fact(data)
-        if fact is None or not hearing.registered or not self._addresses(who, fact):
+        if fact is None or not self._addresses(who, fact):
             return
         if fact.bcro is None:
-            if fact.order <= hearing.highest:
+            if fact.order < hearing.highest:
                 return
             hearing.highest = fact.order
-            if fact.window != WITHDRAWAL:
-                hearing.first.setdefault(fact.keys[0], (self.now, fact.window[0]))
+        if not hearing.registered:
+            return
+        if fact.bcro is None and fact.window != WITHDRAWAL:
+            hearing.first.setdefault(fact.keys[0], (self.now, fact.window[0]))
         hearing.usable.setdefault(data, self.now + CAROUSEL_CYCLE)
 
     def _two_keys(self, identity: bytes) -> None:
