@@ -71,7 +71,7 @@ class Bsda(Daemon[BSDA]):
         """What is reported until the machine's next turn comes is one input: thousands of streams change in the same second."""
         self._reports.append((service, stream, start))
         if len(self._reports) == 1:
-            self.runner.post(self._report)
+            self.runner.post(self._report, urgent=True)  # a key is used three repetitions after it (R40)
 
     def _report(self, machine: BSDA, now: float) -> list[Output]:
         reports, self._reports = self._reports, []

@@ -178,10 +178,10 @@ class Runner(Generic[M]):
         await self._put(look, command=True)
         return found[0]
 
-    def post(self, action: Callable[[M, float], list[Output]]) -> None:
-        """An input that nobody waits for."""
+    def post(self, action: Callable[[M, float], list[Output]], *, urgent: bool = False) -> None:
+        """An input that nobody waits for; ``urgent``: before what peers bring."""
         if not self._stopping:
-            self._queue(_Input(lambda m, now: (None, action(m, now)), _future()))
+            self._queue(_Input(lambda m, now: (None, action(m, now)), _future()), 0 if urgent else 1)
 
     async def remake(self, make: Callable[[State], M]) -> None:
         """A new machine of what is stored, as after a restart: for a changed configuration.  Nothing that was accepted is lost."""
