@@ -163,6 +163,7 @@ class KeyChain:
                 self._journal.drop("key", self.name(config, row))
                 self._ended(config, row.material)
                 self._allocator.forget(stkm.key_identity(config, row.material))
+                self.rings.forget(row.material)
         self._journal.emit(Alarm("clock-back", *config.key, "keys of a time to come are given up"))
 
     def match_profiles(self, config: StreamConfig, now: float) -> None:

@@ -290,6 +290,7 @@ class Periods:
         for name, key in self._journal.select("key", config.key, KeyMaterial).items():
             if key.valid_from > now:
                 self._journal.drop("key", name)
+                self.rings.forget(key)
         self._schedules[config.key] = Schedule(config.start, config.period)
         self._changed_schedule(config)
         self._journal.emit(Alarm("clock-back", *config.key, "periods of a time to come are given up"))
