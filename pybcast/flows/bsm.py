@@ -508,7 +508,8 @@ class BSM:
                     break
                 message_id = next(iter(waiting))
                 page = self._issuer.find(waiting.pop(message_id))
-                assert page is not None, "a page that is replaced is not delivered any more"
+                if page is None or page.end <= now:  # its key has ended while the BSD/A did not answer
+                    continue
                 self._peers.ask(
                     Tag.LTKMDelivery, bsda, page.service, now, until=page.end, items=self._issuer.data(page),
                     start=int(page.issued_at), end=page.end,  # the same again after a restart: it has its messageID (R27)

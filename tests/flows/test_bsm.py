@@ -662,3 +662,22 @@ def test_r05_a_clock_that_was_put_back_while_a_key_holds() -> None:
     again = bsm(CARD, seed=2, state=machine._journal.tables)
     assert alarms(again.tick(START + 1), "clock-back")
     assert [row.material.key_id for row in again.keys(*NAME)] == [now.material.key_id]
+
+
+def test_pages_that_end_while_they_wait_for_their_turn_are_not_delivered() -> None:
+    """A BSD/A that answers nothing for longer than a key holds: what waits behind the deliveries in flight ends unsent."""
+    machine, parties = bsm(CARD), [card_party(n) for n in range(1, 9)]
+    machine.tick(START)
+    for n, party in enumerate(parties):
+        machine.add_subscriber(party.subscriber, START + n)
+        machine.grant(party.subscriber.id, Right(service=NAME[0], stream=NAME[1], start=START, end=START + 99_999), START + n)
+    waiting = machine._to_deliver[BSDA_URI]
+    assert len(waiting) >= 4
+    (first,) = machine.keys(*NAME)
+    now = first.material.valid_to + 1.0
+    delivered = []
+    for n in range(60):
+        outputs = machine.tick(now + n)
+        delivered += [m for m in sent(outputs, Tag.LTKMDelivery) if m.end is not None and m.end <= now]
+    assert not delivered
+    assert all(machine._issuer.find(key) is not None for key in machine._to_deliver[BSDA_URI].values())
