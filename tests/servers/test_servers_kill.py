@@ -29,7 +29,7 @@ from pybcast.store import SqliteStore, load_kek
 
 LONG: Final = os.environ.get("PYBCAST_LONG", "") == "1"
 ROUNDS: Final = 200 if LONG else 20
-SETTLE_EVERY: Final = 9  # rounds: then both live for a while, so that the next deaths meet periods prepared ahead
+SETTLE_EVERY: Final = 3  # rounds: then both live for a while, so that the next deaths meet periods prepared ahead
 PEOPLE: Final = 30
 PERIOD, AHEAD = 1, 12
 LETTERS: Final = "ABCDEF"
@@ -116,7 +116,7 @@ def test_kill_at_random_moments_under_load(loaded: System) -> None:
     expected, missing = held.missing(system, SERVICES, PERIOD, AHEAD, until)
     print(f"{len(held.air)} on air, {expected} looked for, {held.compared()} compared, {len(held.letters)} LTKMs")
     assert not missing, missing
-    assert expected > len(SERVICES) * ROUNDS // 4, "too few periods were looked for to say anything"
+    assert expected > len(SERVICES) * ROUNDS, "too few periods were looked for to say anything"
     assert held.compared() > 5 * ROUNDS and len(shop.sold) >= min(PEOPLE, ROUNDS // 2) and held.letters and held.counters
     for process in system.past:
         process.check()
