@@ -21,11 +21,11 @@ import msgspec
 from pybcast.backend import Peer, Peers, TlsFiles, client_context, server_context
 from pybcast.backend.identity import is_loopback
 from pybcast.errors import ConfigError
-from pybcast.flows import ALL_SERVICES, StreamConfig
+from pybcast.flows import ALL_SERVICES, Profile, StreamConfig
 from pybcast.keys import KEK
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
-from pybcast.servers.tables import AirTable, File, LogTable, Role, ServiceTable
+from pybcast.servers.tables import AirTable, File, InteractionTable, LogTable, Role, ServiceTable
 from pybcast.store import load_kek
 
 Path_ = tuple[str | int, ...]
@@ -64,6 +64,14 @@ class ServerConfig:
     peers: Peers
     peer_ids: tuple[str, ...]
     streams: tuple[StreamConfig, ...]
+    groups: Mapping[tuple[str, int, Profile], Address]
+    """Where the STKMs of a (service, stream, profile) are sent to."""
+    ltkm: Address | None
+    flute: Address | None
+    heartbeat: Address | None
+    interaction: InteractionTable | None
+    """Its files are found beside ``path``; ``interaction_address`` is where it listens."""
+    interaction_address: Address | None
 
     @property
     def events(self) -> str:
@@ -74,6 +82,16 @@ class ServerConfig:
     def keys(self) -> Path | None:
         """The socket for encoders."""
         return self.path.parent / self.air.keys if self.air.keys else None
+
+    @property
+    def sender(self) -> Path | None:
+        """The socket of the STKM sender."""
+        return self.path.parent / self.air.sender if self.air.sender else None
+
+    @property
+    def carousel(self) -> Path | None:
+        """The socket of the carousel."""
+        return self.path.parent / self.air.carousel if self.air.carousel else None
 
     def kek(self) -> KEK:
         return self._secret(self.kek_source, "server.kek")
@@ -105,7 +123,10 @@ class ServerConfig:
         self.contexts()
         self.kek()
         self.pair_secret()
-        for path, key in ((self.database, "server.database"), (self.control, "server.control"), (self.keys, "air.keys")):
+        for path, key in (
+            (self.database, "server.database"), (self.control, "server.control"), (self.keys, "air.keys"),
+            (self.sender, "air.sender"), (self.carousel, "air.carousel"),
+        ):  # fmt: skip
             if path is not None and not path.parent.is_dir():
                 raise ConfigError(f"{self.path}: {key}: {path.parent} is not a folder")
 
@@ -223,13 +244,30 @@ class _Reader:
             raise self.refuse(("server", "pair_secret"), "missing: a service has a main and a back-up BSD/A (R33)")
         if server.role == "bsm" and file.air != AirTable():
             raise self.refuse(("air",), "is for a BSD/A")
-        tls = file.tls
+        if server.role == "bsda" and file.interaction is not None:
+            raise self.refuse(("interaction",), "is for a BSM")
+        air, tls = file.air, file.tls
+        groups: dict[tuple[str, int, Profile], Address] = {}
+        for i, s in enumerate(file.services):
+            if s.stkm:
+                groups |= self._groups(("services", i, "stkm"), s)
+        if air.sender:
+            for i, s in enumerate(file.services):
+                if not s.stkm:
+                    raise self.refuse(("services", i, "stkm"), "missing: air.sender does not know where to send")
+        if air.carousel and not (air.ltkm or air.flute):
+            raise self.refuse(("air", "carousel"), "needs air.ltkm, air.flute or both")
         return ServerConfig(
             path=self._path, role=server.role, me=me, listen=listen, status=status, database=base / server.database,
             control=base / (server.control or f"{server.role}.sock"), kek_source=self._source("kek", server.kek),
             pair_source=self._source("pair_secret", server.pair_secret) if server.pair_secret else "", fqdn=server.fqdn,
             rights_issuer_id=issuer, log=file.log, air=file.air, peers=peers,
-            peer_ids=tuple(peer.id for peer in file.peers), streams=streams,
+            peer_ids=tuple(peer.id for peer in file.peers), streams=streams, groups=groups,
+            ltkm=self._optional(("air", "ltkm"), air.ltkm), flute=self._optional(("air", "flute"), air.flute),
+            heartbeat=self._optional(("air", "heartbeat"), air.heartbeat), interaction=file.interaction,
+            interaction_address=None if file.interaction is None else self._address(
+                ("interaction", "listen"), file.interaction.listen
+            ),
             tls=None if tls is None else TlsFiles(
                 certificate=base / tls.certificate, key=base / tls.key, authority=base / tls.authority
             ),
@@ -243,6 +281,16 @@ class _Reader:
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise self.refuse(where, "expected HOST:PORT")
         return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def _groups(self, where: Path_, table: ServiceTable) -> dict[tuple[str, int, Profile], Address]:
+        first = self._address(where, table.stkm)
+        both = set(table.profiles) == {"drm", "smartcard"}
+        if not 1 <= first.port <= 65535 - both:
+            raise self.refuse(where, "expected a port that can be sent to")
+        return {(table.id, table.stream, p): Address(first.host, first.port + (both and p == "smartcard")) for p in table.profiles}
+
+    def _optional(self, where: Path_, text: str) -> Address | None:
+        return self._address(where, text) if text else None
 
     def _hex(self, where: Path_, text: str, size: int) -> bytes | None:
         if not text:

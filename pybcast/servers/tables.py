@@ -59,11 +59,44 @@ class AirTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ``events``: a file, or ``-`` for standard output, into which it writes what it puts on air, one JSON object a line.
     ``content``: with the STKMs and LTKMs themselves.  ``keys``: path of a Unix socket that gives encoders their traffic keys
     (see ``keyoutlet``).
+
+    ``sender``, ``carousel``: paths of the Unix sockets on which ``pybcast air stkm`` and ``pybcast air carousel`` take what goes on
+    air; both are started with this same file.  ``interface``: address of the interface that datagrams leave by; ``ttl``: of
+    multicast.  ``ltkm``: HOST:PORT of the LTKM push; ``flute``: HOST:PORT of the object carousel, ``tsi`` its session, ``rate`` its
+    bits a second.  ``heartbeat``: HOST:PORT (multicast) on which the senders of a main and a back-up headend hear each other;
+    the lowest ``priority`` sends, another takes over when nothing was heard for ``detection`` seconds.
     """
 
     events: str = ""
     content: bool = False
     keys: str = ""
+    sender: str = ""
+    carousel: str = ""
+    interface: str = "127.0.0.1"
+    ttl: Annotated[int, msgspec.Meta(ge=0, le=255)] = 1
+    ltkm: str = ""
+    flute: str = ""
+    tsi: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)] = 1
+    rate: Annotated[int, msgspec.Meta(ge=10_000, le=1_000_000_000)] = 2_000_000
+    heartbeat: str = ""
+    priority: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    detection: Annotated[float, msgspec.Meta(ge=0.05, le=60)] = 0.5
+
+
+class InteractionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``[interaction]``: a BSM's HTTPS for terminals (R35).
+
+    ``listen``: HOST:PORT.  ``certificate``, ``key``: PEM, the server's own.  ``authority``: PEM of those who certify DRM terminals.
+    ``realm``: of HTTP Digest (Smartcard terminals).  ``rate``, ``burst``: requests a second, and at once, of one subscriber.
+    """
+
+    listen: _Text
+    certificate: _Text
+    key: _Text
+    authority: _Text
+    realm: str = ""
+    rate: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    burst: Annotated[int, msgspec.Meta(ge=1)] = 20
 
 
 class PeerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,7 +113,11 @@ class PeerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class ServiceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[[services]]``: one STKM stream of one service; as ``StreamConfig``, both servers alike."""
+    """``[[services]]``: one STKM stream of one service; as ``StreamConfig``, both servers alike.
+
+    ``stkm``: HOST:PORT to which a BSD/A's sender sends its STKMs; of a stream with both profiles, those of the Smartcard Profile
+    go to the next port: a STKM does not say which it is (R22).
+    """
 
     id: _Text
     period: int
@@ -110,6 +147,7 @@ class ServiceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     key_group: int = 0
     bsm: str = ""
     bsdas: tuple[str, ...] = ()
+    stkm: str = ""
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,3 +159,4 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     tls: TlsTable | None = None
     log: LogTable = LogTable()
     air: AirTable = AirTable()
+    interaction: InteractionTable | None = None

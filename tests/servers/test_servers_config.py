@@ -44,6 +44,29 @@ def test_a_file_becomes_streams(tmp_path: Path) -> None:
     assert "urn:example:service:Z" not in peer.services
 
 
+def test_where_a_service_goes_on_air(tmp_path: Path) -> None:
+    assert "[air]\n" in BSDA_TOML
+    air = '[air]\nsender = "stkm.sock"\ncarousel = "c.sock"\nltkm = "239.192.0.9:4359"\n'
+    text = BSDA_TOML.replace("[air]\n", air).replace("[[services]]", '[[services]]\nstkm = "239.192.0.1:4380"', 1)
+    with pytest.raises(ConfigError, match=r"services\[2\]\.stkm: missing"):
+        config.load(_file(tmp_path, text))
+    text = text.replace('\nstkm = "239.192.0.1:4380"', "").replace("\n[[services]]", '\n[[services]]\nstkm = "239.192.0.1:4380"')
+    found = config.load(_file(tmp_path, text))
+    assert found.sender == tmp_path / "stkm.sock" and found.carousel == tmp_path / "c.sock"
+    assert found.ltkm == config.Address("239.192.0.9", 4359) and found.flute is None
+    for stream in found.streams:
+        ports = [found.groups[*stream.key, profile].port for profile in sorted(stream.profiles)]
+        assert ports == ([4380, 4381] if stream.dual else [4380]), "a STKM does not say which profile it is of (R22)"
+    for port in ("0", "65535"):
+        with pytest.raises(ConfigError, match=r"services\[1\]\.stkm: expected a port"):
+            config.load(_file(tmp_path, text.replace(":4380", f":{port}")))
+    with pytest.raises(ConfigError, match=r"air\.carousel: needs"):
+        config.load(_file(tmp_path, text.replace("ltkm = ", "# ")))
+    with pytest.raises(ConfigError, match="interaction: is for a BSM"):
+        own = 'listen = "127.0.0.1:0"\ncertificate = "c"\nkey = "k"\nauthority = "a"\n'
+        config.load(_file(tmp_path, text + f"\n[interaction]\n{own}"))
+
+
 REFUSALS: Final = [
     ("not toml", lambda t: t.replace("[tls]", "[tls"), "not TOML"),
     ("unclosed string", lambda t: t.replace('id = "urn:example:bsm"', 'id = "urn:example:bsm'), "not TOML"),
