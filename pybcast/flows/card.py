@@ -63,6 +63,12 @@ class Card(Protocol):
     def identities(self) -> frozenset[bytes]:
         """The IDr (B-TID) of every SMK it holds: an LTKM without one of them is for others."""
 
+    def openable(self) -> frozenset[bytes]:
+        """The SEK ID of every SEK it holds: an STKM without one of them cannot be opened."""
+
+    def account(self) -> tuple[str, SRK] | None:
+        """B-TID and SRK of its newest registration: user and password of the interaction channel (R35)."""
+
     def target_ids(self, rand: bytes) -> bytes:
         """The target_id this card has for a RAND (R24)."""
 
@@ -88,6 +94,7 @@ class SmkFile:
     idr: bytes
     until: int
     counter: int | None = None
+    srk: SRK | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,15 @@ class SimulatedCard:
     def identities(self) -> frozenset[bytes]:
         return frozenset(row.idr for row in self._journal.rows("smk", SmkFile).values())
 
+    def openable(self) -> frozenset[bytes]:
+        rows = self._journal.rows("sek", SekFile).items()
+        return frozenset(key[1] for key, row in rows if row.state is SekState.INSTALLED and isinstance(key[1], bytes))
+
+    def account(self) -> tuple[str, SRK] | None:
+        rows = [row for row in self._journal.rows("smk", SmkFile).values() if row.srk is not None]
+        newest = max(rows, key=lambda row: row.until, default=None)
+        return None if newest is None or newest.srk is None else (newest.idr.decode(), newest.srk)
+
     def target_ids(self, rand: bytes) -> bytes:
         return make_target_id(rand, self._impi)
 
@@ -151,22 +167,23 @@ class SimulatedCard:
         opened = codec.open(push, Keys(ck=aka.ck, ik=aka.ik, impi=self._impi), "smartcard-registration")
         assert isinstance(opened, OpenedSmartcardRegistration)
         # The SMK first, what refuses a repeat last: a crash in between must not leave a card that drops its only registration.
-        self.install(SMK(opened.smk), idi=message.naf_fqdn.encode(), idr=message.btid.encode(), until=until)
+        srk = SRK(opened.srk)
+        self.install(SMK(opened.smk), idi=message.naf_fqdn.encode(), idr=message.btid.encode(), until=until, srk=srk)
         self._journal.put("sqn", (), sqn)
         self._journal.put("seen", (message.rand,), until)
         for rand, end in self._journal.rows("seen", int).items():
             if end <= now:
                 self._journal.drop("seen", rand)  # refused by its end from now on
-        return SRK(opened.srk)
+        return srk
 
-    def install(self, smk: SMK, *, idi: bytes, idr: bytes, until: int) -> None:
+    def install(self, smk: SMK, *, idi: bytes, idr: bytes, until: int, srk: SRK | None = None) -> None:
         """Put an SMK on the card, as a registration or a GBA run over an interaction channel does.
 
         It takes the place of every other of the same BSM: the newest B-TID selects the SMK (smartcard-profile 4.3).
         """
         held = self._journal.get("smk", (idr, idi), SmkFile)
         counter = held.counter if held is not None and held.smk == smk else None  # the COUNTER belongs to the key (R2)
-        self._journal.put("smk", (idr, idi), SmkFile(smk, idi, idr, until, counter))
+        self._journal.put("smk", (idr, idi), SmkFile(smk, idi, idr, until, counter, srk))
         for old, row in self._journal.rows("smk", SmkFile).items():
             if row.idi == idi and row.idr != idr:
                 self._journal.drop("smk", old)

@@ -113,6 +113,10 @@ class Device:
         """What to persist since the last call."""
         return self._journal.take()
 
+    def openable(self) -> frozenset[bytes]:
+        """The CID extension of every asset it holds rights for: an STKM without one of them cannot be opened."""
+        return frozenset(key[0][-4:] for key in self._journal.tables.get("right", {}) if isinstance(key[0], bytes))
+
     # --- registration (F1) --------------------------------------------------------------------------------------------
 
     def register(self, data: bytes, now: float) -> bool:

@@ -100,7 +100,7 @@ class _Stream:
     deadline: float | None = None
     heard: dict[bytes, _Heard] = field(default_factory=dict)
     done: dict[bytes, float] = field(default_factory=dict)
-    locked: set[bytes] = field(default_factory=set)
+    locked: dict[bytes, _Heard] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,16 +140,23 @@ class Terminal:
         self._streams: dict[tuple[str, int], _Stream] = {}
         self._objects: list[_Object] = []
         self._objects_due: float | None = None
+        self._first_cycle: float | None = None
         self._seen: dict[bytes, float] = {}
 
     @property
     def profile(self) -> Profile:
         return "smartcard" if self._card is not None else "drm"
 
+    def openable(self) -> frozenset[bytes]:
+        """Every STKM that could be opened now holds one of these: SEK IDs, or CID extensions.  For a filter before this."""
+        return self._agent.openable()
+
     # --- inputs -------------------------------------------------------------------------------------------------------
 
     def tune(self, tuning: Tuning, now: float) -> list[Output]:
         """Begin to listen to a STKM stream.  A TEK of it that still lives is used at once (R42)."""
+        if self._first_cycle is None:
+            self._first_cycle = now + self._cycle
         stream = self._streams.setdefault((tuning.service, tuning.stream), _Stream(tuning))
         stream.tuning = tuning
         if stream.state is Reception.DARK and self._live(stream, now):
@@ -212,12 +219,20 @@ class Terminal:
             elif kind == ltkm and (found := self._sort(data, digest)) is not None:
                 self._remember(digest, _FOR_EVER)
                 self._objects.append(found)
-                self._objects_due = self._objects_due or now + self._cycle
+                if self._objects_due is None:  # what was on air since the first tuning is a whole cycle too (R7)
+                    first = self._first_cycle
+                    self._objects_due = first if first is not None and now < first else now + self._cycle
                 if len(self._objects) >= MAX_OBJECTS:
                     self._feed(now)
         except BcastError as error:
             self._remember(digest, now + RETRY_CYCLES * self._cycle)
             self._journal.emit(Refused(registration if kind == registration else self._ltkm_kind, error))
+        return self._take()
+
+    def feed(self, now: float) -> list[Output]:
+        """All LTKMs that there are have been received - an answer of the interaction channel, a whole carousel: wait no longer."""
+        if self._objects:
+            self._feed(now)
         return self._take()
 
     def tick(self, now: float) -> list[Output]:
@@ -313,10 +328,23 @@ class Terminal:
             except BcastError as error:
                 self._remember(item.digest, now + RETRY_CYCLES * self._cycle)
                 self._journal.emit(Refused(self._ltkm_kind, error))
-        for held in self._streams.values():  # what lacked a key is looked at again, all of it, so that the oldest opens first
-            for digest in held.locked:
-                held.done.pop(digest, None)
-            held.locked.clear()
+        for held in self._streams.values():
+            self._unlock(held, now)
+
+    def _unlock(self, held: _Stream, now: float) -> None:
+        """What lacked a key is looked at again: of the periods that have begun the newest, and those to come, oldest first.
+
+        They have been collected before (R6), so that nobody waits for their next repetition.
+        """
+        for digest in held.locked:
+            held.done.pop(digest, None)
+        begun = max((heard.start for heard in held.locked.values() if heard.start <= now), default=None)
+        again = {digest: heard for digest, heard in held.locked.items() if begun is None or heard.start >= begun}
+        held.locked.clear()
+        if again:
+            held.state = step(RECEPTION, held.state, ReceptionEvent.STKM)
+            held.heard = again | held.heard
+            self._collected(held, now)
 
     @property
     def _ltkm_kind(self) -> Kind:
@@ -378,7 +406,10 @@ class Terminal:
                 until = self._open(held.tuning, heard, digest, now)
             except KeyUnavailable as error:  # its LTKM may be on its way: look again when it is heard again
                 self._finish(held, digest, now + TUNE_IN)
-                held.locked.add(digest)
+                held.locked.pop(digest, None)
+                if len(held.locked) >= MAX_COLLECTED:
+                    del held.locked[next(iter(held.locked))]
+                held.locked[digest] = heard
                 self._journal.emit(Refused(self._stkm_kind, error))
             except BcastError as error:
                 self._finish(held, digest, now + 2 * self._cycle)

@@ -36,8 +36,8 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     # keys
     "Secret": Secret,
     **{kind.__name__: kind for kind in (
-        keys.BDK, keys.GroupRoot, keys.PEAK, keys.PEK, keys.RIAK, keys.SEAK, keys.SEK, keys.SGK, keys.SMK, keys.TAS, keys.TEK,
-        keys.UDK, keys.UGK,
+        keys.BDK, keys.GroupRoot, keys.PEAK, keys.PEK, keys.RIAK, keys.SEAK, keys.SEK, keys.SGK, keys.SMK, keys.SRK,
+        keys.TAS, keys.TEK, keys.UDK, keys.UGK,
     )},
     # both sides
     "AccessCriterion": messages.AccessCriterion,

@@ -353,9 +353,37 @@ def test_registration_then_ltkm_then_stkm_smartcard() -> None:
     assert terminal.receive_object(party.registration, START + 6) == []
     terminal.receive_stkm(SERVICE, 1, sealed(1), START + 8)
     assert refused(terminal.tick(START + 9)) == ["smartcard-stkm: key not available: sek"]
+    assert ready(terminal.tick(START + CAROUSEL_CYCLE)) == [2], "collected before (R6): its repetition is not waited for"
+    assert terminal.receive_stkm(SERVICE, 1, sealed(1), START + 11) == []
+
+
+def test_a_cycle_counts_from_the_first_tuning() -> None:
+    """What was on air since then is a whole cycle, whenever my LTKM came in it (R7); later ones wait for a cycle of their own."""
+    party = card_party(3)
+    terminal = Terminal(card=party.card)
+    terminal.tune(TUNING, START)
+    terminal.receive_object(seal_ltkm(party, 1, sek_material()), START + 7)
+    assert terminal.next_wakeup() == START + CAROUSEL_CYCLE
     terminal.tick(START + CAROUSEL_CYCLE)
-    terminal.receive_stkm(SERVICE, 1, sealed(1), START + 11)
-    assert ready(terminal.tick(START + 12)) == [2]
+    terminal.receive_object(seal_ltkm(party, 2, sek_material(2)), START + 12)
+    assert terminal.next_wakeup() == START + 12 + CAROUSEL_CYCLE
+    terminal.feed(START + 13)
+    assert terminal.next_wakeup() is None and terminal.feed(START + 13) == []
+    assert terminal.openable() == {sek_material().key_id[3:], sek_material(2).key_id[3:]}
+
+
+def test_of_what_lacked_a_key_only_what_is_of_use_is_opened() -> None:
+    """Three periods have gone by until the LTKM came: the running one and the next are opened, the card is spared the others."""
+    party = card_party(3)
+    terminal = Terminal(card=party.card)
+    terminal.tune(TUNING, START)
+    for n in range(4):
+        terminal.receive_stkm(SERVICE, 1, sealed(n), START + 8 * n + 1)
+        terminal.tick(START + 8 * n + 2)
+    terminal.receive_stkm(SERVICE, 1, sealed(4), START + 29)
+    terminal.tick(START + 30)
+    terminal.receive_object(seal_ltkm(party, 1, sek_material()), START + 30)
+    assert ready(terminal.feed(START + 30)) == [4, 5]
 
 
 def test_registration_then_ltkm_then_stkm_drm() -> None:
