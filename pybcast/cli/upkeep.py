@@ -61,7 +61,7 @@ def add(app: typer.Typer, role: str) -> None:
 
 def _rotate(path: Path, role: str, to: str) -> dict[str, Any]:
     from pybcast.servers import control
-    from pybcast.servers.config import line_of
+    from pybcast.servers.toml import line_of
 
     config = config_of(path, role)
     try:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration of a server: a TOML file, read into structs and from there into what flows, back end and store take.
 
-Every refusal is a ``ConfigError`` of the form ``FILE:LINE: key: reason``.  No value of a file that may hold a secret is repeated:
-secrets are named by their source (``file:PATH``, ``env:NAME``, ``command:WORDS``), never written in the file.
+Every refusal is a ``ConfigError`` of the form ``FILE:LINE: key: reason`` (see ``toml``).
 """
 
 from __future__ import annotations
@@ -10,13 +9,10 @@ from __future__ import annotations
 import math
 import re
 import ssl
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from pybcast.backend import Peer, Peers, TlsFiles, client_context, server_context
 from pybcast.backend.identity import is_loopback
@@ -26,18 +22,10 @@ from pybcast.keys import KEK
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
 from pybcast.servers.tables import AirTable, File, InteractionTable, LogTable, Role, ServiceTable
-from pybcast.store import load_kek
+from pybcast.servers.toml import SOURCES, Address, TomlFile, Where, secret_of, source_of
 
-Path_ = tuple[str | int, ...]
 PROTOCOLS: Final = {"ipsec": Protocol.IPSEC, "srtp": Protocol.SRTP, "ismacryp": Protocol.ISMACRYP}
 ROLLOVER_SHARE: Final = 10  # of the key period: how long before its use the next key goes out by default - confidence: own
-MAX_FILE: Final = 16 << 20  # octets: 50,000 services with every key written out
-
-
-@dataclass(frozen=True)
-class Address:
-    host: str
-    port: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +82,14 @@ class ServerConfig:
         return self.path.parent / self.air.carousel if self.air.carousel else None
 
     def kek(self) -> KEK:
-        return self._secret(self.kek_source, "server.kek")
+        return secret_of(self.path, self.kek_source, "server.kek", KEK)
 
     def with_kek(self, source: str) -> ServerConfig:
         """The same with another key-encryption key, named as in the file."""
-        return replace(self, kek_source=_source(self.path, source, ConfigError(_SOURCES)))
+        return replace(self, kek_source=source_of(self.path, source, ConfigError(SOURCES)))
 
     def pair_secret(self) -> Secret | None:
-        return Secret(self._secret(self.pair_source, "server.pair_secret")) if self.pair_source else None
+        return secret_of(self.path, self.pair_source, "server.pair_secret", Secret) if self.pair_source else None
 
     def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]:
         """TLS for listening and for asking."""
@@ -111,12 +99,6 @@ class ServerConfig:
             return server_context(self.tls), client_context(self.tls)
         except ConfigError as error:
             raise ConfigError(f"{self.path}: tls: {error}") from None
-
-    def _secret(self, source: str, key: str) -> KEK:
-        try:
-            return load_kek(source)
-        except ConfigError as error:
-            raise ConfigError(f"{self.path}: {key}: {error}") from None
 
     def check(self) -> None:
         """Everything that ``serve`` will need and that can be tried without disturbing a running server."""
@@ -133,42 +115,7 @@ class ServerConfig:
 
 def load(path: Path) -> ServerConfig:
     """Read and check a configuration file.  ``ConfigError``: FILE:LINE: key: reason."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-        text = data.decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}:{data[: error.start].count(10) + 1}: not UTF-8") from None
-    if len(data) > MAX_FILE:
-        raise ConfigError(f"{path}: more than {MAX_FILE} octets")
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)", str(error))
-        line = "" if found is None else f":{found.group(1) or text.count(chr(10)) + 1}"
-        reason = str(error)[: found.start()] if found else str(error)
-        raise ConfigError(f"{path}{line}: not TOML: {reason}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not TOML: nested too deep") from None
-    return _Reader(path, text).read(raw)
-
-
-_SOURCES: Final = "expected file:PATH, env:NAME or command:WORDS"
-
-
-def _source(path: Path, source: str, refusal: ConfigError) -> str:
-    """Where a secret is, a file relative to that of the configuration.  What stands there instead may be the secret itself."""
-    kind, _, where = source.partition(":")
-    if kind not in ("file", "env", "command") or not where:
-        raise refusal
-    return f"file:{path.parent / where}" if kind == "file" else source
-
-
-def line_of(path: Path, *key: str | int) -> int:
-    """The line of a key in a file that was loaded; 1 when it is not found."""
-    return _line_numbers(path.read_text("utf-8")).get(key, 1)
+    return _Reader(path).read()
 
 
 def described(stream: StreamConfig) -> dict[str, Any]:
@@ -180,41 +127,15 @@ def described(stream: StreamConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_STEP: Final = re.compile(r"\.([\w-]+)|\[(\d+)\]")
-_HEADER: Final = re.compile(r"\s*(\[\[?)\s*([\w.\"-]+)\s*\]")
-_KEY: Final = re.compile(r"\s*\"?([\w-]+)\"?\s*=")
-_FIELD: Final = re.compile(r"field `([^`]*)`")
 _NAMED: Final = re.compile(r"(\w+): ")
 _OF_STREAM: Final = {"ids": "id", "IPsec with authentication is refused on two-profile streams (R38)": "protocol"}
 
 
-class _Reader:
-    """One file: turns it into a ``ServerConfig`` and knows on which line each key stands."""
+class _Reader(TomlFile):
+    """A server's file."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self._path = path
-        self._lines = _line_numbers(text)
-
-    def refuse(self, where: Path_, reason: str) -> ConfigError:
-        """The error to raise.  A key that is missing is looked for where its table begins."""
-        place = where
-        while place and place not in self._lines:
-            place = place[:-1]
-        line = f":{self._lines[place]}" if place else ""
-        name = "".join(f"[{step + 1}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
-        return ConfigError(f"{self._path}{line}: {name}: {reason}" if name else f"{self._path}{line}: {reason}")
-
-    def read(self, raw: Mapping[str, Any]) -> ServerConfig:
-        try:
-            file = msgspec.convert(raw, File)
-        except msgspec.ValidationError as error:
-            text, _, at = str(error).partition(" - at `$")
-            where: list[str | int] = [m[1] if m[1] else int(m[2]) for m in _STEP.finditer(at)]
-            field = _FIELD.search(text)
-            if field is not None and text.startswith("Object"):
-                where.append(field.group(1))
-                text = "unknown key" if "unknown" in text else "missing"
-            raise self.refuse(tuple(where), text[:1].lower() + text[1:]) from None
+    def read(self) -> ServerConfig:
+        file = self.convert(File)
         server = file.server
         me = server.id
         if ":" not in me:
@@ -222,8 +143,8 @@ class _Reader:
         peers = self._peers(file)
         streams = tuple(self._stream(file, i, service) for i, service in enumerate(file.services))
         self._streams_together(file, streams)
-        listen = self._address(("server", "listen"), server.listen)
-        status = self._address(("server", "status"), server.status) if server.status else None
+        listen = self.address(("server", "listen"), server.listen)
+        status = self.address(("server", "status"), server.status) if server.status else None
         if status is not None and not is_loopback(status.host):
             raise self.refuse(("server", "status"), "expected a loopback address: figures and health are not for everyone")
         if file.tls is None and not (server.plain_loopback and is_loopback(listen.host)):
@@ -233,8 +154,8 @@ class _Reader:
         for i, peer in enumerate(file.peers):
             if peer.url.startswith("http://") != (file.tls is None):
                 raise self.refuse(("peers", i, "url"), f"expected {'http' if file.tls is None else 'https'}://...")
-        base = self._path.parent
-        issuer = self._hex(("server", "rights_issuer_id"), server.rights_issuer_id, 20)
+        base = self.path.parent
+        issuer = self.hex(("server", "rights_issuer_id"), server.rights_issuer_id, 20)
         if server.role == "bsm":
             if not server.fqdn:
                 raise self.refuse(("server", "fqdn"), "missing: a BSM has a name in its messages")
@@ -258,14 +179,14 @@ class _Reader:
         if air.carousel and not (air.ltkm or air.flute):
             raise self.refuse(("air", "carousel"), "needs air.ltkm, air.flute or both")
         return ServerConfig(
-            path=self._path, role=server.role, me=me, listen=listen, status=status, database=base / server.database,
-            control=base / (server.control or f"{server.role}.sock"), kek_source=self._source("kek", server.kek),
-            pair_source=self._source("pair_secret", server.pair_secret) if server.pair_secret else "", fqdn=server.fqdn,
+            path=self.path, role=server.role, me=me, listen=listen, status=status, database=base / server.database,
+            control=base / (server.control or f"{server.role}.sock"), kek_source=self.source(("server", "kek"), server.kek),
+            pair_source=self.source(("server", "pair_secret"), server.pair_secret) if server.pair_secret else "", fqdn=server.fqdn,
             rights_issuer_id=issuer, log=file.log, air=file.air, peers=peers,
             peer_ids=tuple(peer.id for peer in file.peers), streams=streams, groups=groups,
             ltkm=self._optional(("air", "ltkm"), air.ltkm), flute=self._optional(("air", "flute"), air.flute),
             heartbeat=self._optional(("air", "heartbeat"), air.heartbeat), interaction=file.interaction,
-            interaction_address=None if file.interaction is None else self._address(
+            interaction_address=None if file.interaction is None else self.address(
                 ("interaction", "listen"), file.interaction.listen
             ),
             tls=None if tls is None else TlsFiles(
@@ -273,35 +194,15 @@ class _Reader:
             ),
         )  # fmt: skip
 
-    def _source(self, key: str, source: str) -> str:
-        return _source(self._path, source, self.refuse(("server", key), _SOURCES))
-
-    def _address(self, where: Path_, text: str) -> Address:
-        host, colon, port = text.rpartition(":")
-        if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise self.refuse(where, "expected HOST:PORT")
-        return Address(host.removeprefix("[").removesuffix("]"), int(port))
-
-    def _groups(self, where: Path_, table: ServiceTable) -> dict[tuple[str, int, Profile], Address]:
-        first = self._address(where, table.stkm)
+    def _groups(self, where: Where, table: ServiceTable) -> dict[tuple[str, int, Profile], Address]:
+        first = self.address(where, table.stkm)
         both = set(table.profiles) == {"drm", "smartcard"}
         if not 1 <= first.port <= 65535 - both:
             raise self.refuse(where, "expected a port that can be sent to")
         return {(table.id, table.stream, p): Address(first.host, first.port + (both and p == "smartcard")) for p in table.profiles}
 
-    def _optional(self, where: Path_, text: str) -> Address | None:
-        return self._address(where, text) if text else None
-
-    def _hex(self, where: Path_, text: str, size: int) -> bytes | None:
-        if not text:
-            return None
-        try:
-            value = bytes.fromhex(text)
-        except ValueError:
-            value = b""
-        if len(value) != size:
-            raise self.refuse(where, f"expected {2 * size} hexadecimal digits")
-        return value
+    def _optional(self, where: Where, text: str) -> Address | None:
+        return self.address(where, text) if text else None
 
     def _peers(self, file: File) -> Peers:
         if not file.peers:
@@ -342,7 +243,7 @@ class _Reader:
         ahead = max(least, (table.look_ahead + table.batch + 1) * table.period, table.key_period // ROLLOVER_SHARE)
         rollover = max(least, min(ahead, table.key_period - 1)) if table.rollover_lead is None else table.rollover_lead
         rekey = math.ceil(2.5 * cycle) if table.rekey_lead is None else table.rekey_lead
-        domain = self._hex(("services", i, "key_domain_id"), table.key_domain_id, 3)
+        domain = self.hex(("services", i, "key_domain_id"), table.key_domain_id, 3)
         try:
             return StreamConfig(
                 service=table.id, stream=table.stream, profiles=table.profiles, generation=table.generation, bsm=bsm, bsdas=bsdas,
@@ -379,21 +280,3 @@ class _Reader:
                         ("services", i, "key_group"), f"is that of services[{groups[group] + 1}]: one for each stream (R10)"
                     )
                 groups[group] = i
-
-
-def _line_numbers(text: str) -> dict[Path_, int]:
-    """Key -> its line, of a file in the usual layout (headers and keys at the beginning of lines)."""
-    lines: dict[Path_, int] = {}
-    counts: dict[str, int] = {}
-    table: Path_ = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
-            name = header.group(2).replace('"', "")
-            table = tuple(name.split("."))
-            if header.group(1) == "[[":
-                counts[name] = counts.get(name, -1) + 1
-                table = (*table, counts[name])
-            lines.setdefault(table, number)
-        elif key := _KEY.match(line):
-            lines.setdefault((*table, key.group(1)), number)
-    return lines
