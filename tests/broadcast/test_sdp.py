@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Session descriptions: what is written is read back, what is broken is refused with its line, and nothing else happens."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pybcast.broadcast import sdp
+from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
+from pybcast.messages import Protocol
+from pybcast.testing import mutate
+
+TEXT: Final = """v=0
+o=- 3900000000 2 IN IP4 192.0.2.1
+s=News
+i=a line that is not used here
+c=IN IP4 239.1.1.1/16
+t=0 0
+a=bcastversion:1.0
+a=x-bcast-service:urn:example:news
+a=x-bcast-carousel-cycle:2.5
+a=x-bcast-interaction:https://bsm.example/bcast
+a=stkmstream:1
+a=tool:another
+m=application 5000 udp vnd.oma.bcast.stkm
+a=fmtp:vnd.oma.bcast.stkm streamid=1; kmstype=oma-bcast-drm-pki; serviceprovider=soc.example; baseCID=cid:news; srvCIDExt=00000001
+m=application 5001 UDP vnd.oma.bcast.stkm
+c=IN IP4 239.1.1.2/1
+a=fmtp:vnd.oma.bcast.stkm streamid=1; kmstype=oma-bcast-gba_u-mbms; srvKEYList=12f4100001,12f41000020003; x=y; z
+a=x-bcast-protection:srtp 7
+m=application 5002 udp ipdc-ksm
+a=fmtp:ipdc-ksm IPDCStreamId=3; IPDCKMSId=17
+m=application 4359 udp vnd.oma.bcast.ltkm
+m=application 4001 FLUTE/UDP 0
+c=IN IP6 ff1e:3ad::7f2e:172a:1e24/1
+a=source-filter: incl IN IP6 * 2001:db8::1
+a=flute-tsi:3
+a=flute-ch:1
+a=FEC-declaration:0 encoding-id=0
+a=x-bcast-service-class:urn:oma:bcast:oma_bsc:rifc:1.0
+m=video 6000 RTP/SAVP 96
+a=rtpmap:96 H264/90000
+a=fmtp:96 packetization-mode=1; profile-level-id=42e01f
+a=SRTPAuthentication:2
+a=SRTPROCTxRate:100
+m=audio 6002 RTP/AVP 97
+a=rtpmap:97 enc-mpeg4-generic/48000
+a=fmtp:97 mode=AAC-hbr; ISMACrypIVDeltaLength=2; ISMACrypKeyIndicatorLength=6
+a=stkmstream:3
+"""
+
+
+def refused(text: str, kind: type[WireError]) -> WireError:
+    with pytest.raises(WireError) as caught:
+        sdp.parse(text)
+    assert type(caught.value) is kind
+    return caught.value
+
+
+def test_what_a_terminal_sees() -> None:
+    d = sdp.parse(TEXT)
+    assert (d.name, d.service, d.cycle, d.version) == ("News", "urn:example:news", 2.5, (1, 0))
+    assert (d.interaction, d.other) == ("https://bsm.example/bcast", ("tool:another",))
+    drm, card, old = d.stkm
+    assert (drm.profile, drm.address, drm.port, drm.ttl, drm.streamid) == ("drm", "239.1.1.1", 5000, 16, 1)
+    assert (drm.serviceprovider, drm.baseCID, drm.srvCIDExt) == ("soc.example", "cid:news", (1,))
+    assert (card.profile, card.address, card.port, card.protocol, card.lifetime) == (
+        "smartcard", "239.1.1.2", 5001, Protocol.SRTP, 7,
+    )  # fmt: skip
+    assert card.srvKEYList == (bytes.fromhex("12f4100001"), bytes.fromhex("12f41000020003"))
+    assert card.parameters == (("x", "y"), ("z", None))
+    assert (old.profile, old.streamid, old.kms_id) == (None, 3, "17")
+    assert {stream.service for stream in d.stkm} == {"urn:example:news"}
+    assert d.ltkm == sdp.Endpoint(address="239.1.1.1", port=4359, ttl=16)
+    assert d.carousel is not None
+    assert (d.carousel.address, d.carousel.port, d.carousel.tsi) == ("ff1e:3ad::7f2e:172a:1e24", 4001, 3)
+    assert d.carousel.source == "2001:db8::1"
+    video, audio = d.media
+    assert (video.stkmstreams, video.SRTPAuthentication, video.SRTPROCTxRate, video.protocol) == ((1,), 2, 100, Protocol.SRTP)
+    assert video.ismacryp() is None
+    assert (audio.stkmstreams, audio.protocol) == ((3,), Protocol.ISMACRYP)
+    assert audio.ismacryp() == sdp.Ismacryp(delta_iv_length=2, key_indicator_length=6)
+    assert "ISMACrypDeltaIVLength=2" in sdp.write(d)
+    assert d.protected(1) == (video,)
+
+
+def test_tunings_are_what_the_flows_take() -> None:
+    d = sdp.parse(TEXT)
+    (drm,) = d.tunings("drm")
+    assert (drm.service, drm.stream, drm.where, drm.socID, drm.serviceBaseCID, drm.protocol) == (
+        "urn:example:news", 1, ("239.1.1.1", 5000), "soc.example", "cid:news", Protocol.SRTP,
+    )  # fmt: skip
+    (card,) = d.tunings("smartcard")
+    assert (card.where, card.lifetime, card.protocol) == (("239.1.1.2", 5001), 7, Protocol.SRTP)
+
+
+def test_normal_form_is_stable_and_crlf_and_lf_are_the_same() -> None:
+    d = sdp.parse(TEXT)
+    text = sdp.write(d)
+    assert sdp.parse(text) == d == sdp.parse(TEXT.replace("\n", "\r\n")) == sdp.parse(TEXT.encode())
+    assert sdp.write(sdp.parse(text)) == text
+    assert text.count("\r\n") == text.count("\n")
+
+
+def test_ismacryp_defaults_are_not_written() -> None:
+    assert sdp.Ismacryp().parameters() == ()
+    assert sdp.Ismacryp(key_indicator_length=6, selective_encryption=True, salt="c2FsdA==").parameters() == (
+        ("ISMACrypSelectiveEncryption", "1"), ("ISMACrypKeyIndicatorLength", "6"), ("ISMACrypSalt", "c2FsdA=="),
+    )  # fmt: skip
+
+
+def test_a_carousel_that_does_not_say_its_class() -> None:
+    d = sdp.parse(TEXT.replace("a=x-bcast-service-class:urn:oma:bcast:oma_bsc:rifc:1.0\n", ""))
+    assert d.carousel == d.flute[0]
+    assert replace(d, flute=(d.flute[0], d.flute[0])).carousel is None
+    assert sdp.parse(TEXT.replace("rifc:1.0", "fd:1.0")).carousel is None
+
+
+CASES: Final = [
+    ("v=0", "v=1", Unsupported, "line[1].v"),
+    ("v=0\n", "", BadValue, "line[1].v"),
+    ("s=News\n", "", Truncated, "s"),
+    ("s=News\n", "s=News\ns=More\n", BadValue, "line[4].s"),
+    ("t=0 0", "t=0 x", BadValue, "line[6].t"),
+    ("o=- 3900000000 2", "o=- x 2", BadValue, "line[2].o"),
+    ("i=a line", "i a line", BadValue, "line[4]"),
+    ("239.1.1.1/16", "239.1.1.1/256", BadValue, "line[5].c"),
+    ("239.1.1.1/16", "239.1.1.1/16/2", Unsupported, "line[5].c"),
+    ("c=IN IP4 239.1.1.1/16\n", "", BadValue, "line[12].m"),
+    ("bcastversion:1.0", "bcastversion:1", BadValue, "line[7].a.bcastversion"),
+    ("bcastversion:1.0", "bcastversion", BadValue, "line[7].a.bcastversion"),
+    ("bcastversion:1.0", "bcastversion:1.0\na=bcastversion:1.0", BadValue, "line[8].a.bcastversion"),
+    ("carousel-cycle:2.5", "carousel-cycle:0", BadValue, "line[9].a.x-bcast-carousel-cycle"),
+    ("a=stkmstream:1", "a=stkmstream:65536", BadValue, "line[11].a.stkmstream"),
+    ("a=stkmstream:1", "a=stkmstream:0", BadValue, "line[11].a.stkmstream"),
+    ("a=tool:another", "a= tool:another", BadValue, "line[12].a. tool"),
+    ("m=application 5000 udp", "m=application 65536 udp", BadValue, "line[13].m.port"),
+    ("m=application 5000 udp", "m=application 5000/2 udp", Unsupported, "line[13].m.port"),
+    ("m=application 5000 udp vnd.oma.bcast.stkm", "m=application 5000 udp", BadValue, "line[13].m"),
+    ("streamid=1; kmstype=oma-bcast-drm-pki", "kmstype=oma-bcast-drm-pki", BadValue, "line[14].a.fmtp.streamid"),
+    ("oma-bcast-drm-pki", "oma-bcast-drm", Unsupported, "line[14].a.fmtp.kmstype"),
+    ("srvCIDExt=00000001", "srvCIDExt=0001", BadValue, "line[14].a.fmtp.srvCIDExt"),
+    ("srvCIDExt=00000001", "srvCIDExt", BadValue, "line[14].a.fmtp.srvCIDExt"),
+    ("srvCIDExt=00000001", "srvCIDExt=00000001; srvCIDExt=00000001", BadValue, "line[14].a.fmtp.srvCIDExt"),
+    ("12f4100001,", "12f410,", BadValue, "line[17].a.fmtp.srvKEYList"),
+    ("protection:srtp 7", "protection:srtp 16", BadValue, "line[18].a.x-bcast-protection"),
+    ("protection:srtp 7", "protection:drm 7", BadValue, "line[18].a.x-bcast-protection"),
+    ("a=fmtp:ipdc-ksm", "a=fmtp:other", BadValue, "line[20].a.fmtp"),
+    ("m=application 4359 udp", "m=application 1 udp vnd.oma.bcast.ltkm\nm=application 4359 udp", BadValue, "line[22].m"),
+    ("a=flute-tsi:3\n", "", BadValue, "line[22].m"),
+    ("incl IN IP6 * 2001", "excl IN IP6 * 2001", Unsupported, "line[24].a.source-filter"),
+    ("a=flute-ch:1", "a=flute-ch:2", BadValue, "line[26].a.flute-ch"),
+    ("SRTPROCTxRate:100", "SRTPROCTxRate:0", BadValue, "line[33].a.SRTPROCTxRate"),
+    ("SRTPAuthentication:2", "SRTPAuthentication:-1", BadValue, "line[32].a.SRTPAuthentication"),
+    ("DeltaLength=2", "DeltaLength=3", BadValue, "line[36].a.fmtp.ISMACrypDeltaIVLength"),
+    ("IVDeltaLength=2", "DeltaIVLength=2; ISMACrypIVDeltaLength=2", BadValue, "line[36].a.fmtp.ISMACrypDeltaIVLength"),
+    ("ISMACrypIVDeltaLength", "ISMACrypOther", Unsupported, "line[36].a.fmtp.ISMACrypOther"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "kind", "field"), CASES, ids=[f"{i}-{case[3]}" for i, case in enumerate(CASES)])
+def test_refusals_name_line_and_attribute(old: str, new: str, kind: type[WireError], field: str) -> None:
+    assert TEXT.count(old) >= 1
+    text = TEXT.replace(old, new, 1)
+    error = refused(text, kind)
+    assert error.field == field
+    assert error.offset is not None
+    number = int(field[5 : field.index("]")]) if field.startswith("line[") else 0
+    assert error.offset == (len("".join(text.splitlines(keepends=True)[: number - 1]).encode()) if number else len(text.encode()))
+
+
+def test_bounds() -> None:
+    assert refused("v=0\n" * 30_000, BadLength).offset == sdp.MAX_TEXT
+    assert refused("", Truncated).offset == 0
+    assert refused("\ud800", BadValue).offset == 0
+    assert refused("v=0\ns=a\x00b\n", BadValue).field == "line[2]"
+    with pytest.raises(WireError):
+        sdp.parse(b"v=0\ns=\xff\n")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "two\r\nlines"}, {"service": "no-uri"}, {"cycle": 0.0}, {"cycle": float("nan")}, {"origin": (-1, 0, "0.0.0.0")},
+        {"other": ("stkmstream:5",)}, {"interaction": "https://x y"},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_back_is_not_written(changes: dict[str, object]) -> None:
+    with pytest.raises(WireError):
+        sdp.write(replace(sdp.Description(name="x"), **changes))  # type: ignore[arg-type]
+
+
+# --- properties -----------------------------------------------------------------------------------------------------------
+
+ADDRESSES: Final = st.sampled_from(["239.1.1.1", "192.0.2.7", "ff1e::1", "headend.example"])
+PORTS: Final = st.integers(0, 65535)
+IDS: Final = st.integers(1, 65535)
+WORDS: Final = st.text(st.sampled_from("abcXYZ0189:/@.-"), min_size=1, max_size=12)
+URIS: Final = WORDS.map(lambda word: f"urn:{word}")
+NAMES: Final = st.text(st.sampled_from("abcxyz"), min_size=1, max_size=6)
+OTHER: Final = st.lists(NAMES.map(lambda name: f"x-{name}:value of {name}"), max_size=2).map(tuple)
+PARAMETERS: Final = st.lists(st.tuples(NAMES, st.none() | WORDS), max_size=3, unique_by=lambda pair: pair[0]).map(tuple)
+WHERE: Final[st.SearchStrategy[dict[str, Any]]] = ADDRESSES.flatmap(
+    lambda address: st.fixed_dictionaries({
+        "address": st.just(address), "port": PORTS, "ttl": st.none() if ":" in address else st.none() | st.integers(0, 255),
+        "source": st.sampled_from(["", "192.0.2.1", "2001:db8::1"]),
+    })
+)  # fmt: skip
+
+
+@st.composite
+def stkm_streams(draw: st.DrawFn) -> sdp.StkmStream:
+    where = draw(WHERE)
+    protocol = draw(st.none() | st.sampled_from([Protocol.IPSEC, Protocol.SRTP, Protocol.ISMACRYP]))
+    common: dict[str, Any] = {
+        "streamid": draw(IDS), "service": draw(st.just("urn:default") | URIS), "protocol": protocol,
+        "lifetime": None if protocol is None else draw(st.integers(0, 15)), "other": draw(OTHER),
+        "parameters": draw(PARAMETERS),
+    }  # fmt: skip
+    if draw(st.booleans()):
+        return sdp.StkmStream(**where, **common, kms_id=draw(st.just("") | WORDS))
+    return sdp.StkmStream(
+        **where, **common, kmstype=draw(st.sampled_from(sdp.KMSTYPE_NAMES)), serviceprovider=draw(st.just("") | WORDS),
+        baseCID=draw(st.just("") | WORDS), srvCIDExt=draw(st.lists(st.integers(0, 2**32 - 1), max_size=3).map(tuple)),
+        prgCIDExt=draw(st.lists(st.integers(0, 2**32 - 1), max_size=3).map(tuple)),
+        srvKEYList=draw(st.lists(st.binary(min_size=5, max_size=5), max_size=3).map(tuple)),
+        prgKEYList=draw(st.lists(st.binary(min_size=7, max_size=7), max_size=3).map(tuple)),
+    )  # fmt: skip
+
+
+@st.composite
+def descriptions(draw: st.DrawFn) -> sdp.Description:
+    flute = st.builds(
+        lambda where, **rest: sdp.FluteSession(**where, **rest), WHERE, tsi=st.integers(0, 2**48 - 1),
+        service_class=st.sampled_from(["", sdp.SERVICE_CLASS]), other=OTHER,
+    )  # fmt: skip
+    ismacryp = st.builds(
+        sdp.Ismacryp, iv_length=st.integers(0, 8), delta_iv_length=st.integers(0, 2), selective_encryption=st.booleans(),
+        key_indicator_length=st.integers(0, 255), salt=st.sampled_from(["", "c2FsdA=="]),
+    )  # fmt: skip
+    fmtp = st.tuples(st.sampled_from(["96", "97"]), st.builds(lambda a, b: (*a, *b.parameters()), PARAMETERS, ismacryp))
+    media = st.builds(
+        lambda where, **rest: sdp.Media(**where, **rest), WHERE, kind=st.sampled_from(["video", "audio"]),
+        proto=st.sampled_from(["RTP/SAVP", "RTP/AVP", "UDP"]), formats=st.lists(NAMES, min_size=1, max_size=2).map(tuple),
+        stkmstreams=st.lists(IDS, max_size=2, unique=True).map(tuple), SRTPAuthentication=st.none() | st.integers(0, 255),
+        SRTPROCTxRate=st.none() | st.integers(1, 65535), fmtp=st.lists(fmtp, max_size=2).map(tuple), other=OTHER,
+    )  # fmt: skip
+    return sdp.Description(
+        name=draw(WORDS), service="urn:default", origin=(draw(st.integers(0, 2**63)), draw(st.integers(0, 9)), draw(ADDRESSES)),
+        start=draw(st.integers(0, 2**33)), stop=draw(st.integers(0, 2**33)),
+        version=draw(st.none() | st.tuples(st.integers(0, 9), st.integers(0, 9))),
+        cycle=draw(st.none() | st.integers(1, 3600 * 1000).map(lambda n: n / 1000)), interaction=draw(st.just("") | URIS),
+        stkm=draw(st.lists(stkm_streams(), max_size=3).map(tuple)), ltkm=draw(st.none() | WHERE.map(lambda w: sdp.Endpoint(**w))),
+        flute=draw(st.lists(flute, max_size=2).map(tuple)), media=draw(st.lists(media, max_size=3).map(tuple)), other=draw(OTHER),
+    )  # fmt: skip
+
+
+@given(descriptions())
+def test_round_trip(description: sdp.Description) -> None:
+    text = sdp.write(description)
+    assert sdp.parse(text) == description
+    assert sdp.write(sdp.parse(text)) == text
+
+
+def check(data: bytes) -> None:
+    try:
+        d = sdp.parse(data)
+    except WireError as error:
+        assert error.offset is not None
+        assert 0 <= error.offset <= len(data)
+    else:
+        try:
+            assert sdp.parse(sdp.write(d)) == d, data
+        except BadLength:
+            assert len(data) > sdp.MAX_TEXT // 2  # the normal form says at each media what was said once
+
+
+def test_mutated_octets() -> None:
+    rng = random.Random("sdp")
+    for _ in range(2_000):
+        data = TEXT.encode()
+        for _ in range(rng.choice((1, 1, 1, 2, 5))):
+            data = mutate(data, rng)
+        check(data)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
+@example(b"v=0\no=- 0 0 IN IP4 0.0.0.0\ns=\nt=0 0\n")
+def test_any_octets(data: bytes) -> None:
+    check(data)
+
+
+def test_swapped_lines() -> None:
+    rng = random.Random("lines")
+    lines = TEXT.splitlines()
+    for _ in range(1_000):
+        some = list(lines)
+        i, j = rng.randrange(len(some)), rng.randrange(len(some))
+        some[i] = some[j] if rng.random() < 0.5 else some[i] + some[j]
+        check("\n".join(some).encode())
