@@ -130,7 +130,7 @@ class FlowDone:
 
 @dataclass(frozen=True)
 class TekReady:
-    """A terminal obtained a traffic key; it may use it until ``until`` (R42)."""
+    """A terminal obtained a traffic key; it may use it until ``until`` (R42), 64-bit NTP seconds.  The rest as ``UseKey``."""
 
     service: str
     stream: int
@@ -139,6 +139,7 @@ class TekReady:
     salt: bytes | None
     auth_key: Secret | None
     until: float
+    protocol: Protocol
 
 
 @dataclass(frozen=True)

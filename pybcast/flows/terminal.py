@@ -82,6 +82,7 @@ class HeldTek:
     until: float
     start: int
     digest: bytes
+    protocol: Protocol = Protocol.SRTP
 
 
 @dataclass(frozen=True)
@@ -426,12 +427,18 @@ class Terminal:
             raise Replay("the lifetime of its key has ended (R42)")
         if isinstance(heard.message, SmartcardStkm):
             name, tek, salt, auth, lifetime = self._open_smartcard(tuning, heard.message, heard.data)
+            protocol = self._protocol(tuning, heard.message)
         else:
             name, tek, salt, auth, lifetime = self._open_drm(tuning, heard.message, heard.data, now)
-        row = HeldTek(tek, salt, auth, now + (1 << lifetime), heard.start, digest)
+            protocol = heard.message.traffic_protection_protocol
+        row = HeldTek(tek, salt, auth, now + (1 << lifetime), heard.start, digest, protocol)
         self._journal.put("tek", (tuning.service, tuning.stream, name), row)
-        self._journal.emit(TekReady(tuning.service, tuning.stream, name, row.tek, row.salt, row.auth_key, row.until))
+        self._journal.emit(TekReady(tuning.service, tuning.stream, name, tek, salt, auth, row.until, protocol))
         return row.until
+
+    @staticmethod
+    def _protocol(tuning: Tuning, message: SmartcardStkm) -> Protocol:
+        return tuning.protocol if message.management is None else message.management.traffic_protection_protocol
 
     def _open_smartcard(
         self, tuning: Tuning, message: SmartcardStkm, data: bytes
@@ -441,7 +448,7 @@ class Terminal:
         if m is not None and m.terminal_binding is not None:
             raise KeyUnavailable("tbk")  # R18: the TEK inside is wrapped for one make of terminal
         check_parental(None if m is None else m.access_criteria, self._parental)
-        protocol = tuning.protocol if m is None else m.traffic_protection_protocol
+        protocol = self._protocol(tuning, message)
         if protocol is Protocol.IPSEC:
             name = ipsec_spi(message.sek_id, message.tek_id)
         else:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pybcast.backend import Client
@@ -12,11 +12,12 @@ from pybcast.errors import ConfigError
 from pybcast.flows import BSDA, derived_teks, random_teks
 from pybcast.flows.events import Output, State, StopTraffic, UseKey
 from pybcast.flows.tables import PeriodState, Side
+from pybcast.outlets.keyline import Outlet
+from pybcast.outlets.keysocket import KeyOutlet
 from pybcast.servers.air import JsonLinesAir
 from pybcast.servers.config import ServerConfig
 from pybcast.servers.control import Command
 from pybcast.servers.daemon import LOG, Daemon
-from pybcast.servers.keyoutlet import KeyOutlet
 from pybcast.servers.runner import AirOutput, Clock
 from pybcast.servers.watch import Light, ServiceView
 
@@ -24,18 +25,19 @@ _PREPARED: Final = frozenset({PeriodState.SEALED, PeriodState.ON_AIR})
 
 
 class Bsda(Daemon[BSDA]):
-    """A BSD/A daemon."""
+    """A BSD/A daemon.  ``outlets``: who is given each ``UseKey`` and ``StopTraffic``, beside the socket of ``[air] keys``."""
 
     role = "bsda"
     side = Side.BSDA
 
-    def __init__(self, config: ServerConfig, clock: Clock | None = None) -> None:
+    def __init__(self, config: ServerConfig, clock: Clock | None = None, *, outlets: Sequence[Outlet] = ()) -> None:
         super().__init__(config, clock)
         self._reports: list[tuple[str, int, int]] = []
         if config.events:
             self.air = JsonLinesAir(config.events, content=config.air.content)
         self._used: dict[tuple[str, int], int] = {}
         self._keys = None if config.keys is None else KeyOutlet(config.keys)
+        self._outlets = (*outlets, *(() if self._keys is None else (self._keys,)))
         pair = config.pair_secret()
         self._teks = derived_teks(pair) if pair is not None else random_teks(os.urandom)
 
@@ -63,8 +65,9 @@ class Bsda(Daemon[BSDA]):
             self._used[output.service, output.stream] = output.start
             if known is not None and known != output.start:  # after a start, what was in use is said anew
                 self.watch.key_used(self.clock.now() - output.start)
-        if self._keys is not None and isinstance(output, UseKey | StopTraffic):
-            self._keys.put(output)
+        if isinstance(output, UseKey | StopTraffic):
+            for outlet in self._outlets:
+                outlet.put(output)
         self.air.put(output, self._announced)
 
     def _announced(self, service: str, stream: int, start: int) -> None:

@@ -10,16 +10,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import socket
-import stat
-import struct
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from pybcast.errors import BcastError, ConfigError, TransportError
+from pybcast.unixsocket import listening, peer_user, this_user
 
 LOG: Final = logging.getLogger("pybcast.control")
 MAX_LINE: Final = 4 << 20  # octets of a command: some ten thousand subscribers
@@ -75,37 +72,6 @@ class ControlServer:
             return {"ok": False, "error": ConfigError(f"{name or 'command'}: {type(error).__name__}").as_dict()}
         LOG.info("command %s", name, extra={"fields": {"event": "command", "command": name}})
         return {"ok": True, "result": result}
-
-
-def listening(path: Path) -> socket.socket:
-    """A Unix socket at ``path`` that only its owner may open.  ``ConfigError`` when it cannot be had; an old one is replaced."""
-    made = socket.socket(socket.AF_UNIX)
-    try:
-        with suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise ConfigError(f"{path}: exists and is no socket")
-            path.unlink()
-        mask = os.umask(0o177)
-        try:
-            made.bind(str(path))
-        finally:
-            os.umask(mask)
-    except (OSError, ConfigError) as error:
-        made.close()
-        raise error if isinstance(error, ConfigError) else ConfigError(f"{path}: {error.strerror or error}") from None
-    return made
-
-
-def this_user() -> int:
-    """The user whose peers may come in."""
-    return os.geteuid()
-
-
-def peer_user(writer: asyncio.StreamWriter) -> int:
-    """The user at the other end of a Unix socket, as the system knows it."""
-    peer = writer.get_extra_info("socket")
-    size = struct.calcsize("3i")
-    return int(struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
 
 
 def ask(path: Path, command: str, *, timeout: float = TIMEOUT, **arguments: Any) -> Any:

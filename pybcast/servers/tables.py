@@ -58,7 +58,7 @@ class AirTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     ``events``: a file, or ``-`` for standard output, into which it writes what it puts on air, one JSON object a line.
     ``content``: with the STKMs and LTKMs themselves.  ``keys``: path of a Unix socket that gives encoders their traffic keys
-    (see ``keyoutlet``).
+    (see ``outlets.keyline``).
 
     ``sender``, ``carousel``: paths of the Unix sockets on which ``pybcast air stkm`` and ``pybcast air carousel`` take what goes on
     air; both are started with this same file.  ``interface``: address of the interface that datagrams leave by; ``ttl``: of

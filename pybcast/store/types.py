@@ -84,6 +84,7 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "KeySet": device.KeySet,
     "Mark": device.Mark,
     "Permission": messages.Permission,
+    "Protocol": messages.Protocol,
     "SekFile": card.SekFile,
     "SekState": tables.SekState,
     "SmkFile": card.SmkFile,

@@ -24,7 +24,7 @@ from pybcast.flows.ltkm import Letter, Page
 from pybcast.flows.members import Bundle
 from pybcast.flows.tables import KeyState
 from pybcast.keys import SEAK, SMK, TEK, Key
-from pybcast.messages import Protocol
+from pybcast.messages import AddressMode
 from pybcast.secret import Secret
 from pybcast.store import Database, LogEntry, StoreDamaged
 from pybcast.store.database import Changes
@@ -163,7 +163,7 @@ WIPED.wipe()
 @pytest.mark.parametrize(
     "value",
     [
-        object(), [1], {1: 2}, {1}, bytearray(b"1"), memoryview(b"1"), Unlisted(), (1, (Unlisted(),)), Number(5), Protocol.SRTP,
+        object(), [1], {1: 2}, {1}, bytearray(b"1"), memoryview(b"1"), Unlisted(), (1, (Unlisted(),)), Number(5), AddressMode(0),
         1 << 64, (1 << 64,), -(1 << 63) - 1, "\ud800", ("\ud800",), Exception("x"), WIPED, (WIPED,), int, 1j,
     ],
     ids=lambda value: type(value).__name__,

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traffic keys for other programs of this machine: a Unix socket of mode 0600, one JSON object a line (``keyline``).
+
+``[air] keys`` of a BSD/A names one for encoders, ``pybcast terminal --keys`` one for players.  A reader must run as the server's
+own user (``SO_PEERCRED``).  On connecting it is told what holds - the key in use of every stream, or the keys that may be used -
+then each change as it happens.  A reader that loses the connection keeps to what it was told last and connects again; what it
+then hears may be what it heard before.  It has nothing to say: one that writes is cut off, and so is one that does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from pybcast.errors import BadValue, TransportError
+from pybcast.flows.events import TekExpired, TekReady
+from pybcast.outlets.keyline import MAX_LINE, KeyOutput, read_line, write_line
+from pybcast.unixsocket import listening, peer_user, socket_user, this_user
+
+LOG: Final = logging.getLogger("pybcast.keys")
+MAX_READERS: Final = 64  # encoders or players of one machine - confidence: own
+MAX_BEHIND: Final = 8 << 20  # octets that a reader may leave unread: three changes of 10,000 streams - confidence: own
+MAX_HELD: Final = 16  # keys of one stream that a new reader is told of: a terminal has those of 4 to 8 periods (R42)
+RETRY: Final = (
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+)  # seconds until connecting again; the last for ever: a third of a short period - confidence: own
+
+
+class KeyOutlet:
+    """An ``Outlet``: tells every reader of the socket at ``path`` what ``put`` is given.  Everything runs in one event loop."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._holds: dict[tuple[str, int], dict[bytes, KeyOutput]] = {}
+        self._readers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def readers(self) -> int:
+        """How many are connected."""
+        return len(self._readers)
+
+    async def start(self) -> None:
+        """Listen.  ``ConfigError`` when the path cannot be had.  An old socket is replaced: the caller holds the database."""
+        self._server = await asyncio.start_unix_server(self._serve, sock=listening(self._path), limit=1024)
+
+    async def stop(self) -> None:
+        """Readers see the end; what was told last stays theirs to act on."""
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+        for reader in list(self._readers):
+            self._cut(reader, "")
+
+    def put(self, output: KeyOutput) -> None:
+        """Tell everyone, without waiting for anyone."""
+        self._remember(output)
+        if self._readers:
+            told = write_line(output)
+            for reader in list(self._readers):
+                self._tell(reader, told)
+
+    def _remember(self, output: KeyOutput) -> None:
+        """What a reader that comes later must know: of an encoder's stream the last word, of a player's the keys."""
+        stream = output.service, output.stream
+        holds = self._holds.setdefault(stream, {})
+        if not isinstance(output, TekReady | TekExpired):
+            holds[b""] = output
+            return
+        holds.pop(output.mki, None)
+        if isinstance(output, TekReady):
+            holds[output.mki] = output
+            if len(holds) > MAX_HELD:
+                del holds[next(iter(holds))]
+        elif not holds:
+            del self._holds[stream]
+
+    def _tell(self, reader: asyncio.StreamWriter, told: bytes) -> None:
+        reader.write(told)
+        if reader.transport.get_write_buffer_size() > MAX_BEHIND:
+            self._cut(reader, "does not read")
+
+    def _cut(self, reader: asyncio.StreamWriter, why: str) -> None:
+        self._readers.discard(reader)
+        if why:
+            LOG.warning("a reader of keys is cut off: it %s", why, extra={"fields": {"event": "keys-cut", "why": why}})
+            reader.transport.abort()
+        else:
+            reader.close()
+
+    async def _serve(self, commands: asyncio.StreamReader, reader: asyncio.StreamWriter) -> None:
+        refusal = (
+            "runs as another user" if peer_user(reader) != this_user() else "is one too many" if len(self._readers) >= MAX_READERS
+            else ""
+        )  # fmt: skip
+        if refusal:
+            self._cut(reader, refusal)
+            return
+        self._readers.add(reader)
+        LOG.info("a reader of keys has come", extra={"fields": {"event": "keys-reader", "readers": len(self._readers)}})
+        for holds in self._holds.values():
+            for output in holds.values():
+                reader.write(write_line(output))
+        try:
+            said = await commands.read(1)
+        except OSError:
+            said = b""
+        if reader in self._readers:
+            self._cut(reader, "writes" if said else "")
+
+
+class KeyReader:
+    """Follows a key socket: each line goes to ``told``, and when the other side is gone it connects again, for ever.
+
+    ``told`` is called in the event loop and must not wait; what it raises ends ``run``.  A line that cannot be read is passed over,
+    with a warning: the next key may be good.
+    """
+
+    def __init__(self, path: Path, told: Callable[[KeyOutput], None]) -> None:
+        self._path, self._told = path, told
+        self.connected = False
+        self.lines = self.refused = self.losses = 0
+        """Lines heard, lines that could not be read, how often the other side was lost."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        attempt = 0
+        while True:
+            try:
+                followed = await self._follow()
+            finally:
+                self.connected = False
+            self.losses += followed
+            attempt = 0 if followed else attempt + 1
+            await asyncio.sleep(RETRY[min(attempt, len(RETRY) - 1)])
+
+    async def _follow(self) -> bool:
+        """Was there a connection?"""
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._path, limit=MAX_LINE)
+        except OSError:
+            return False
+        try:
+            _check_server(peer_user(writer), self._path)
+            self.connected = True
+            LOG.info("following the keys of %s", str(self._path), extra={"fields": {"event": "keys-connected"}})
+            while line := await reader.readline():
+                self.lines += 1
+                output = _heard(line)
+                if output is None:
+                    self.refused += 1
+                else:
+                    self._told(output)
+        except OSError:
+            pass  # gone
+        except ValueError:
+            LOG.warning("a line of keys without end", extra={"fields": {"event": "keys-bad"}})
+        except TransportError as error:
+            LOG.warning("keys of %s are not taken: %s", str(self._path), str(error), extra={"fields": {"event": "keys-refused"}})
+            return False
+        finally:
+            writer.close()
+        LOG.warning("no keys from %s: holding what it said last", str(self._path), extra={"fields": {"event": "keys-lost"}})
+        return True
+
+
+def follow(path: Path, *, patience: float | None = None) -> Iterator[KeyOutput]:
+    """The same for a script that does nothing else: a loop over what a key socket says, which connects again for ever.
+
+    ``TransportError`` when the socket cannot be had for ``patience`` seconds, or belongs to another user.
+    """
+    attempt, since = 0, time.monotonic()
+    while True:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(path))
+                _check_server(socket_user(connection), path)
+                with connection.makefile("rb") as lines:
+                    while line := lines.readline(MAX_LINE):
+                        attempt, since = 0, time.monotonic()
+                        if (output := _heard(line)) is not None:
+                            yield output
+            except OSError:
+                pass
+        if patience is not None and time.monotonic() - since >= patience:
+            raise TransportError(f"{path}: no keys for {patience:.0f} s")
+        time.sleep(RETRY[min(attempt, len(RETRY) - 1)])
+        attempt += 1
+
+
+def _check_server(user: int, path: Path) -> None:
+    if user not in (0, this_user()):
+        raise TransportError(f"{path}: belongs to another user, whose keys are nothing to us")
+
+
+def _heard(line: bytes) -> KeyOutput | None:
+    try:
+        return read_line(line)
+    except BadValue as error:
+        LOG.warning("a line of keys cannot be used: %s", str(error), extra={"fields": {"event": "keys-bad"}})
+        return None
