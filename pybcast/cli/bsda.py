@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pybcast.cli import upkeep
+from pybcast.cli import output, upkeep
 from pybcast.cli.asking import (
     ConfigArgument,
     JsonOption,
@@ -42,6 +42,46 @@ def serve(config: ConfigArgument) -> None:
         from pybcast.servers.config import load
 
         raise typer.Exit(Bsda(load(config)).serve())
+
+
+@bsda.command("sdp")
+def sdp(
+    config: ConfigArgument,
+    service: ServiceArgument,
+    stream: StreamOption = None,
+    media: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--media", metavar="ADDRESS:PORT/KIND", help="A protected stream, such as 239.1.1.9:6000/H264.", show_default=False
+        ),
+    ] = None,
+    interaction: Annotated[
+        str, typer.Option("--interaction", metavar="URL", help="Where the BSM serves terminals.", show_default=False)
+    ] = "",
+    json: JsonOption = False,
+) -> None:
+    """The session description of a service, for terminals.
+
+    With what the keys in use are called, from the running server; without, when it does not run.
+    """
+    with serving(as_json=json):
+        from pybcast.broadcast.sdp import write
+        from pybcast.servers import control
+        from pybcast.servers.description import MediaAt, described
+
+        found = config_of(config, "bsda")
+        streams = [MediaAt.read(text) for text in media or ()]
+        facts = []
+        try:
+            facts = control.ask(found.control, "sdp", service=service)
+        except control.NoServer as error:
+            output.warn(f"{error} Names of keys in use are left out.", as_json=json)
+        now = moment("+0", "now")
+        text = write(described(found, service, stream=stream, media=streams, interaction=interaction, facts=facts, now=now))
+        if json:
+            output.say_json({"service": service, "sdp": text})
+        else:
+            output.say(text.replace("\r\n", "\n").rstrip("\n"))
 
 
 @service.command("list")

@@ -14,6 +14,7 @@ from pybcast.flows.events import Output, State, StopTraffic, UseKey
 from pybcast.flows.tables import PeriodState, Side
 from pybcast.outlets.keyline import Outlet
 from pybcast.outlets.keysocket import KeyOutlet
+from pybcast.servers import description
 from pybcast.servers.air import JsonLinesAir
 from pybcast.servers.config import ServerConfig
 from pybcast.servers.control import Command
@@ -102,7 +103,12 @@ class Bsda(Daemon[BSDA]):
     # --- commands -------------------------------------------------------------------------------------------------------
 
     def commands(self) -> dict[str, Command]:
-        return {"boundary": self._boundary, "periods": self._periods}
+        return {"boundary": self._boundary, "periods": self._periods, "sdp": self._sdp}
+
+    async def _sdp(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What a service's session description says of the keys in use (R37)."""
+        streams = [s for s in self.config.streams if s.service == arguments["service"]]
+        return await self.runner.ask_machine(lambda machine, now: description.known(machine, streams))
 
     async def _periods(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The crypto periods of a service: what is in use, on air, prepared."""

@@ -14,6 +14,8 @@ from typing import Any, Final
 import pytest
 from servers_support import System, _service
 
+from pybcast.servers import control
+
 Events = list[dict[str, Any]]
 LETTERS: Final = "ABCD"
 FLOWS: Final = {
@@ -102,6 +104,9 @@ def test_an_operator_sees_and_changes(subscribed: System) -> None:
         status, _, err = subscribed.command("bsm", *words)
         assert status == 2 and why in err
     assert (subscribed.folder / "bsm.sock").stat().st_mode & 0o777 == 0o600
+    drm, card = control.ask(subscribed.folder / "bsda.sock", "sdp", service="urn:example:service:B")
+    assert (drm["stream"], drm["profile"], [len(value) for value in drm["srvCIDExt"]]) == (1, "drm", [8] * len(drm["srvCIDExt"]))
+    assert drm["srvCIDExt"] and (card["profile"], card["srvKEYList"]) == ("smartcard", ["12f4100002"]), "R37"
 
 
 def test_a_subscriber_is_imported(subscribed: System) -> None:
