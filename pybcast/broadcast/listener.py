@@ -205,6 +205,8 @@ class _Ear:
         for number in (*indices, self._channel.fileno()):
             poll.register(number, select.POLLIN)
         report = time.monotonic() + _REPORT
+        if not self._told():  # before anything is heard: what is wanted was said first
+            return
         while True:
             for number, _ in poll.poll(1000 * _REPORT):
                 if number in indices:

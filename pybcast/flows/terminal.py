@@ -24,11 +24,11 @@ from pybcast.errors import BadValue, BcastError, KeyUnavailable, Replay, Unsuppo
 from pybcast.flows.card import Card, check_parental
 from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.device import Device
-from pybcast.flows.events import Answer, Journal, Output, Refused, State, TekExpired, TekReady
+from pybcast.flows.events import Answer, Journal, Output, Refused, RowKey, State, TekExpired, TekReady
 from pybcast.flows.serial import distance, near
 from pybcast.flows.spcp import Profile
 from pybcast.flows.tables import RECEPTION, Reception, ReceptionEvent, step
-from pybcast.keys import TAS, TEK, ipsec_auth_key_drm, ipsec_auth_key_smartcard, ipsec_spi, key_indicator, mki
+from pybcast.keys import SRK, TAS, TEK, ipsec_auth_key_drm, ipsec_auth_key_smartcard, ipsec_spi, key_indicator, mki
 from pybcast.messages import (
     FIRST_BYTE,
     Bcro,
@@ -114,6 +114,12 @@ class _Object:
     digest: bytes
 
 
+def _ready(name: RowKey, row: HeldTek) -> TekReady:
+    service, stream, mki = name
+    assert isinstance(service, str) and isinstance(stream, int) and isinstance(mki, bytes)
+    return TekReady(service, stream, mki, row.tek, row.salt, row.auth_key, row.until, row.protocol)
+
+
 class Terminal:
     """One terminal of one profile.
 
@@ -151,6 +157,15 @@ class Terminal:
     def openable(self) -> frozenset[bytes]:
         """Every STKM that could be opened now holds one of these: SEK IDs, or CID extensions.  For a filter before this."""
         return self._agent.openable()
+
+    def account(self) -> tuple[str, SRK] | None:
+        """User and password for the interaction channel: a registered card's (R35)."""
+        return None if self._card is None else self._card.account()
+
+    def held(self, now: float) -> list[TekReady]:
+        """Every traffic key that may be used now, oldest first: what a player is told after a restart (R42)."""
+        rows = [(name, row) for name, row in self._journal.rows("tek", HeldTek).items() if now < row.until]
+        return [_ready(name, row) for name, row in sorted(rows, key=lambda item: item[1].start)]
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -433,7 +448,7 @@ class Terminal:
             protocol = heard.message.traffic_protection_protocol
         row = HeldTek(tek, salt, auth, now + (1 << lifetime), heard.start, digest, protocol)
         self._journal.put("tek", (tuning.service, tuning.stream, name), row)
-        self._journal.emit(TekReady(tuning.service, tuning.stream, name, tek, salt, auth, row.until, protocol))
+        self._journal.emit(_ready((tuning.service, tuning.stream, name), row))
         return row.until
 
     @staticmethod

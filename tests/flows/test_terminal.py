@@ -39,10 +39,11 @@ from pybcast.errors import BcastError, KeyUnavailable, StoreError
 from pybcast.flows import Answer, Device, Persist, Refused, SimulatedCard, TekExpired, TekReady, Terminal, device_registration
 from pybcast.flows import terminal as terminal_module
 from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
+from pybcast.flows.events import State
 from pybcast.flows.serial import counter_of
 from pybcast.flows.stkm import Policy
 from pybcast.flows.terminal import MAX_COLLECTED, MAX_DONE, MAX_OBJECTS, RETRY_CYCLES
-from pybcast.keys import IEK, RIAK, UGK, Keys
+from pybcast.keys import IEK, OPC, RIAK, UGK, K, Keys
 from pybcast.messages import (
     AccessCriterion,
     AddressMode,
@@ -370,6 +371,28 @@ def test_a_cycle_counts_from_the_first_tuning() -> None:
     terminal.feed(START + 13)
     assert terminal.next_wakeup() is None and terminal.feed(START + 13) == []
     assert terminal.openable() == {sek_material().key_id[3:], sek_material(2).key_id[3:]}
+
+
+def test_after_a_restart_the_keys_are_told_again() -> None:
+    """R42: what a player may use, oldest first; and who the card is on the interaction channel."""
+    party = card_party(3, registered=False)
+    terminal = Terminal(card=party.card)
+    assert terminal.account() is None and Terminal(device=device_party().device).account() is None
+    outputs = [*terminal.tune(TUNING, START), *terminal.receive_object(party.registration, START)]
+    outputs += terminal.receive_object(seal_ltkm(party, 1, sek_material()), START)
+    outputs += terminal.feed(START)
+    for n in range(2):
+        outputs += terminal.receive_stkm(SERVICE, 1, sealed(n), START + 8 * n + 1)
+        outputs += terminal.tick(START + 8 * n + 2)
+    state: State = {}
+    for row in outputs:
+        if isinstance(row, Persist):
+            state.setdefault(row.table, {})[row.key] = row.value
+    again = Terminal(card=SimulatedCard(k=K(bytes(16)), opc=OPC(bytes(16)), impi="x", state=state), state=state)
+    assert again.held(START + 11) == [o for o in outputs if isinstance(o, TekReady)] and len(again.held(START + 11)) == 2
+    assert again.held(START + 10_000) == []
+    account = again.account()
+    assert account is not None and account[0] == party.subscriber.idr and len(account[1]) == 32
 
 
 def test_of_what_lacked_a_key_only_what_is_of_use_is_opened() -> None:
