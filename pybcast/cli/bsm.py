@@ -43,7 +43,7 @@ KeysOption = Annotated[
     Path | None,
     typer.Option(
         "--keys", metavar="FILE", show_default=False,
-        help="JSON object of what his registration gave: smk, idr, or group, position, udk, riak; registration. In hexadecimal.",
+        help="JSON object of what his registration gave: smk, idr, srk, or group, position, udk, riak, udn; registration. In hex.",
     ),
 ]  # fmt: skip
 RandomOption = Annotated[bool, typer.Option("--random", help="Random keys instead, for trying out: no terminal has them.")]
@@ -185,7 +185,7 @@ def subscriber_import(
 ) -> None:
     """Add many subscribers from a CSV file, or give them new keys and rights.
 
-    The header names columns of: subscriber; smk, idr (Smartcard Profile) or group, position, udk, riak (DRM Profile);
+    The header names columns of: subscriber; smk, idr, srk (Smartcard Profile) or group, position, udk, riak, udn (DRM Profile);
     registration; services (GlobalServiceIDs with spaces between them); until (last day of the rights, YYYY-MM-DD; else --days).
     Keys are hexadecimal. A line that cannot be used is named (FILE:LINE: COLUMN: reason) and the others are imported; importing
     the same again changes nothing. Exit status: 0 all lines imported, 2 some were not.

@@ -20,7 +20,7 @@ from pybcast.cli.output import warn
 from pybcast.errors import ConfigError
 
 COLUMNS: Final = (
-    "subscriber", "smk", "idr", "group", "position", "udk", "riak", "registration", "services", "until",
+    "subscriber", "smk", "idr", "group", "position", "udk", "riak", "srk", "udn", "registration", "services", "until",
 )  # fmt: skip
 """The header names those that the file has, in any order."""
 CHUNK_ROWS: Final = 200  # one input of the BSM: periods and keys wait for it

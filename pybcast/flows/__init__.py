@@ -8,7 +8,7 @@ Bytes, messages and the time go in, events come out; sockets, clocks, disks and 
 from __future__ import annotations
 
 from pybcast.flows.bsda import BSDA
-from pybcast.flows.bsm import BSM, Enrolment, Issuing
+from pybcast.flows.bsm import BSM, Enrolment, Issuing, Later
 from pybcast.flows.card import Card, SimulatedCard
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.device import Device
@@ -62,6 +62,7 @@ __all__ = [
     "Group",
     "Issuing",
     "KeyMaterial",
+    "Later",
     "LongTermKey",
     "Members",
     "OffAir",

@@ -58,6 +58,13 @@ class Enrolment:
 
 
 @dataclass(frozen=True)
+class Later:
+    """No STKM yet.  ``at``: NTP seconds from which one that is sealed already may go out; ``None``: none is sealed."""
+
+    at: float | None = None
+
+
+@dataclass(frozen=True)
 class Issuing:
     """A key on its way to everyone entitled: ``done`` letters, ``of`` rights there were when it began."""
 
@@ -278,38 +285,66 @@ class BSM:
 
         Raises ``PeerFlowError`` 11 without a right, 22 for an unknown stream.
         """
+        (found,) = self.fetch_stkms(service, stream, profile, [(subscriber, after)], now)
+        if isinstance(found, PeerFlowError):
+            raise found
+        return found if isinstance(found, StkmItem) else None
+
+    def fetch_stkms(
+        self, service: str, stream: int, profile: Profile, askers: Iterable[tuple[str, int | None]], now: float
+    ) -> list[StkmItem | Later | PeerFlowError]:
+        """The same for many at once, each a subscriber and his ``after``: what each gets, or when to ask again, or his refusal."""
         config = self._streams.get((service, stream))
         if config is None or profile not in config.profiles:
-            raise PeerFlowError(Status.INVALID_REQUEST, "stream or profile not known here")
-        rights = [r for r in self._issuer.rights(subscriber, config) if r.end > now]
-        if not rights:
-            raise PeerFlowError(Status.NOT_PERMITTED, "no right to the service")
+            return [PeerFlowError(Status.INVALID_REQUEST, "stream or profile not known here") for _ in askers]
+        items: list[tuple[StkmItem, float]] = []
         before: StkmItem | None = None
         for item in self._stkms(config, profile):
             of = item if before is None or before.period_end != item.period_start else before
-            lead = (of.period_end - of.period_start) / 2  # of the period before (R6)
             before = item
-            fits = item.period_end > now and (after is None or item.period_start > after) and item.period_start - lead <= now
-            if fits and any(r.start <= item.period_start < r.end for r in rights):
-                return item
-        return None
+            if item.period_end > now:
+                items.append((item, item.period_start - (of.period_end - of.period_start) / 2))  # lead of the period before (R6)
+        return [self._fetched(config, items, subscriber, after, now) for subscriber, after in askers]
+
+    def _fetched(
+        self, config: StreamConfig, items: Sequence[tuple[StkmItem, float]], subscriber: str, after: int | None, now: float
+    ) -> StkmItem | Later | PeerFlowError:
+        rights = [r for r in self._issuer.rights(subscriber, config) if r.end > now]
+        if not rights:
+            return PeerFlowError(Status.NOT_PERMITTED, "no right to the service")
+        for item, opens in items:
+            if (after is None or item.period_start > after) and any(r.start <= item.period_start < r.end for r in rights):
+                return item if opens <= now else Later(opens)
+        return Later()
 
     def fetch_ltkms(self, subscriber: str, now: float) -> tuple[tuple[bytes, ...], list[Output]]:
         """All LTKMs of a subscriber, made for the interaction channel: a card is asked to verify (V = 1)."""
         self._begin(now)
         found: list[bytes] = []
-        for config in self._streams.values():
+        for config in [self._streams[key] for key in self._issuer.streams(subscriber) if key in self._streams]:
             for row in self._keys.rows(config):
                 if row.state is not KeyState.ENDED:
                     found += self._issuer.personal(config, row.material, subscriber, now, row.programme)
         return tuple(found), self._done(now)
 
-    def verify(self, data: bytes, now: float) -> tuple[str, list[Output]]:
+    def verify(self, data: bytes, now: float, subscriber: str | None = None) -> tuple[str, list[Output]]:
         """A card's verification or reporting message; gives the subscriber it proves.  ``Integrity`` or ``KeyUnavailable``
-        otherwise.
+        otherwise, and ``KeyUnavailable`` for another than ``subscriber``'s.
         """
         self._begin(now)
-        return self._issuer.verify(data), self._done(now)
+        return self._issuer.verify(data, subscriber), self._done(now)
+
+    def registration(self, subscriber: str) -> bytes | None:
+        """The registration material of a subscriber (F1)."""
+        return self._journal.get("registration", (f"{subscriber}/registration",), bytes)
+
+    def known_as(self, btid: str) -> Subscriber | None:
+        """The subscriber whose card has this B-TID."""
+        return self._issuer.known_as(btid)
+
+    def device(self, udn: str) -> Subscriber | None:
+        """The subscriber whose device has this UDN (R36)."""
+        return self._issuer.device(udn)
 
     def report(self, subscriber: str) -> Reporting | None:
         """What a card reported last (smartcard-profile 5.5); ``None`` when nothing."""

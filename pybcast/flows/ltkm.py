@@ -35,6 +35,7 @@ from pybcast.secret import Secret
 from pybcast.wire.smartcard import MAX_SIZE
 
 BCRO_TIME_JUMP: Final = 60  # seconds, after a restore from an older copy: past stamps it cannot know of (R21) - confidence: own
+AWAITED: Final = 32  # verifications of one card about one key; of more, the oldest are awaited no longer - confidence: own
 FIRST_COPIES: Final = 3  # of the LTKM that must not be lost before another one of its SEK - confidence: own
 REISSUE_RATE: Final = 2000.0  # letters a second, all streams together, that are made again to heal losses - confidence: own
 """R7 wants every live LTKM anew after 5 turns of the carousel.  Up to this rate it is (100,000 letters where a turn takes 10 s);
@@ -175,6 +176,10 @@ class Issuer:
         streams = list(streams)
         self._reissue = {config.key: REISSUE_CYCLES * config.carousel_cycle for config in streams}
         self._pushed = {config.key for config in streams if config.delivery == "push"}
+        self._udns = {row.udn: row.id for row in journal.rows("subscriber", Subscriber).values() if row.udn}
+        self._awaited: dict[tuple[str, bytes], dict[tuple[object, ...], None]] = {}
+        for awaited, row in journal.rows("verify", Awaited).items():
+            self._awaited.setdefault((row.subscriber, row.key_id), {})[awaited] = None
         self._devices: dict[StreamKey, dict[str, list[Right]]] = {}
         for key, right in journal.rows("right", Right).items():
             if members.get(str(key[0])) is None:
@@ -216,18 +221,39 @@ class Issuer:
 
     def add(self, subscribers: Sequence[Subscriber]) -> None:
         """New subscribers, or new keys of old ones.  ``LocalFlowError``, and nothing is added, for a device of a group that is not
-        known, and for a name that a card has and a device asks for, or the reverse.
+        known, for another device's UDN, and for a name that a card has and a device asks for, or the reverse.
         """
+        udns: dict[str, str] = {}
         for one in subscribers:
             if one.profile == "drm" and self._journal.get("group", (one.group,), Group) is None:
                 raise LocalFlowError(f"subscriber {one.id}: its group is not known")
+            if one.udn and udns.setdefault(one.udn, self._udns.get(one.udn, one.id)) != one.id:
+                raise LocalFlowError(f"subscriber {one.id}: its UDN is that of {udns[one.udn]}")
             held = self._find(one.id)
             if held is not None and held.profile != one.profile:
                 raise LocalFlowError(f"subscriber {one.id} is there with another profile")
         self._members.put([one for one in subscribers if one.smk is not None])
         for one in subscribers:
             if one.smk is None:
+                before = self._journal.get("subscriber", (one.id,), Subscriber)
+                if before is not None:
+                    self._udns.pop(before.udn, None)
+                if one.udn:
+                    self._udns[one.udn] = one.id
                 self._journal.put("subscriber", (one.id,), one)
+
+    def known_as(self, idr: str) -> Subscriber | None:
+        """The subscriber with a B-TID."""
+        return self._members.known_as(idr)
+
+    def device(self, udn: str) -> Subscriber | None:
+        """The subscriber whose device has this UDN."""
+        name = self._udns.get(udn)
+        return None if name is None else self._journal.get("subscriber", (name,), Subscriber)
+
+    def streams(self, name: str) -> list[StreamKey]:
+        """The streams that a subscriber has rights to."""
+        return [key for key, some in self._devices.items() if some.get(name)] or self._members.streams(name)
 
     def _find(self, name: str) -> Subscriber | None:
         return self._members.get(name) or self._journal.get("subscriber", (name,), Subscriber)
@@ -384,8 +410,7 @@ class Issuer:
             return None
         if verify:
             for i in kept:
-                row = Awaited(people.names[whose[i]], key.rand, key.key_id)
-                self._journal.put("verify", (key.csb_id, counters[i], people.idrs[whose[i]]), row)
+                self._await((key.csb_id, counters[i], people.idrs[whose[i]]), Awaited(people.names[whose[i]], key.rand, key.key_id))
         bundle = Bundle(
             bytes(sealed.arena),
             struct.pack(f">{len(kept)}I", *[lengths[i] for i in kept]),
@@ -393,6 +418,20 @@ class Issuer:
             struct.pack(f">{2 * len(kept)}I", *[number for i in kept for number in flat[i]]),
         )
         return Batch(bundle, key.key_id, people.places[whose[kept[0]]], people.places[whose[kept[-1]]])
+
+    def _await(self, name: tuple[object, ...], row: Awaited) -> None:
+        waiting = self._awaited.setdefault((row.subscriber, row.key_id), {})
+        waiting[name] = None
+        self._journal.put("verify", name, row)
+        while len(waiting) > AWAITED:  # a terminal that asks and asks, and whose card never answers
+            self._await_no_more(next(iter(waiting)), row)
+
+    def _await_no_more(self, name: tuple[object, ...], row: Awaited) -> None:
+        self._journal.drop("verify", name)
+        waiting = self._awaited.get((row.subscriber, row.key_id), {})
+        waiting.pop(name, None)
+        if not waiting:
+            self._awaited.pop((row.subscriber, row.key_id), None)
 
     # --- making BCROs for groups --------------------------------------------------------------------------------------
 
@@ -415,8 +454,16 @@ class Issuer:
         if self.is_smartcard(name):
             made = self.batch(config, key, self.some(config, [name]), verify=True)
             return [] if made is None else list(made.bundle.items())
-        bcro = self._bcro(config, key, self.subscriber(name).group, now, programme)
+        if not any(_entitles(right, key, programme) for right in self.rights(name, config)):
+            return []
+        address = self.subscriber(name).group
+        bcro = self._turning(config, (address, key.key_id)) or self._bcro(config, key, address, now, programme)
         return [] if bcro is None else [bcro]
+
+    def _turning(self, config: StreamConfig, subject: tuple[bytes, bytes]) -> bytes | None:
+        """The BCRO that is on the carousel: one made anew for each member who asks would hurry the group's timestamps on (R21)."""
+        page = self.find(self._subjects.get((config.key, subject), ("", 0, "")))
+        return None if page is None else self.data(page)[page.subjects.index(subject)]
 
     def _bcro(self, config: StreamConfig, key: KeyMaterial, address: bytes, now: float, programme: str | None) -> bytes | None:
         """One BCRO for all entitled members of a group: mode 0, 1 or 2 as their number asks (R21)."""
@@ -482,19 +529,19 @@ class Issuer:
         )
         return Batch(Bundle.of([codec.seal(clear, Keys(smk=subscriber.smk))], [name]))
 
-    def verify(self, data: bytes) -> str:
-        """Whose verification or reporting message this is (R36).  ``KeyUnavailable`` when none is awaited, ``Integrity`` when
-        false.  What it reports is kept (``report``).
+    def verify(self, data: bytes, subscriber: str | None = None) -> str:
+        """Whose verification or reporting message this is (R36); ``subscriber``: who brings it.  ``KeyUnavailable`` when none is
+        awaited (of him), ``Integrity`` when false.  What it reports is kept (``report``).
         """
         kind: Kind = "smartcard-reporting" if data[2:3] == _EXT else "smartcard-verification"
         message = codec.decode(data, kind)
         assert isinstance(message, SmartcardVerification)
         key = (message.csb_id, message.counter, message.idr)
         row = self._journal.get("verify", key, Awaited)
-        if row is None:
+        if row is None or subscriber not in (None, row.subscriber):
             raise KeyUnavailable("verification that nobody awaits")
         codec.open(data, Keys(smk=self.subscriber(row.subscriber).smk, rand=row.rand, idi=self._idi), kind)
-        self._journal.drop("verify", key)
+        self._await_no_more(key, row)
         if message.reporting is not None:
             self._journal.put("report", (row.subscriber,), message.reporting)
         return row.subscriber
@@ -509,7 +556,7 @@ class Issuer:
             self._journal.drop("bcro-time", mark)
         for name, row in self._journal.select("verify", (key.csb_id,), Awaited).items():
             if row.key_id == key.key_id:
-                self._journal.drop("verify", name)
+                self._await_no_more(name, row)
         self._members.untell(key.key_id)
 
     # --- pages of the carousel (R7, R30) --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pybcast.flows.allocator import SmkCounters
 from pybcast.flows.events import Journal
 from pybcast.flows.serial import MOD
 from pybcast.flows.spcp import Profile
-from pybcast.keys import RIAK, SMK, UDK
+from pybcast.keys import RIAK, SMK, SRK, UDK
 
 StreamKey = tuple[str, int]
 PageKey = tuple[str, int, str]
@@ -32,7 +32,8 @@ class Subscriber:
     """One subscriber and what registration gave him.
 
     Smartcard Profile: ``smk`` and ``idr`` (B-TID).  DRM Profile: ``group`` address, ``position``, and the device's own ``udk``
-    and ``riak``.
+    and ``riak``.  Of those with an interaction channel: ``srk``, the key of its passwords (Smartcard), or ``udn``, the 20 digits
+    that the device's certificate names (DRM).
     """
 
     id: str
@@ -42,6 +43,8 @@ class Subscriber:
     position: int = 0
     udk: UDK | None = None
     riak: RIAK | None = None
+    srk: SRK | None = None
+    udn: str = ""
 
     @property
     def profile(self) -> Profile:
@@ -124,6 +127,12 @@ class Members(Protocol):
     def get(self, name: str) -> Subscriber | None:
         """A card's subscriber."""
 
+    def known_as(self, idr: str) -> Subscriber | None:
+        """The card's subscriber with a B-TID; of several, who came last."""
+
+    def streams(self, name: str) -> list[StreamKey]:
+        """The streams that a subscriber has rights to."""
+
     def place(self, name: str) -> int:
         """Where he stands in the order of subscribers; ``LocalFlowError`` when he is not known."""
 
@@ -185,16 +194,24 @@ class JournalMembers:
         self._journal = journal
         self._counters = SmkCounters(journal)
         self._places: dict[str, int] = {}
+        self._idrs: dict[str, dict[str, None]] = {}
         self._rights: dict[StreamKey, dict[str, list[Right]]] = {}
         for subscriber in journal.rows(self.TABLE, Subscriber).values():
             if subscriber.smk is not None:
                 self._places[subscriber.id] = len(self._places) + 1
+                self._idrs.setdefault(subscriber.idr, {})[subscriber.id] = None
         for key, right in journal.rows(self.RIGHT, Right).items():
             if key[0] in self._places:
                 self._index(str(key[0]), right)
 
     def get(self, name: str) -> Subscriber | None:
         return self._journal.get(self.TABLE, (name,), Subscriber) if name in self._places else None
+
+    def known_as(self, idr: str) -> Subscriber | None:
+        return self.get(max(self._idrs.get(idr, ("",)), key=lambda name: self._places.get(name, 0)))
+
+    def streams(self, name: str) -> list[StreamKey]:
+        return [stream for stream, rights in self._rights.items() if name in rights]
 
     def place(self, name: str) -> int:
         try:
@@ -207,6 +224,11 @@ class JournalMembers:
             held = self.get(subscriber.id)
             if held is None or held.smk != subscriber.smk:
                 self._counters.restart(subscriber.id)
+            if held is not None and held.idr != subscriber.idr:
+                del self._idrs[held.idr][held.id]
+                if not self._idrs[held.idr]:
+                    del self._idrs[held.idr]
+            self._idrs.setdefault(subscriber.idr, {})[subscriber.id] = None
             self._places.setdefault(subscriber.id, len(self._places) + 1)
             self._journal.put(self.TABLE, (subscriber.id,), subscriber)
 

@@ -97,7 +97,7 @@ def smartcard_registration(
     """A registration push for one card, from an authentication vector imported from the home network (R36).
 
     ``autn``: as the home network made it; for GBA_U it is transformed here (R24).  ``until``: NTP second at which the keys end.
-    Gives the subscriber with the SMK that the card will derive, and the push.
+    Gives the subscriber with the SMK that the card will derive and the SRK of its terminal's passwords, and the push.
     """
     keys = registration_keys(ck, ik, rand, impi, fqdn, gba_u=gba_u)
     identity = btid(rand, bsf)
@@ -110,4 +110,4 @@ def smartcard_registration(
         naf_fqdn=fqdn,
         btid=identity,
     )
-    return Subscriber(id=name, smk=keys.smk, idr=identity), codec.seal(message, Keys(ck=ck, ik=ik, impi=impi))
+    return Subscriber(id=name, smk=keys.smk, idr=identity, srk=keys.srk), codec.seal(message, Keys(ck=ck, ik=ik, impi=impi))

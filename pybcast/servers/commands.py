@@ -119,12 +119,13 @@ class BsmCommands:
             raise ConfigError(f"rows: more than {MAX_ROWS}")
         counts = dict.fromkeys(("added", "changed", "unchanged"), 0)
         errors: list[dict[str, Any]] = []
+        udns: dict[str, str] = {}
 
         def enter(machine: BSM, now: float) -> list[Output]:
             found: list[Enrolment] = []
             for place, row in enumerate(asked.rows):
                 try:
-                    found += self._missing(machine, row, asked.days, now, counts)
+                    found += self._missing(machine, row, asked.days, now, counts, udns)
                 except Wrong as error:
                     errors.append({"row": place, "column": error.column, "reason": error.reason})
             return [] if asked.dry_run else machine.add_subscribers(found, now)
@@ -132,7 +133,9 @@ class BsmCommands:
         await self._daemon.runner.command(enter)
         return {**counts, "errors": errors}
 
-    def _missing(self, machine: BSM, raw: Mapping[str, str], days: int, now: float, counts: dict[str, int]) -> list[Enrolment]:
+    def _missing(
+        self, machine: BSM, raw: Mapping[str, str], days: int, now: float, counts: dict[str, int], udns: dict[str, str]
+    ) -> list[Enrolment]:
         """What must be entered for a row to hold: nothing, or one enrolment.  ``Wrong`` when it cannot."""
         row = enrol.row_of(raw)
         subscriber, registration = enrol.subscriber(row)
@@ -143,6 +146,9 @@ class BsmCommands:
             raise Wrong("services", str(error)) from None
         if subscriber.profile == "drm" and machine.group(subscriber.group) is None:
             raise Wrong("group", "is not known: `bsm group add` first")
+        other = machine.device(subscriber.udn) if subscriber.udn else None
+        if subscriber.udn and (udns.setdefault(subscriber.udn, subscriber.id if other is None else other.id)) != subscriber.id:
+            raise Wrong("udn", "is that of another subscriber")
         known = machine.subscriber(subscriber.id)
         missing = streams if known is None else [s for s in streams if not machine.entitled(subscriber.id, *s, int(now), end)]
         counts["added" if known is None else "changed" if known != subscriber or missing else "unchanged"] += 1
@@ -171,7 +177,8 @@ class BsmCommands:
             keys = GroupRoot(os.urandom(16)), UGK(os.urandom(16)), RIAK(os.urandom(16))
             group = Group(address=TRIAL_GROUP, size=256, root=keys[0], ugk=keys[1], riak=keys[2])
         udk, riak = UDK(os.urandom(16)), RIAK(os.urandom(16))
-        return Subscriber(id=name, group=TRIAL_GROUP, position=position, udk=udk, riak=riak), group
+        udn = f"{int.from_bytes(os.urandom(8), 'big'):020d}"
+        return Subscriber(id=name, group=TRIAL_GROUP, position=position, udk=udk, riak=riak, udn=udn), group
 
     async def group_add(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         group = enrol.group(_convert(arguments, GroupRow))

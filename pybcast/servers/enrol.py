@@ -11,7 +11,7 @@ import msgspec
 
 from pybcast.errors import ConfigError
 from pybcast.flows import Group, Right, Subscriber
-from pybcast.keys import RIAK, SMK, UDK, UGK, GroupRoot
+from pybcast.keys import RIAK, SMK, SRK, UDK, UGK, GroupRoot
 from pybcast.servers.runner import NTP_UNIX
 
 DAY: Final = 86400
@@ -31,6 +31,7 @@ class SubscriberRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A subscriber as text, the columns of an import file.
 
     Smartcard Profile: ``smk`` (32 bytes), ``idr``.  DRM Profile: ``group`` (4 bytes), ``position``, ``udk``, ``riak`` (16 bytes).
+    For the interaction channel: ``srk`` (32 bytes; Smartcard), ``udn`` (20 digits, as in the device's certificate; DRM).
     ``registration``: the material to broadcast to him (F1).  ``services``: GlobalServiceIDs, white space between them.  ``until``:
     last day of his rights, YYYY-MM-DD (UTC).
     """
@@ -42,6 +43,8 @@ class SubscriberRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     position: str = ""
     udk: str = ""
     riak: str = ""
+    srk: str = ""
+    udn: str = ""
     registration: str = ""
     services: str = ""
     until: str = ""
@@ -82,23 +85,27 @@ def subscriber(row: SubscriberRow) -> tuple[Subscriber, bytes | None]:
         raise Wrong("registration", "expected hexadecimal digits") from None
     if len(registration or b"") > MAX_REGISTRATION:
         raise Wrong("registration", f"more than {MAX_REGISTRATION} bytes")
-    device = {column: getattr(row, column) for column in ("group", "position", "udk", "riak")}
+    device = {column: getattr(row, column) for column in ("group", "position", "udk", "riak", "udn")}
     if row.smk:
         if column := next((c for c, text in device.items() if text), ""):
             raise Wrong(column, "is for the DRM Profile, and smk for the Smartcard Profile")
         smk = SMK(octets(row.smk, "smk", 32))
         if not row.idr:
             raise Wrong("idr", "missing: the B-TID of his registration")
-        return Subscriber(id=name, smk=smk, idr=row.idr), registration
+        srk = SRK(octets(row.srk, "srk", 32)) if row.srk else None
+        return Subscriber(id=name, smk=smk, idr=row.idr, srk=srk), registration
     if not any(device.values()):
         raise Wrong("smk", "missing: a subscriber has smk and idr, or group, position, udk and riak")
-    if row.idr:
-        raise Wrong("idr", "is for the Smartcard Profile, with smk")
+    for column in ("idr", "srk"):
+        if getattr(row, column):
+            raise Wrong(column, "is for the Smartcard Profile, with smk")
+    if row.udn and not (len(row.udn) == 20 and row.udn.isascii() and row.udn.isdigit()):
+        raise Wrong("udn", "expected 20 digits")
     if not row.position.isascii() or not row.position.isdigit() or not int(row.position[:4]) < 512 or len(row.position) > 3:
         raise Wrong("position", "expected 0 to 511")
     group = octets(row.group, "group", 4)
     keys = UDK(octets(row.udk, "udk", 16)), RIAK(octets(row.riak, "riak", 16))
-    return Subscriber(id=name, group=group, position=int(row.position), udk=keys[0], riak=keys[1]), registration
+    return Subscriber(id=name, group=group, position=int(row.position), udk=keys[0], riak=keys[1], udn=row.udn), registration
 
 
 def group(row: GroupRow) -> Group:

@@ -20,7 +20,7 @@ from pybcast.keys import KEK, unwrap, wrap
 from pybcast.store.encoding import FORMAT, Codec, layouts
 from pybcast.store.files import Lock, prepare, siblings, sync_folder
 from pybcast.store.kek import kek_id
-from pybcast.store.people import Change, everyone, rewrapped
+from pybcast.store.people import Change, everyone, rewrapped, rewrapped_srk
 from pybcast.store.protocol import LogEntry, StoreDamaged, StoreFull, StoreInUse, WrongKek
 from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, Info, public, views
 from pybcast.store.types import TYPES
@@ -109,7 +109,7 @@ class Database:
         self._keks: dict[int, KEK] = {}
         self._current = 0
         self._cursor: int | None = None
-        self._member_cursor = 0
+        self._member_cursor = self._srk_cursor = 0
         self._pages = 0
         self._lock: Lock | None = None
         self._db: sqlite3.Connection | None = None
@@ -122,7 +122,7 @@ class Database:
             with self._typed():
                 self._connect(readonly)
                 version = self._check_version(len(migrations))
-                self._has_members = version > 1 or not readonly
+                self._has_members, self._has_srks = (version > n or not readonly for n in (1, 2))
                 if not readonly:
                     self._prepare_writing()
                     self._migrate(migrations, version)
@@ -438,7 +438,7 @@ class Database:
                     rows[key] = value
                 if members and self._has_members:
                     keks = {number: kek.reveal() for number, kek in self._keks.items()} or None
-                    for table, found in everyone(self._connection, keks).items():
+                    for table, found in everyone(self._connection, keks, srks=self._has_srks).items():
                         if found:
                             state.setdefault(table, {}).update(found)
         finally:
@@ -567,7 +567,7 @@ class Database:
         with self._typed(), self._transaction() as db:
             db.execute("UPDATE kek SET wrapped = ? WHERE id = ?", (wrap(new, old), self._current))
             db.execute("INSERT INTO kek (id, name) VALUES (?, ?)", (number, kek_id(new)))
-        self._keks[number], self._current, self._cursor, self._member_cursor = new, number, 0, 0
+        self._keks[number], self._current, self._cursor, self._member_cursor, self._srk_cursor = new, number, 0, 0, 0
 
     def rotate_step(self, limit: int = CHUNK) -> bool:
         """Wrap the next rows anew in one transaction; whether there may be more."""
@@ -595,6 +595,17 @@ class Database:
                 with self._transaction():
                     db.executemany("UPDATE member SET smk = ?, kek = ?, crc = ? WHERE id = ?", made)
                 self._member_cursor = found[-1][0]
+                self._pages += len(found)
+                return True
+            found = db.execute(
+                "SELECT member, srk, kek, crc FROM member_srk WHERE member > ? AND kek <> ? ORDER BY member LIMIT ?",
+                (self._srk_cursor, self._current, limit),
+            ).fetchall()
+            if found:
+                made = [rewrapped_srk(self._keks, self._current, *row) for row in found]
+                with self._transaction():
+                    db.executemany("UPDATE member_srk SET srk = ?, kek = ?, crc = ? WHERE member = ?", made)
+                self._srk_cursor = found[-1][0]
                 self._pages += len(found)
                 return True
             with self._transaction():

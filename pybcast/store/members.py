@@ -18,13 +18,15 @@ from pybcast.flows.allocator import SmkCounters
 from pybcast.flows.events import Journal
 from pybcast.flows.members import Bundle, JournalMembers, PageKey, People, Right, StreamKey, Subscriber
 from pybcast.flows.serial import MOD
-from pybcast.keys import KEK, SMK
+from pybcast.keys import KEK, SMK, SRK
 from pybcast.store.database import LETTERS, Database
 from pybcast.store.people import (
+    ACCESS,
     COUNTER,
     FORGET,
     GRANT,
     MEMBER,
+    NO_ACCESS,
     STREAM,
     TELL,
     UNTELL,
@@ -33,11 +35,15 @@ from pybcast.store.people import (
     counter_row,
     right_row,
     smk_of,
+    srk_of,
     window_of,
 )
 from pybcast.store.protocol import StoreDamaged
 
 _MEMBER: Final = "SELECT id, name, idr, smk, kek, crc FROM member WHERE name = ?"
+_KNOWN_AS: Final = "SELECT id, name, idr, smk, kek, crc FROM member WHERE idr = ? ORDER BY id DESC"
+_SRK: Final = "SELECT member, srk, kek, crc FROM member_srk WHERE member = ?"
+_STREAMS: Final = "SELECT DISTINCT stream FROM member_right WHERE member = ?"
 _RIGHTS: Final = 'SELECT stream, member, start, "end", content, crc FROM member_right WHERE stream = ? AND member = ?'
 _COLUMNS: Final = 'm.id, m.name, m.idr, m.smk, m.kek, m.crc, r.start, r."end", r.content, r.crc'
 _NEXT: Final = (
@@ -173,13 +179,37 @@ class StoredMembers:
         if covered is not None:
             return self._people[covered[1]][1]
         for row in self._query(_MEMBER, (name,)):
-            return Subscriber(id=name, smk=SMK(smk_of(self._keks, *row)), idr=row[2])
+            return self._subscriber(*row)
         return None
+
+    def _subscriber(self, member: int, name: str, idr: str, *rest: Any) -> Subscriber:
+        srk = next((srk_of(self._keks, *row) for row in self._query(_SRK, (member,))), None)
+        return Subscriber(id=name, smk=SMK(smk_of(self._keks, member, name, idr, *rest)), idr=idr, srk=srk)
+
+    def known_as(self, idr: str) -> Subscriber | None:
+        self._settle()
+        found = {member: one for member, (_, one) in self._people.items() if one.idr == idr}
+        for row in self._query(_KNOWN_AS, (idr,)):
+            if row[0] not in self._people:
+                found[row[0]] = self._subscriber(*row)
+                break
+        return found[max(found)] if found else None
+
+    def streams(self, name: str) -> list[StreamKey]:
+        self._settle()
+        member = self._id(name)
+        if member is None:
+            return []
+        numbers = {number for (number,) in self._query(_STREAMS, (member,))}
+        numbers |= {number for number, covers in self._rights.items() if member in covers}
+        keys = {number: key for key, number in self._streams.items() if number in numbers}
+        return [keys[number] for number in sorted(numbers) if self._held(number, member, keys[number])]
 
     def put(self, subscribers: Sequence[Subscriber]) -> None:
         if not subscribers:
             return
-        members, counters = [], []
+        members, counters, closed = [], [], []
+        access: dict[int, SRK] = {}
         change, later = self._change()
         found = self.some([one.id for one in subscribers], ("", 0))
         held = dict(zip(found.names, found.smks, strict=True))
@@ -192,11 +222,18 @@ class StoredMembers:
             if held.get(one.id) != one.smk.reveal():
                 self._counters[member] = 0
                 counters.append(counter_row(member, 0))
+            if one.srk is not None:
+                access[member] = one.srk
+            elif one.id in held:
+                access.pop(member, None)
+                closed.append((member,))
             held[one.id] = one.smk.reveal()
             members.append((member, one.id, one.idr, one.smk))
             self._ids[one.id], self._people[member] = (change, member), (change, one)
         change.add(MEMBER, members)
         change.add(COUNTER, counters)
+        change.add(NO_ACCESS, closed)
+        change.add(ACCESS, access.items())
 
         def uncover(change: Change) -> None:
             for member, name, *_ in members:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from cryptography.hazmat.primitives import keywrap
 
 from pybcast.errors import StoreError
 from pybcast.flows.members import Right, Subscriber
-from pybcast.keys import KEK, SMK
+from pybcast.keys import KEK, SMK, SRK
 from pybcast.store.protocol import StoreDamaged
 
 TABLES: Final = """
@@ -35,6 +35,13 @@ CREATE TABLE member_right (
 CREATE TABLE member_told (key BLOB NOT NULL, member INTEGER NOT NULL, PRIMARY KEY (key, member)) WITHOUT ROWID;
 """
 
+INTERACTION: Final = """
+-- of those with an interaction channel.  kek: what srk is wrapped under.  crc: over all of the row
+CREATE TABLE member_srk (member INTEGER PRIMARY KEY, srk BLOB NOT NULL, kek INTEGER NOT NULL, crc INTEGER NOT NULL);
+CREATE INDEX member_idr ON member (idr);
+CREATE INDEX member_right_member ON member_right (member);
+"""
+
 MEMBER: Final = (
     "INSERT INTO member (id, name, idr, smk, kek, crc) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
     " idr = excluded.idr, smk = excluded.smk, kek = excluded.kek, crc = excluded.crc"
@@ -42,6 +49,11 @@ MEMBER: Final = (
 COUNTER: Final = (
     "INSERT INTO member_counter (member, value) VALUES (?, ?) ON CONFLICT (member) DO UPDATE SET value = excluded.value"
 )
+ACCESS: Final = (
+    "INSERT INTO member_srk (member, srk, kek, crc) VALUES (?, ?, ?, ?) ON CONFLICT (member) DO UPDATE SET"
+    " srk = excluded.srk, kek = excluded.kek, crc = excluded.crc"
+)
+NO_ACCESS: Final = "DELETE FROM member_srk WHERE member = ?"
 STREAM: Final = "INSERT INTO member_stream (id, service, stream) VALUES (?, ?, ?)"
 GRANT: Final = 'INSERT OR REPLACE INTO member_right (stream, member, start, "end", content, crc) VALUES (?, ?, ?, ?, ?, ?)'
 FORGET: Final = "DELETE FROM member_right WHERE stream = ? AND member = ?"
@@ -67,12 +79,33 @@ class Change:
 
     def encoded(self, kek: KEK, number: int) -> list[tuple[str, list[tuple[Any, ...]]]]:
         """The same with every key wrapped."""
-        return [(sql, [_locked(kek, number, *row) for row in rows] if sql is MEMBER else rows) for sql, rows in self.steps]
+        locks: dict[str, Callable[..., tuple[Any, ...]]] = {MEMBER: _locked, ACCESS: _locked_srk}
+        return [(sql, [locks[sql](kek, number, *row) for row in rows] if sql in locks else rows) for sql, rows in self.steps]
 
 
 def _locked(kek: KEK, number: int, member: int, name: str, idr: str, smk: SMK) -> tuple[Any, ...]:
     wrapped = keywrap.aes_key_wrap(kek.reveal(), smk.reveal())
     return member, name, idr, wrapped, number, member_crc(member, name, idr, wrapped, number)
+
+
+def _locked_srk(kek: KEK, number: int, member: int, srk: SRK) -> tuple[Any, ...]:
+    wrapped = keywrap.aes_key_wrap(kek.reveal(), srk.reveal())
+    return member, wrapped, number, srk_crc(member, wrapped, number)
+
+
+def srk_crc(member: int, wrapped: bytes, kek: int) -> int:
+    """The check of a row of ``member_srk``."""
+    return zlib.crc32(wrapped, zlib.crc32(f"srk {member} {kek}".encode()))
+
+
+def srk_of(keks: Mapping[int, bytes], member: int, wrapped: bytes, kek: int, crc: int) -> SRK:
+    """The SRK of a row of ``member_srk``; ``StoreDamaged`` when it is not what was written."""
+    if crc != srk_crc(member, wrapped, kek):
+        raise StoreDamaged(f"table member_srk, member {member}: damaged (checksum)")
+    try:
+        return SRK(keywrap.aes_key_unwrap(keks[kek], wrapped))
+    except (KeyError, keywrap.InvalidUnwrap):
+        raise StoreDamaged(f"table member_srk, member {member}: a key does not unwrap") from None
 
 
 def member_crc(member: int, name: str, idr: str, wrapped: bytes, kek: int) -> int:
@@ -120,6 +153,13 @@ def rewrapped(keks: Mapping[int, KEK], new: int, member: int, name: str, idr: st
     return wrapped, new, member_crc(member, name, idr, wrapped, new), member
 
 
+def rewrapped_srk(keks: Mapping[int, KEK], new: int, member: int, *rest: Any) -> tuple[bytes, int, int, int]:
+    """A row of ``member_srk`` under another key-encryption key: (srk, kek, crc, member)."""
+    srk = srk_of({number: kek.reveal() for number, kek in keks.items()}, member, *rest)
+    wrapped = keywrap.aes_key_wrap(keks[new].reveal(), srk.reveal())
+    return wrapped, new, srk_crc(member, wrapped, new), member
+
+
 def window_of(stream: int, member: int, start: int, end: int, content: str, crc: int) -> tuple[int, int]:
     """[start, end) of a row of ``member_right``; ``StoreDamaged`` when it is not what was written."""
     if crc != right_crc(stream, member, start, end, content):
@@ -135,15 +175,22 @@ def right_row(stream: int, member: int, right: Right) -> tuple[Any, ...]:
     return stream, member, right.start, right.end, content, right_crc(stream, member, right.start, right.end, content)
 
 
-def everyone(db: sqlite3.Connection, keks: Mapping[int, bytes] | None) -> dict[str, dict[tuple[object, ...], object]]:
-    """All of it in the form in which a journal would hold it.  Without ``keks`` keys come wiped."""
+def everyone(
+    db: sqlite3.Connection, keks: Mapping[int, bytes] | None, *, srks: bool = True
+) -> dict[str, dict[tuple[object, ...], object]]:
+    """All of it in the form in which a journal would hold it.  Without ``keks`` keys come wiped.  ``srks``: there is the table."""
     people: dict[tuple[object, ...], object] = {}
     names: dict[int, str] = {}
+    access: dict[int, SRK] = {}
+    for member, *rest in db.execute("SELECT member, srk, kek, crc FROM member_srk") if srks else ():
+        access[member] = SRK(bytes(32)) if keks is None else srk_of(keks, member, *rest)
+        if keks is None:
+            access[member].wipe()
     for member, name, idr, *rest in db.execute("SELECT id, name, idr, smk, kek, crc FROM member ORDER BY id"):
         smk = SMK(bytes(32) if keks is None else smk_of(keks, member, name, idr, *rest))
         if keks is None:
             smk.wipe()
-        people[name,] = Subscriber(id=name, smk=smk, idr=idr)
+        people[name,] = Subscriber(id=name, smk=smk, idr=idr, srk=access.get(member))
         names[member] = name
     counters: dict[tuple[object, ...], object] = {
         (names[m],): counter_of(m, v) for m, v in db.execute("SELECT member, value FROM member_counter ORDER BY member")

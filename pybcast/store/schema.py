@@ -25,7 +25,7 @@ from pybcast.flows.members import Right, Subscriber
 from pybcast.flows.peer import Answered
 from pybcast.flows.periods import OnAir, PeriodBlock
 from pybcast.flows.spcp import KeyMaterial
-from pybcast.store.people import TABLES
+from pybcast.store.people import INTERACTION, TABLES
 
 APPLICATION_ID: Final = 0x42434153  # "BCAS": what file(1) and we know the database by
 
@@ -48,7 +48,7 @@ CREATE TABLE message_log (
 CREATE INDEX message_log_time ON message_log (time);
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_V1, TABLES)
+MIGRATIONS: Final[tuple[str, ...]] = (_V1, TABLES, INTERACTION)
 """Number n, counted from 1, makes version n of version n - 1.  Never changed once released; new ones are added at the end."""
 
 Info = dict[str, object]
@@ -79,6 +79,7 @@ _PUBLIC: Final[Mapping[type, Callable[[RowKey, Any], Info]]] = MappingProxyType(
     },
     Subscriber: lambda _, row: {
         "subscriber": row.id, "profile": row.profile, "idr": row.idr, "group": row.group.hex(), "position": row.position,
+        "udn": row.udn,
     },
     Group: lambda _, row: {"address": row.address.hex(), "size": row.size},
     Right: lambda key, row: {
@@ -114,7 +115,7 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "programme": ("programme", "service stream content start end"),
         "key_version": ("key", "service stream key_type key_id valid_from valid_to state programme sealer"),
-        "subscriber": ("subscriber", "subscriber profile idr group position"),
+        "subscriber": ("subscriber", "subscriber profile idr group position udn"),
         "subscriber_group": ("group", "address size"),
         "entitlement": ("right", "subscriber service stream start end content"),
         "issued": ("page", "service stream name letters issued_at end confirmed struck"),
@@ -127,7 +128,7 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 """View -> (flow table, columns)."""
 _MEMBERS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "subscriber": " UNION ALL SELECT name, 'smartcard', idr, '', 0 FROM member",
+        "subscriber": " UNION ALL SELECT name, 'smartcard', idr, '', 0, '' FROM member",
         "entitlement": (
             " UNION ALL SELECT m.name, s.service, s.stream, r.start, r.\"end\", nullif(r.content, '')"
             " FROM member_right r JOIN member m ON m.id = r.member JOIN member_stream s ON s.id = r.stream"
