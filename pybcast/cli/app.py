@@ -23,7 +23,7 @@ from pybcast._native.engine import available, current, engine
 from pybcast.cli import bench as bench_
 from pybcast.cli import input as reading
 from pybcast.cli import keygen as keymaking
-from pybcast.cli import output, servers
+from pybcast.cli import output, protect, servers
 from pybcast.cli.input import Form
 from pybcast.cli.status import BAD_MESSAGE, INTERRUPTED, USAGE, answering, our_fault, output_failed
 from pybcast.errors import BadValue, BcastError, ConfigError
@@ -509,6 +509,7 @@ def demo(
 
 
 servers.register(app)
+protect.register(app)
 
 
 def run(args: Sequence[str] | None = None) -> int:

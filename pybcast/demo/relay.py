@@ -9,76 +9,19 @@ pictures unread.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pybcast.errors import BcastError, KeyUnavailable
 from pybcast.outlets import SrtpProtector, SrtpUnprotector
 from pybcast.outlets.srtp import ROC_TRIES
+from pybcast.outlets.udp import LOOPBACK as HOST
+from pybcast.outlets.udp import Pair, drain
 from pybcast.secret import Secret
 
-HOST: Final = "127.0.0.1"
-RECEIVE_BUFFER: Final = 4 << 20  # bytes, as far as the system allows: packets wait here while another process has the core
-MAX_DATAGRAM: Final = 2048
 MKI_SIZE: Final = 6  # SEK ID || TEK ID (rules R38; confidence: own)
 _TAG_SIZE: Final = 10
 _BYE: Final = 203  # RFC 3550, 12.1
-_PAIR_TRIES: Final = 64  # the system hands out ports at random, every other one even
-
-
-def _udp(port: int = 0) -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        made.setblocking(False)
-        made.bind((HOST, port))
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two bound sockets: RTP on an even port, RTCP on the next (RFC 3550, 11)."""
-
-    rtp: socket.socket
-    rtcp: socket.socket
-
-    @property
-    def port(self) -> int:
-        return int(self.rtp.getsockname()[1])
-
-    @classmethod
-    def bind(cls) -> Pair:
-        """A free pair; ``OSError`` when none is found."""
-        last: OSError | None = None
-        for _ in range(_PAIR_TRIES):
-            rtp = _udp()
-            port = rtp.getsockname()[1]
-            try:
-                if port % 2 == 0:
-                    return cls(rtp, _udp(port + 1))
-            except OSError as error:
-                last = error
-            rtp.close()
-        raise last or OSError("no even port free")
-
-    def close(self) -> None:
-        self.rtp.close()
-        self.rtcp.close()
-
-
-def drain(source: socket.socket) -> Iterator[bytes]:
-    """Every datagram that waits in ``source``."""
-    while True:
-        try:
-            yield source.recv(MAX_DATAGRAM)
-        except BlockingIOError:
-            return
-        except ConnectionRefusedError:
-            continue  # the news that an earlier datagram found no receiver; datagrams may be lost
 
 
 def answers(port: int) -> bool:
@@ -116,7 +59,8 @@ class HeadEnd:
         self.packets = 0
         self._stopped = False
         self._air, self._alarm = air, alarm
-        self._out = _udp()
+        self._out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._out.setblocking(False)
 
     def use(self, mki: bytes, tek: Secret, salt: bytes) -> None:
         """Protect from the next packet on under this key."""
@@ -170,7 +114,8 @@ class Tuner:
         self.opened = self.without_key = self.refused = 0
         self._bye: list[bytes] = []
         self._heard = heard
-        self._out = _udp()
+        self._out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._out.setblocking(False)
 
     @property
     def ended(self) -> bool:

@@ -37,8 +37,9 @@ from pybcast.demo.keyside import (
     ntp_now,
 )
 from pybcast.demo.media import FRAME_RATE, require_av
-from pybcast.demo.relay import HeadEnd, Heard, Pair, Tuner, answers
+from pybcast.demo.relay import HeadEnd, Heard, Tuner, answers
 from pybcast.errors import TransportError
+from pybcast.outlets.udp import Pair
 
 TICK: Final = 0.02  # seconds: half a frame
 FIRST_SEQ: Final = {"A": 1000, "B": 65_400}  # B wraps soon after the start: the ROC must survive the key changes (rules R39)

@@ -134,6 +134,21 @@ class SrtpProtector:
         """The highest ROC of any stream.  From ``ROC_TRIES`` on, terminals that tune in no longer find it: alarm then."""
         return max((stream.index >> 16 for stream in self._streams.values()), default=0)
 
+    @property
+    def streams(self) -> dict[int, int]:
+        """SSRC -> its highest packet index (ROC x 65,536 + sequence number), for ``resume``."""
+        return {ssrc: stream.index for ssrc, stream in self._streams.items()}
+
+    def resume(self, ssrc: int, index: int) -> None:
+        """Go on with a stream that another process protected up to ``index``, as near as known: within 32,767 packets.
+
+        ``LocalFlowError`` for a stream that is known, or an index out of bounds.
+        """
+        if ssrc in self._streams or not 0 <= ssrc < 1 << 32 or not 0 <= index < (MAX_ROC + 1) << 16:
+            raise LocalFlowError(f"stream {ssrc:08x} cannot be resumed at packet {index}")
+        if len(self._streams) < MAX_STREAMS:
+            self._streams[ssrc] = _Stream(index, b"")
+
     def set_key(self, mki: bytes, tek: Secret, salt: bytes) -> None:
         """Protect from the next packet on under ``tek`` (16 bytes) and ``salt`` (14 bytes), named by ``mki``.
 

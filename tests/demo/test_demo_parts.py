@@ -28,10 +28,11 @@ from pybcast.demo.keyside import (
     UseKey,
     ntp_now,
 )
-from pybcast.demo.relay import HeadEnd, Pair, Tuner, answers, drain, says_bye
+from pybcast.demo.relay import HeadEnd, Tuner, answers, says_bye
 from pybcast.demo.report import JsonLines, Screen, reporter
 from pybcast.demo.station import Announcement, Held, Period, Record, Span, Turn
 from pybcast.errors import ConfigError
+from pybcast.outlets.udp import Pair, drain
 from pybcast.secret import Secret
 
 MKI = bytes.fromhex("000100020003")

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An encoder's stream under the BSD/A's traffic keys: RTP in, SRTP with MKI out (signalling 5.2, rules R9, R38-R40).
+
+It obeys the lines of a BSD/A's key socket: each ``UseKey`` changes the key at once, ``StopTraffic`` and the end of a key's
+authority let nothing out until the next.  While nobody says anything the last key is held: a dead BSD/A stops no media before the
+authority it gave has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pybcast.errors import BcastError
+from pybcast.flows.events import Alarm, StopTraffic, UseKey
+from pybcast.messages import Protocol
+from pybcast.outlets.keyline import KeyOutput
+from pybcast.outlets.media import Alarms, log_alarm
+from pybcast.outlets.srtp import ROC_TRIES, SrtpProtector
+
+LOG: Final = logging.getLogger("pybcast.media")
+NEVER: Final = -math.inf
+
+
+class Protect:
+    """A ``Converter``: protects the RTP packets of one stream.
+
+    Alarms (codes): ``no-authority`` nothing goes out since the authority of the key has ended, or the BSD/A said stop;
+    ``key-refused`` a key could not be used, the last one is held; ``media-refused`` packets that could not be protected did not go
+    out; ``restart-stream`` the stream has wrapped so often that terminals which tune in no longer find it (R39).
+    """
+
+    def __init__(self, service: str, stream: int = 1, alarm: Callable[[Alarm], None] = log_alarm) -> None:
+        self.service, self.stream = service, stream
+        self.protected = self.stopped = self.refused = self.changes = 0
+        """Packets that went out, that came while nothing might, that could not be protected; keys taken into use."""
+        self._alarms = Alarms(service, stream, alarm)
+        self._srtp = SrtpProtector()
+        self._until = NEVER  # when the authority ends
+        self._refused_before = 0
+
+    @property
+    def streams(self) -> dict[int, int]:
+        """SSRC -> the highest packet index that went out, to be resumed by the next process."""
+        return self._srtp.streams
+
+    def resume(self, streams: Mapping[int, int]) -> None:
+        """Go on with streams that another process has protected until now: their ROC belongs to them (R39)."""
+        for ssrc, index in streams.items():
+            self._srtp.resume(ssrc, index)
+
+    def put(self, output: KeyOutput) -> None:
+        """Obey; what is not for encoders is passed over."""
+        if isinstance(output, UseKey):
+            self._use(output)
+        elif isinstance(output, StopTraffic):
+            self._until = NEVER
+            self._alarms.set("no-authority", "the BSD/A says stop: nothing goes out")
+
+    def _use(self, key: UseKey) -> None:
+        before = self._srtp.mki
+        if key.protocol is not Protocol.SRTP or key.salt is None:
+            self._alarms.set("key-refused", f"a key for {key.protocol.name}, not for SRTP: holding the last one")
+            return
+        try:
+            self._srtp.set_key(key.mki, key.tek, key.salt)
+        except BcastError as error:
+            self._alarms.set("key-refused", f"{error}: holding the last one")
+            return
+        self.changes += key.mki != before
+        self._until = math.inf if key.authority_end is None else key.authority_end
+        self._alarms.clear("key-refused")
+        self._alarms.clear("no-authority")
+
+    def may_pass(self, now: float) -> bool:
+        """Is there a key with authority?"""
+        return now < self._until
+
+    def convert(self, packet: bytes, now: float) -> bytes | None:
+        """The SRTP packet for an RTP packet; ``None`` when nothing may go out, or it is none."""
+        if now >= self._until:
+            self.stopped += 1
+            self.look(now)
+            return None
+        try:
+            protected = self._srtp.protect(packet)
+        except BcastError as error:
+            if self.refused == self._refused_before:
+                self._alarms.set("media-refused", str(error))
+            self.refused += 1
+            return None
+        self.protected += 1
+        return protected
+
+    def look(self, now: float) -> None:
+        """Raise and take back what depends on the time."""
+        if NEVER < self._until <= now:
+            self._until = NEVER
+            self._alarms.set("no-authority", "the authority of its key has ended and no newer key has come: nothing goes out")
+        if self.refused == self._refused_before:
+            self._alarms.clear("media-refused")
+        self._refused_before = self.refused
+        if self._srtp.roc >= ROC_TRIES:
+            self._alarms.set("restart-stream", "restart the stream with a new SSRC: terminals that tune in no longer find it")
+        else:
+            self._alarms.clear("restart-stream")
+
+    def figures(self) -> dict[str, Any]:
+        """What to show an operator."""
+        mki = self._srtp.mki
+        return {
+            "mki": None if mki is None else mki.hex(), "roc": self._srtp.roc, "protected": self.protected, "stopped": self.stopped,
+            "refused": self.refused, "changes": self.changes, "alarms": list(self._alarms.active),
+        }  # fmt: skip
+
+    def wipe(self) -> None:
+        """Forget the key: nothing goes out until the next."""
+        self._until = NEVER
+        self._srtp.wipe()
+
+
+class Positions:
+    """Where streams are, in a file: the next process goes on with their rollover counters (R39), not at 0.
+
+    Without it, terminals would hear nothing from a process that was started again under the same key, if the stream had wrapped.
+    The file is as old as the last ``save``, 32,767 packets at most, and holds no key.
+    """
+
+    def __init__(self, path: Path, streams: Sequence[Protect]) -> None:
+        self._path, self._streams = path, streams
+        self._saved: dict[str, dict[str, int]] = {}
+
+    def load(self) -> None:
+        """Resume what the file holds.  One that is missing or damaged is none: the streams begin anew."""
+        try:
+            found = json.loads(self._path.read_bytes())
+            for stream in self._streams:
+                of = found.get(self._name(stream), {})
+                stream.resume({int(ssrc, 16): int(index) for ssrc, index in of.items()})
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, AttributeError, BcastError) as error:
+            LOG.warning("%s: no positions of streams in it: %s", str(self._path), type(error).__name__)
+
+    def save(self) -> None:
+        """Write, when anything has changed; a disk that takes nothing is said and stops no media."""
+        positions = {self._name(s): {f"{ssrc:08x}": index for ssrc, index in s.streams.items()} for s in self._streams}
+        if positions == self._saved:
+            return
+        new = self._path.with_name(self._path.name + ".new")
+        try:
+            new.write_text(json.dumps(positions), "ascii")
+            new.replace(self._path)
+        except OSError as error:
+            LOG.warning("%s: cannot write positions of streams: %s", str(self._path), str(error.strerror))
+        self._saved = positions
+
+    @staticmethod
+    def _name(stream: Protect) -> str:
+        return f"{stream.stream} {stream.service}"
