@@ -311,6 +311,11 @@ class LinkServer:
             self._write(self._owner, frame(_Announced(tuple(reports))))
         self._reports.clear()
 
+    def again(self) -> None:
+        """Have the BSD/A connect again, and say everything anew."""
+        if self._owner is not None:
+            self._cut(self._owner, "it is to say everything anew")
+
     def answer(self, ask: Ask, figures: Mapping[str, Any]) -> None:
         """Answer a question with plain numbers and texts."""
         if ask.peer in self._peers:

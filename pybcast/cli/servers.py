@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from pybcast.cli import output
+from pybcast.cli.air import air
 from pybcast.cli.asking import ConfigArgument, JsonOption, ask, config_of, group, rows, serving
 from pybcast.cli.bsda import bsda
 from pybcast.cli.bsm import bsm
@@ -40,6 +41,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of the servers to ``pybcast``."""
     app.add_typer(bsm, name="bsm")
     app.add_typer(bsda, name="bsda")
+    app.add_typer(air, name="air")
     app.add_typer(pki, name="pki")
     app.add_typer(metrics, name="metrics")
     app.command()(init)
@@ -116,6 +118,8 @@ def _show(found: dict[str, Any]) -> None:
     output.say_styled(found["light"], LIGHTS[found["light"]], f" {found['role']} {found['id']}, up {found['up']:.0f} s")
     rows(found["peers"], as_json=False)
     rows(found["services"], as_json=False)
+    for process in found.get("air", ()):
+        output.say_styled(process["light"], LIGHTS[process["light"]], f" {process['air']} {output.plain(process['why'])}".rstrip())
     for issuing in found.get("issuing", ()):
         output.say(
             output.plain(f"LTKMs of {issuing['service']} stream {issuing['stream']}: {issuing['done']} of {issuing['of']} issued")

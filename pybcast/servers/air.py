@@ -3,28 +3,34 @@
 
 A sink takes ``Announce``, ``OffAir``, ``UseKey``, ``StopTraffic``, ``CarouselPut`` and ``CarouselDrop``, and reports when the first
 datagram of an announced period has left (``BSDA.announced``): R6 and R40 count from there.  It is told everything anew after a
-restart.  The sender of broadcast datagrams is one; those here count, and write down: ids, lengths and digests of what goes on air,
-the bytes themselves where that is wanted, of keys the lengths.
+restart.  ``ProcessAir`` gives it to the processes that send (``broadcast``); the others count, and write down: ids, lengths and
+digests of what goes on air, the bytes themselves where that is wanted, of keys the lengths.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import hmac
 import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
+from pybcast.broadcast.link import LinkClient, Report
 from pybcast.errors import ConfigError
-from pybcast.flows.events import Announce, CarouselDrop, CarouselPut, OffAir, StopTraffic, UseKey
+from pybcast.flows.events import Alarm, Announce, CarouselDrop, CarouselPut, OffAir, StopTraffic, UseKey
+from pybcast.secret import Secret
 from pybcast.servers.runner import AirOutput
 
 LOG: Final = logging.getLogger("pybcast.air")
 Announced = Callable[[str, int, int], None]
 """(service, stream, start of the period): its first STKM has left."""
+AGAIN: Final = 1.0  # seconds after which a link that failed in a way nobody foresaw is tried again - confidence: own
 
 
 class Air(Protocol):
@@ -78,6 +84,112 @@ class JsonLinesAir(CountingAir):
         if self._file is not None and self._file is not sys.stdout:
             self._file.close()
         self._file = None
+
+
+class ProcessAir:
+    """Gives STKMs to the sender's process and carousel objects to the carousel's, and everything to ``beside``.
+
+    ``sender``, ``carousel``: their sockets.  A period counts as announced when the sender says that it has left, never earlier;
+    where there is no sender it is as ``beside`` says.  A process that is not there is an alarm and a red light: the machine then
+    holds the key in use (R40), and this tries to reach it for ever.
+    """
+
+    def __init__(
+        self,
+        beside: Air,
+        *,
+        me: str,
+        pair: Secret | None,
+        sender: Path | None,
+        carousel: Path | None,
+        announced: Announced,
+        alarm: Callable[[Alarm], None],
+    ) -> None:
+        self._beside, self._announced, self._alarm = beside, announced, alarm
+        self._clients: dict[str, LinkClient] = {}
+        self._raised: set[str] = set()
+        mark = b"" if pair is None else heartbeat_key(pair)
+        for name, path in (("sender", sender), ("carousel", carousel)):
+            if path is not None:
+                self._clients[name] = LinkClient(
+                    path, me=me, mark=mark, announced=self._left,
+                    changed=partial(self._changed, name),
+                )  # fmt: skip
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def put(self, output: AirOutput, announced: Announced) -> None:
+        sender, carousel = self._clients.get("sender"), self._clients.get("carousel")
+        self._beside.put(output, announced if sender is None else _not_yet)
+        match output:
+            case Announce() | OffAir() if sender is not None:
+                sender.put(output)
+            case CarouselPut() | CarouselDrop() if carousel is not None:
+                carousel.put(output)
+
+    def keep(self, streams: Collection[tuple[str, int]]) -> None:
+        """Only these (service, stream)s are still ours."""
+        if "sender" in self._clients:
+            self._clients["sender"].keep(streams)
+
+    def start(self) -> None:
+        """Look for the processes, from now on."""
+        self._tasks = [asyncio.create_task(self._run(name, client)) for name, client in self._clients.items()]
+
+    async def stop(self) -> None:
+        """The processes go on with what they have."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        self._beside.close()
+
+    def lights(self) -> Iterator[dict[str, Any]]:
+        """How the processes are, as they last said."""
+        for name, client in self._clients.items():
+            state = client.state
+            if not client.connected:
+                yield {"air": name, "light": "red", "why": client.why}
+            else:
+                yield {"air": name, "light": state.get("light", "yellow"), "why": state.get("why", "has not said yet")} | {
+                    key: value for key, value in state.items() if key not in ("light", "why", "lateness")
+                }
+
+    async def _run(self, name: str, client: LinkClient) -> None:
+        while True:
+            try:
+                await client.run()
+            except Exception as error:
+                LOG.error("the link to the %s failed", name, exc_info=error, extra={"fields": {"event": "link-failed"}})
+                await asyncio.sleep(AGAIN)
+
+    def _left(self, reports: Collection[Report]) -> None:
+        for report in reports:
+            self._announced(*report)
+
+    def _changed(self, name: str, there: bool, why: str) -> None:
+        code = f"{name}-lost"
+        if not there:
+            if name not in self._raised:
+                self._raised.add(name)
+                self._alarm(Alarm(code, "", None, why))
+        else:
+            LOG.info("the %s is there", name, extra={"fields": {"event": f"{name}-there"}})
+            if name in self._raised:
+                self._raised.remove(name)
+                self._alarm(Alarm(code, "", None, active=False))
+
+
+def _not_yet(service: str, stream: int, start: int) -> None:
+    """What was only written down has not left."""
+
+
+def heartbeat_key(pair: Secret) -> bytes:
+    """By which the senders of a pair know each other's heartbeats; nothing of the pair's other keys follows from it.
+
+    confidence: own
+    """
+    return hmac.digest(pair.reveal(), b"pybcast sender heartbeat", "sha256")
 
 
 def described(output: AirOutput, *, content: bool = False) -> dict[str, Any]:

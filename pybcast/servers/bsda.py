@@ -15,7 +15,7 @@ from pybcast.flows.tables import PeriodState, Side
 from pybcast.outlets.keyline import Outlet
 from pybcast.outlets.keysocket import KeyOutlet
 from pybcast.servers import description
-from pybcast.servers.air import JsonLinesAir
+from pybcast.servers.air import JsonLinesAir, ProcessAir
 from pybcast.servers.config import ServerConfig
 from pybcast.servers.control import Command
 from pybcast.servers.daemon import LOG, Daemon
@@ -41,24 +41,36 @@ class Bsda(Daemon[BSDA]):
         self._outlets = (*outlets, *(() if self._keys is None else (self._keys,)))
         pair = config.pair_secret()
         self._teks = derived_teks(pair) if pair is not None else random_teks(os.urandom)
+        self._on_air: ProcessAir | None = None
+        if config.sender is not None or config.carousel is not None:
+            self.air = self._on_air = ProcessAir(
+                self.air, me=config.me, pair=pair, sender=config.sender, carousel=config.carousel, announced=self._announced,
+                alarm=self.watch.alarm,
+            )  # fmt: skip
 
     def make(self, config: ServerConfig, state: State, *, copy: bool) -> BSDA:
         """An empty database counts as a lost one (R33): nobody can tell it from a new one, and a first start only costs one change
         of the long-term keys (F4) for it.
         """
+        if self._on_air is not None:
+            self._on_air.keep({stream.key for stream in config.streams})  # the machine says anew what of them is on air
         lost = copy or not state
         if lost:
             LOG.warning("no store, or an old copy of it: asking for new keys (R33)", extra={"fields": {"event": "store-lost"}})
         return BSDA(me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, fresh=lost)
 
     async def _run(self, client: Client, listening: Any, copy: bool) -> int:
-        if self._keys is None:
-            return await super()._run(client, listening, copy)
-        await self._keys.start()  # here and not before: the database is ours, so an old socket is nobody's
+        if self._on_air is not None:
+            self._on_air.start()
         try:
+            if self._keys is not None:
+                await self._keys.start()  # here and not before: the database is ours, so an old socket is nobody's
             return await super()._run(client, listening, copy)
         finally:
-            await self._keys.stop()
+            if self._keys is not None:
+                await self._keys.stop()
+            if self._on_air is not None:
+                await self._on_air.stop()
 
     def put(self, output: AirOutput) -> None:
         if isinstance(output, UseKey):
@@ -99,6 +111,9 @@ class Bsda(Daemon[BSDA]):
             yield ServiceView(
                 service=stream.service, stream=stream.stream, light=light, why=why, ahead=ahead, held=held, next_change=change
             )
+
+    def more(self, machine: BSDA) -> dict[str, Any]:
+        return {} if self._on_air is None else {"air": list(self._on_air.lights())}
 
     # --- commands -------------------------------------------------------------------------------------------------------
 

@@ -253,7 +253,8 @@ class Daemon(Generic[M]):
 
     async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
         peers, services = list(self.watch.peer_lights()), list(self.watch.service_lights())
-        lights = [row["light"] for row in (*peers, *services)]
+        more = self.more(self.runner.machine)
+        lights = [row["light"] for row in (*peers, *services, *more.get("air", ()))]
         stats = await asyncio.to_thread(self.store.stats)
         return {
             "role": self.role, "id": self.config.me, "version": pybcast.__version__, "time": self.clock.now(),
@@ -261,5 +262,5 @@ class Daemon(Generic[M]):
             "light": "red" if "red" in lights else "yellow" if "yellow" in lights else "green",
             "peers": peers, "services": services, "alarms": self.watch.last_alarms()[-5:],
             "store": {"writes": stats.writes, "commits": stats.commits, "octets": stats.octets, "slowest": stats.slowest_commit},
-            **self.more(self.runner.machine),
+            **more,
         }  # fmt: skip

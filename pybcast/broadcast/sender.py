@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The STKM sender: a process that repeats what its BSD/A has put on air, whatever becomes of the BSD/A.
+
+One thread, which sleeps until the next slot is due; between two slots it takes what the BSD/A says, a little at a time.  So nothing
+but the system's scheduler comes between a slot and its time: where it may, it asks that for a real-time place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from pybcast.broadcast import heartbeat
+from pybcast.broadcast.datagrams import PackedSlot, Wire, hearing, sending
+from pybcast.broadcast.heartbeat import Election
+from pybcast.broadcast.link import Ask, Begin, End, Gone, LinkServer, Said
+from pybcast.broadcast.repeater import Place, Repeater
+from pybcast.errors import BcastError
+from pybcast.flows import Profile
+from pybcast.flows.events import Announce, OffAir
+
+LOG: Final = logging.getLogger("pybcast.air")
+NTP_UNIX: Final = 2_208_988_800
+FRAME: Final = 1 << 20  # octets: an announcement of two STKMs, with room
+TOGETHER: Final = 16  # slots that are sent in a row, when some are late, before others have their turn
+IDLE: Final = 1.0  # seconds: the longest sleep
+COMPLAINT: Final = 10.0  # seconds between two complaints of one kind: there may be thousands at once - confidence: own
+REPORTED: Final = 60.0  # seconds between two lines of figures in the log - confidence: own
+LATE: Final = 0.002  # seconds: the lateness that 99 of 100 datagrams stay below - confidence: own
+GARBAGE: Final = 200_000  # objects more than at the begin: then cycles are looked for, which nothing here makes
+PRIORITY: Final = 10  # of the real-time class: above everything that has none, below what a system reserves for itself
+NICE: Final = -10  # where there is no real-time class
+_TIMER_SLACK: Final = 29  # prctl's PR_SET_TIMERSLACK: the kernel may wake a sleeper so many ns late, 50,000 by default
+
+_EDGES: Final = (
+    *(20 * n for n in range(1, 51)), *(1000 + 100 * n for n in range(1, 31)), *(4000 + 1000 * n for n in range(1, 17)),
+    *(20_000 + 10_000 * n for n in range(1, 19)),
+)  # fmt: skip
+"""Microseconds: upper edges of the lateness that is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the sender is told by its configuration.
+
+    ``groups``: where the STKMs of a (service, stream, profile) go.  ``heartbeat``: where the senders of a pair hear each other.
+    """
+
+    path: Path
+    groups: Mapping[tuple[str, int, Profile], Place]
+    interface: str = "127.0.0.1"
+    ttl: int = 1
+    heartbeat: Place | None = None
+    priority: int = 0
+    detection: float = 0.5
+
+
+class Lateness:
+    """How late datagrams leave, counted."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_EDGES) + 1)
+        self.worst = 0.0
+
+    def add(self, seconds: float, count: int) -> None:
+        self.counts[bisect_left(_EDGES, seconds * 1e6)] += count
+        if seconds > self.worst:
+            self.worst = seconds
+
+    def table(self) -> list[tuple[int, int]]:
+        """(upper edge in microseconds, datagrams), where there are any; beyond the last edge: 0."""
+        return [(_EDGES[i] if i < len(_EDGES) else 0, count) for i, count in enumerate(self.counts) if count]
+
+
+def quantile(table: list[tuple[int, int]], share: float) -> int | None:
+    """The upper edge, in microseconds, below which a share of the datagrams lies; -1 beyond the last."""
+    total = sum(count for _, count in table)
+    seen = 0
+    for edge, count in sorted(table, key=lambda row: row[0] or 1 << 30):
+        seen += count
+        if seen >= share * total:
+            return edge or -1
+    return None
+
+
+def growth(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What has been counted between two tables."""
+    known = {row[0]: row[1] for row in before}
+    return [(edge, count - known.get(edge, 0)) for edge, count in after if count > known.get(edge, 0)]
+
+
+@dataclass
+class _Figures:
+    sent: int = 0
+    octets: int = 0
+    lateness: Lateness = field(default_factory=Lateness)
+    refused: int = 0  # heartbeats that were none, or not of this pair
+    said_at: float = 0.0
+    sent_then: int = 0
+    table_then: list[tuple[int, int]] = field(default_factory=list)
+    missed_then: int = 0
+
+
+class Sender:
+    """One sender.  ``reload`` gives the settings anew (SIGHUP), ``None`` when they cannot be used.
+
+    ``ready`` is called when it listens.  ``wall``: 64-bit NTP seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        realtime: int = PRIORITY,
+        reload: Callable[[], Settings | None] = lambda: None,
+        ready: Callable[[], None] = lambda: None,
+        wall: Callable[[], float] = lambda: time.time() + NTP_UNIX,
+    ) -> None:
+        self._settings, self._realtime, self._reload, self._ready, self._wall = settings, realtime, reload, ready, wall
+        self._me = ""
+        self._mark = b""
+        self._instance = os.urandom(8)
+        self._election = Election("", self._instance, settings.priority, settings.detection)
+        self._figures = _Figures()
+        self._began = time.monotonic()
+        self._repeater = Repeater(settings.groups, self._began, slot=PackedSlot)
+        self._link = LinkServer(settings.path, limit=FRAME)
+        self._wire: Wire
+        self._stop = False
+        self._hangup = False
+        self._replaced = 0
+        self._complained: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT.  ``ConfigError`` when the socket, the interface or the group cannot be had."""
+        settings = self._settings
+        self._wire = Wire(settings.interface, settings.ttl)
+        beats = None if settings.heartbeat is None else hearing(settings.heartbeat, settings.interface)
+        self._beating = sending(settings.interface, settings.ttl)
+        woken, waking = socket.socketpair()
+        for end in (woken, waking):
+            end.setblocking(False)
+        before = {number: signal.signal(number, self._signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        wakeup = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+        try:
+            self._link.open()
+            _precede(self._realtime)
+            gc.collect()
+            gc.freeze()
+            gc.disable()  # a collection would hold slots back, and what is made here holds no cycle
+            self._ready()
+            self._serve(beats, woken)
+        finally:
+            gc.enable()
+            gc.unfreeze()
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._link.close()
+            self._wire.close()
+            for each in (self._beating, woken, waking, *(() if beats is None else (beats,))):
+                each.close()
+
+    def _signal(self, number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            self._hangup = True
+        else:
+            self._stop = True
+
+    # --- the loop -------------------------------------------------------------------------------------------------------
+
+    def _serve(self, beats: socket.socket | None, woken: socket.socket) -> None:
+        repeater, link, monotonic = self._repeater, self._link, time.monotonic
+        read = [link.fileno(), woken.fileno(), *(() if beats is None else (beats.fileno(),))]
+        next_beat = next_line = monotonic()
+        next_line += REPORTED
+        while not self._stop:
+            now = monotonic()
+            if repeater.due() <= now:
+                self._send(now)
+                now = monotonic()
+            if beats is not None and now >= next_beat:
+                self._beat(now)
+                next_beat += self._election.interval * (1 + int((now - next_beat) / self._election.interval))
+            if now >= next_line:
+                self._line(now)
+                next_line = now + REPORTED
+            until = min(repeater.due(), next_line, next_beat if beats is not None else now + IDLE, now + IDLE)
+            wait = 0.0 if link.waiting else max(0.0, until - now)
+            ready, _, _ = select.select(read, (), (), wait)
+            if woken.fileno() in ready:
+                woken.recv(4096)
+            if self._hangup:
+                self._hangup = False
+                self._reloaded()
+            if beats is not None and beats.fileno() in ready:
+                self._hear(beats)
+            if link.waiting or link.fileno() in ready:
+                self._listen(until)
+
+    def _send(self, now: float) -> None:
+        """The slots that are due."""
+        repeater, wire, figures, monotonic = self._repeater, self._wire, self._figures, time.monotonic
+        active = self._election.decide(repeater.able, repeater.missing, now)
+        for _ in range(TOGETHER):
+            taken = repeater.take(now, self._wall())
+            if taken is None:
+                break
+            due, slot = taken
+            assert isinstance(slot, PackedSlot)
+            if active:
+                count = wire.send(slot)
+                now = monotonic()
+                figures.sent += count - len(wire.failed)
+                figures.lateness.add(now - due, count)
+                repeater.sent(slot, count, now, wire.failed)
+            else:
+                repeater.sent(slot, len(slot.items), now)
+                now = monotonic()
+        self._report()
+
+    def _listen(self, until: float) -> None:
+        """What the BSD/A says, one message after the other, until a slot is due."""
+        link = self._link
+        while True:
+            found = link.poll(8)
+            for said in found:
+                self._said(said)
+            if not found or time.monotonic() >= until:
+                break
+        self._report()
+
+    def _report(self) -> None:
+        repeater = self._repeater
+        if repeater.reports:
+            for report in repeater.reports:
+                self._link.announced(report)
+            repeater.reports.clear()
+            self._link.flush()
+
+    def _said(self, said: Said) -> None:
+        repeater = self._repeater
+        match said:
+            case Announce():
+                if not repeater.announce(said, time.monotonic()):
+                    self._complain("stkm-stranger", "%s stream %d is not in the configuration: not on air", said)
+                elif repeater.replaced > self._replaced:
+                    self._replaced = repeater.replaced
+                    self._complain("stkm-replaced", "%s stream %d: another STKM for a period that was on air", said)
+            case OffAir():
+                repeater.off_air(said)
+            case Begin(me, mark):
+                self._me, self._mark = me, mark
+                repeater.begin()
+                LOG.info("the BSD/A %s has come", me, extra={"fields": {"event": "bsda-came", "bsda": me}})
+            case End():
+                repeater.end()
+                self._changed()
+                fields = {"event": "bsda-said", "streams": repeater.streams, "missing": repeater.missing}
+                LOG.info("the BSD/A has said what is on air: %d streams", repeater.streams, extra={"fields": fields})
+            case Gone(why):
+                repeater.gone()
+                self._changed()
+                fields = {"event": "bsda-gone", "streams": repeater.streams, "why": why}
+                LOG.warning("the BSD/A is gone: what is on air is held (%d streams)", repeater.streams, extra={"fields": fields})
+            case Ask():
+                self._link.answer(said, self.state())
+            case _:
+                pass  # the carousel's
+
+    def _complain(self, event: str, text: str, said: Announce) -> None:
+        now = time.monotonic()
+        if now - self._complained.get(event, -COMPLAINT) >= COMPLAINT:
+            self._complained[event] = now
+            LOG.warning(text, said.service, said.stream, extra={"fields": {"event": event, "service": said.service}})
+
+    def _reloaded(self) -> None:
+        """Another configuration.  Where streams were refused that it knows, the BSD/A says everything anew."""
+        settings = self._reload()
+        if settings is not None:
+            self._repeater.regroup(settings.groups, time.monotonic())
+            LOG.info("reloaded", extra={"fields": {"event": "reloaded"}})
+            if self._repeater.strangers:
+                self._link.again()
+
+    # --- the other headend ----------------------------------------------------------------------------------------------
+
+    def _beat(self, now: float) -> None:
+        """Say how we are.  Who has nothing to send, and no key to say so under, is silent."""
+        place = self._settings.heartbeat
+        repeater, election = self._repeater, self._election
+        was = election.active
+        active = election.decide(repeater.able, repeater.missing, now)
+        if was != active:
+            text = "on air: no better sender is heard" if active else "silent: another headend sends"
+            LOG.warning(text, extra={"fields": {"event": "active" if active else "standby"}})
+        if place is not None and self._me:
+            beat = election.beat(repeater.able, repeater.missing, self._wall(), self._me)
+            try:
+                self._beating.sendto(heartbeat.encode(beat, self._mark), place)
+            except OSError as error:
+                self._wire.errors[f"heartbeat {error.strerror}"] += 1
+
+    def _hear(self, beats: socket.socket) -> None:
+        for _ in range(TOGETHER):
+            try:
+                data = beats.recv(heartbeat.LARGEST + 1)
+            except OSError:
+                return
+            try:
+                beat = heartbeat.decode(data, self._mark)
+            except BcastError:
+                self._figures.refused += 1
+            else:
+                self._election.heard(beat, time.monotonic(), self._wall())
+
+    def _changed(self) -> None:
+        """The other headend is told at once."""
+        if self._settings.heartbeat is not None:
+            self._beat(time.monotonic())
+
+    # --- what it shows --------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Plain figures; ``lateness``: (upper edge in microseconds, datagrams)."""
+        repeater, figures, election = self._repeater, self._figures, self._election
+        table = figures.lateness.table()
+        light, why = self._light(table)
+        return {
+            "process": "stkm", "bsda": self._me, "light": light, "why": why, "active": election.active, "able": repeater.able,
+            "streams": repeater.streams, "missing": repeater.missing, "datagrams": repeater.datagrams,
+            "sent": figures.sent, "missed": repeater.missed, "errors": dict(self._wire.errors),
+            "handovers": repeater.handovers, "handovers_late": repeater.handovers_late,
+            "handovers_held": repeater.handovers_held, "replaced": repeater.replaced, "strangers": repeater.strangers,
+            "late_us": {"p50": quantile(table, 0.5), "p99": quantile(table, 0.99), "worst": round(figures.lateness.worst * 1e6)},
+            "lateness": table, "peers": [beat.me for beat in election.peers(time.monotonic())],
+            "refused": self._link.refused, "strange_heartbeats": figures.refused + election.strange,
+            "up": round(time.monotonic() - self._began, 1),
+        }  # fmt: skip
+
+    def _light(self, table: list[tuple[int, int]]) -> tuple[str, str]:
+        repeater = self._repeater
+        recent = growth(self._figures.table_then, table)
+        late = quantile(recent, 0.99)
+        if not repeater.able:
+            return "red", "no BSD/A: what is on air is held"
+        if repeater.missing:
+            return "yellow", f"{repeater.missing} streams have no STKM"
+        if late is not None and not 0 <= late <= LATE * 1e6:
+            return "yellow", f"late: p99 {late} us"
+        if repeater.missed > self._figures.missed_then:
+            return "yellow", "repetitions were left out"
+        return "green", "" if self._election.active else "another headend sends"
+
+    def _line(self, now: float) -> None:
+        """A line of figures, of the time since the last one."""
+        if gc.get_count()[0] > GARBAGE:
+            gc.collect()
+            gc.freeze()
+        figures, repeater = self._figures, self._repeater
+        table = figures.lateness.table()
+        recent = growth(figures.table_then, table)
+        fields = {
+            "event": "figures", "streams": repeater.streams, "missing": repeater.missing, "active": self._election.active,
+            "datagrams_per_s": round((figures.sent - figures.sent_then) / max(1e-3, now - figures.said_at), 1)
+            if figures.said_at
+            else None,
+            "late_us_p50": quantile(recent, 0.5), "late_us_p99": quantile(recent, 0.99),
+            "missed": repeater.missed - figures.missed_then, "handovers": repeater.handovers,
+            "handovers_late": repeater.handovers_late, "errors": dict(self._wire.errors),
+        }  # fmt: skip
+        LOG.info(
+            "%d streams on air, 99 of 100 datagrams less than %s us late, %d repetitions left out", repeater.streams,
+            fields["late_us_p99"], fields["missed"], extra={"fields": fields},
+        )  # fmt: skip
+        figures.said_at, figures.sent_then, figures.table_then = now, figures.sent, table
+        figures.missed_then = repeater.missed
+
+
+def _precede(priority: int) -> None:
+    """Before other processes, as far as the system lets us; ``priority`` 0: like them."""
+    ctypes.CDLL(None).prctl(_TIMER_SLACK, 1, 0, 0, 0)
+    if not priority:
+        return
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        how = "real-time"
+    except OSError:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
+            how = "nice"
+        except OSError:
+            how = "like all others"
+    LOG.info("scheduled %s", how, extra={"fields": {"event": "scheduled", "how": how}})
