@@ -23,6 +23,7 @@ from pybcast.errors import BadLength, BadValue, Integrity
 BEATS: Final = 5  # in the time of detection
 SILENCE: Final = 0.8  # of the time of detection: 4 beats; with a repetition before and after it is over in time
 SKEW: Final = 5.0  # seconds by which a heartbeat's time may differ from ours
+FORGOTTEN: Final = 3 * SKEW + 60.0  # seconds: longer than detection may take, and than SKEW before and after
 MAX_PEERS: Final = 16  # senders that are remembered
 LARGEST: Final = 1024  # octets of a heartbeat
 _HEAD: Final = struct.Struct(">4sBBBBI8sQH")  # magic, version, able, priority, 0, missing, instance, NTP ms, length of the id
@@ -113,11 +114,11 @@ class Election:
         self._peers[beat.instance] = _Heard(beat, now)
 
     def peers(self, now: float) -> list[Heartbeat]:
-        """Who lives."""
-        limit = now - SILENCE * self._detection
-        for instance in [instance for instance, heard in self._peers.items() if heard.at < limit]:
+        """Who lives.  The dead are remembered until what they said would be refused for its time."""
+        for instance in [instance for instance, heard in self._peers.items() if heard.at < now - FORGOTTEN]:
             del self._peers[instance]
-        return [heard.beat for heard in self._peers.values()]
+        limit = now - SILENCE * self._detection
+        return [heard.beat for heard in self._peers.values() if heard.at >= limit]
 
     def decide(self, able: bool, missing: int, now: float) -> bool:
         """Whether to send.  A better sender silences us when it has been there for the time of detection."""

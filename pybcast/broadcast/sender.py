@@ -237,7 +237,7 @@ class Sender:
             found = link.poll(8)
             for said in found:
                 self._said(said)
-            if not found or time.monotonic() >= until:
+            if not found or time.monotonic() >= min(until, self._repeater.due()):
                 break
         self._report()
 
