@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""File descriptions of a FLUTE session (RFC 6726 3.4.2): which objects there are, and how they were cut.
+
+Nothing of a description is believed before it has been checked, and nothing in it names a place on this machine: a receiver that
+writes objects to files where their Content-Location says can be told to write anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from dataclasses import dataclass
+from typing import Any, Final
+from xml.parsers import expat
+
+from pybcast.broadcast.alc import NO_CODE, REED_SOLOMON, Fti
+from pybcast.errors import BadLength, BadValue, Unsupported
+
+MAX_FDT: Final = 65_536  # octets of XML: some 250 objects - confidence: own
+MAX_FILES: Final = 512
+_NAMESPACE: Final = ("urn:IETF:metadata:2005:FLUTE:FDT", "urn:ietf:params:xml:ns:fdt")
+_ENCODINGS: Final = {0: 0, 1: zlib.MAX_WBITS, 2: -zlib.MAX_WBITS, 3: zlib.MAX_WBITS | 16}
+"""EXT_CENC: none, zlib, deflate, gzip."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One object.  ``md5``: of its content, ``b""`` = not said."""
+
+    toi: int
+    location: str
+    content_type: str
+    fti: Fti
+    md5: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fdt:
+    """``expires``: NTP seconds."""
+
+    expires: int
+    files: tuple[File, ...]
+
+
+def plain(data: bytes, encoding: int) -> bytes:
+    """What was compressed.  ``WireError`` when it is not, or is more than a description may be."""
+    if encoding not in _ENCODINGS:
+        raise Unsupported(0, "EXT_CENC", "0..3", str(encoding))
+    if not encoding:
+        return data
+    try:
+        found = zlib.decompressobj(_ENCODINGS[encoding]).decompress(data, MAX_FDT + 1)
+    except zlib.error:
+        raise BadValue(0, "FDT-Instance", "compressed octets", "others") from None
+    return found
+
+
+def parse(data: bytes) -> Fdt:
+    """Read a description.  ``WireError`` with the attribute; the offset is that of its element."""
+    if len(data) > MAX_FDT:
+        raise BadLength(MAX_FDT, "FDT-Instance", f"at most {MAX_FDT} octets", f"{len(data)}")
+    reader = _Reader()
+    try:
+        reader.parser.Parse(data, True)
+    except expat.ExpatError as error:
+        raise BadValue(
+            min(max(reader.parser.ErrorByteIndex, 0), len(data)), "FDT-Instance", "XML", expat.ErrorString(error.code)
+        ) from None
+    return reader.made()
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.parser = expat.ParserCreate(namespace_separator="|")
+        self.parser.StartElementHandler = self._start
+        self.parser.StartDoctypeDeclHandler = self._refuse
+        self.parser.EntityDeclHandler = self._refuse
+        self._depth = 0
+        self._expires: int | None = None
+        self._common: dict[str, str] = {}
+        self._files: list[File] = []
+        self.parser.EndElementHandler = self._end
+
+    def _refuse(self, *_: Any) -> None:
+        raise Unsupported(self.parser.CurrentByteIndex, "FDT-Instance", "no document type", "one")
+
+    def _end(self, _: str) -> None:
+        self._depth -= 1
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        self._depth += 1
+        at = self.parser.CurrentByteIndex
+        namespace, _, local = name.rpartition("|")
+        if self._depth == 1:
+            if local != "FDT-Instance" or namespace not in _NAMESPACE:
+                raise BadValue(at, "FDT-Instance", "FDT-Instance", local[:40])
+            self._expires = _number(attributes, "Expires", at, "FDT-Instance", 2**32 - 1)
+            self._common = attributes
+        elif self._depth == 2 and local == "File" and namespace in _NAMESPACE:
+            if len(self._files) == MAX_FILES:
+                raise BadLength(at, f"File[{MAX_FILES}]", f"at most {MAX_FILES}", "more")
+            self._files.append(self._file({**self._common, **attributes}, at, f"File[{len(self._files)}]"))
+
+    def _file(self, given: dict[str, str], at: int, where: str) -> File:
+        fec = _number(given, "FEC-OTI-FEC-Encoding-ID", at, where, 255)
+        if fec not in (NO_CODE, REED_SOLOMON):
+            raise Unsupported(at, f"{where}.FEC-OTI-FEC-Encoding-ID", f"{NO_CODE} or {REED_SOLOMON}", str(fec))
+        name = "Transfer-Length" if "Transfer-Length" in given else "Content-Length"
+        block = _number(given, "FEC-OTI-Maximum-Source-Block-Length", at, where, 2**32 - 1)
+        most = "FEC-OTI-Max-Number-of-Encoding-Symbols"
+        fti = Fti(
+            fec,
+            _number(given, name, at, where, 2**48 - 1),
+            _number(given, "FEC-OTI-Encoding-Symbol-Length", at, where, 65535),
+            block,
+            _number(given, most, at, where, 2**32 - 1) if most in given else block,
+        )
+        if given.get("Content-Encoding", "null") not in ("", "null"):
+            raise Unsupported(at, f"{where}.Content-Encoding", "none", given["Content-Encoding"][:40])
+        try:
+            md5 = base64.b64decode(given.get("Content-MD5", ""), validate=True)
+        except (binascii.Error, ValueError):
+            md5 = b"?"
+        if len(md5) not in (0, 16):
+            raise BadValue(at, f"{where}.Content-MD5", "16 octets in base64", given["Content-MD5"][:40])
+        location = given.get("Content-Location", "")
+        if not location or len(location) > 1_024:
+            raise BadValue(at, f"{where}.Content-Location", "a URI", f"{len(location)} characters")
+        toi = _number(given, "TOI", at, where, 2**112 - 1)
+        if not toi:
+            raise BadValue(at, f"{where}.TOI", "that of an object", "0")
+        return File(toi, location, given.get("Content-Type", "")[:100], fti, md5)
+
+    def made(self) -> Fdt:
+        assert self._expires is not None  # expat wants an element
+        return Fdt(self._expires, tuple(self._files))
+
+
+def _number(given: dict[str, str], name: str, at: int, where: str, most: int) -> int:
+    text = given.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 40) or int(text) > most:
+        raise BadValue(at, f"{where}.{name}", f"0..{most}", text[:40] or "none")
+    return int(text)
