@@ -124,10 +124,12 @@ def issue(
     hosts: Iterable[str] = HOSTS,
     days: int = LEAF_DAYS,
     now: datetime | None = None,
+    listens: bool = True,
 ) -> list[Path]:
     """One more certificate by the test authority in ``directory``: files ``NAME.pem`` and ``NAME-key.pem``, mode 0600.
 
-    For both directions (server and client).  SAN: ``peer_id`` as URI, and ``hosts`` (names or addresses).
+    For both directions (server and client), or where it does not ``listen``, as a terminal, for a client.  SAN: ``peer_id`` as
+    URI, and ``hosts`` (names or addresses).
     """
     if not is_uri(peer_id):
         raise ConfigError(f"{name}: {peer_id!r} is not an absolute URI")
@@ -147,11 +149,12 @@ def issue(
         except ValueError:
             names.append(x509.DNSName(host))
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH] + ([ExtendedKeyUsageOID.SERVER_AUTH] if listens else [])
     certificate = (
         _builder(subject, authority.subject, public, now or datetime.now(UTC), days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)

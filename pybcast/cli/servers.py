@@ -26,6 +26,8 @@ PartiesOption = Annotated[
 HostsOption = Annotated[
     list[str] | None, typer.Option("--host", metavar="HOST", help="A host name or address in them.", show_default=False)
 ]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the files: NAME.pem, NAME-key.pem.", show_default=False)]
+UdnOption = Annotated[str, typer.Option("--udn", metavar="DIGITS", help="20 digits, the subscriber's udn.", show_default=False)]
 ConfigsArgument = Annotated[list[Path], typer.Argument(metavar="CONFIG", help="TOML files of servers.", show_default=False)]
 WaitOption = Annotated[
     float, typer.Option("--wait", metavar="SECONDS", min=0, max=86400, help="Until all is green, at most so long.")
@@ -141,6 +143,23 @@ def pki_init(directory: FolderArgument, party: PartiesOption = None, host: Hosts
                 raise ConfigError(f"--party {text[:80]}: expected NAME=URI")
             parties[name] = uri
         made = making.init(directory, parties, hosts=host or making.HOSTS)
+        for path in made:
+            output.say_json({"file": str(path)}) if json else output.say(str(path))
+
+
+@pki.command("terminal")
+def pki_terminal(directory: FolderArgument, name: NameArgument, udn: UdnOption, json: JsonOption = False) -> None:
+    """Make a certificate for a DRM terminal, who it is on the interaction channel; and its authority, where DIR has none."""
+    with serving(as_json=json):
+        from pybcast.backend import pki as making
+        from pybcast.interaction.server import UDN_URI
+
+        if Path(name).name != name or name == "ca":
+            raise ConfigError("NAME: expected the name of a file, not ca")
+        if not (len(udn) == 20 and udn.isascii() and udn.isdigit()):
+            raise ConfigError("--udn: expected 20 digits")
+        made = [] if (directory / "ca.pem").exists() else making.init(directory, {})
+        made += making.issue(directory, name, f"{UDN_URI}{udn}", hosts=(), listens=False)
         for path in made:
             output.say_json({"file": str(path)}) if json else output.say(str(path))
 

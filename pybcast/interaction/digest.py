@@ -151,8 +151,8 @@ class Credentials:
             raise BadDigest("a part is missing") from None
         if not made.cnonce or not _COUNT.fullmatch(made.count):
             raise BadDigest("cnonce or nc cannot be used")
-        if not "".join(vars(made).values()).isascii():
-            raise BadDigest("not ASCII")
+        if not (text := "".join(vars(made).values())).isascii() or not text.isprintable():
+            raise BadDigest("not printable ASCII")
         return made
 
 

@@ -50,6 +50,7 @@ class Waiting:
         self._machine, self._clock = machine, clock
         self._fresh: dict[_Waiter, None] = {}
         self._parked: dict[Channel, dict[_Waiter, None]] = {}
+        self._channels: dict[str, set[Channel]] = {}  # those with somebody in ``_parked``, by service
         self._changes: dict[str, int] = {}
         self._all_changes = 0
         self._due: Agenda[Channel] = Agenda()
@@ -75,7 +76,7 @@ class Waiting:
         self._parked.clear()
 
     async def stkm(self, channel: Channel, subscriber: str, after: int | None, wait: float) -> StkmItem | None:
-        """What ``BSM.fetch_stkm`` gives, within ``wait`` seconds.  Raises as it does, and ``LocalFlowError`` when the server stops."""
+        """What ``BSM.fetch_stkm`` gives, within ``wait`` seconds.  Raises as it does; ``LocalFlowError`` when the server stops."""
         waiter = _Waiter(channel, subscriber, after, wait > 0, asyncio.get_running_loop().create_future())
         self._fresh[waiter] = None
         self._awake.set()
@@ -92,15 +93,14 @@ class Waiting:
             if parked is not None:
                 parked.pop(waiter, None)
                 if not parked:
-                    del self._parked[channel]
-                    self._due.set(channel, None)
+                    self._unpark(channel)
 
     # --- what wakes them ------------------------------------------------------------------------------------------------
 
     def changed(self, service: str) -> None:
         """STKMs of a service came, or rights to it went."""
         self._changes[service] = self._changes.get(service, 0) + 1
-        for channel in [c for c in self._parked if c[0] == service]:
+        for channel in list(self._channels.get(service, ())):
             self._wake(channel)
 
     def everything_changed(self) -> None:
@@ -110,9 +110,16 @@ class Waiting:
             self._wake(channel)
 
     def _wake(self, channel: Channel) -> None:
-        self._fresh.update(self._parked.pop(channel))
-        self._due.set(channel, None)
+        self._fresh.update(self._unpark(channel))
         self._awake.set()
+
+    def _unpark(self, channel: Channel) -> dict[_Waiter, None]:
+        of_service = self._channels[channel[0]]
+        of_service.discard(channel)
+        if not of_service:
+            del self._channels[channel[0]]
+        self._due.set(channel, None)
+        return self._parked.pop(channel)
 
     def _state(self, channel: Channel) -> tuple[int, int]:
         return self._all_changes, self._changes.get(channel[0], 0)
@@ -178,6 +185,7 @@ class Waiting:
                 self._fresh[waiter] = None  # something came between question and answer
             else:
                 self._parked.setdefault(waiter.channel, {})[waiter] = None
+                self._channels.setdefault(waiter.channel[0], set()).add(waiter.channel)
                 if found.at is not None:
                     self._due.sooner(waiter.channel, found.at)
 

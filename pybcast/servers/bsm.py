@@ -4,18 +4,26 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from pybcast.flows import BSM
+from pybcast.errors import ConfigError
+from pybcast.flows import BSM, FlowDone
 from pybcast.flows.events import State
 from pybcast.flows.tables import KeyState, Side
+from pybcast.interaction.digest import REALM
+from pybcast.interaction.limits import Limits
+from pybcast.interaction.server import InteractionServer
 from pybcast.servers.commands import BsmCommands
 from pybcast.servers.config import ServerConfig
 from pybcast.servers.control import Command
 from pybcast.servers.daemon import Daemon
 from pybcast.servers.watch import Light, ServiceView
+
+SEALED: Final = frozenset({"F3", "F6"})
+"""Flows after which there are new STKMs for terminals."""
 
 
 class Bsm(Daemon[BSM]):
@@ -23,6 +31,7 @@ class Bsm(Daemon[BSM]):
 
     role = "bsm"
     side = Side.BSM
+    interaction: InteractionServer | None = None
 
     def make(self, config: ServerConfig, state: State, *, copy: bool) -> BSM:
         return BSM(
@@ -44,6 +53,57 @@ class Bsm(Daemon[BSM]):
     def more(self, machine: BSM) -> dict[str, Any]:
         """LTKMs on their way to everyone entitled."""
         return {"issuing": [asdict(issuing) for issuing in machine.issuing()]}
+
+    # --- terminals (R35) ------------------------------------------------------------------------------------------------
+
+    async def open(self) -> dict[str, int]:
+        address, context = self.config.interaction_address, self.config.interaction_context()
+        if address is None or context is None:
+            return {}
+        server = self.interaction = InteractionServer(
+            machine=self.runner, realm=self._realm(self.config), clock=self.clock.now, monotonic=self.clock.monotonic,
+            limits=self._limits(self.config), observer=self.watch.interaction,
+        )  # fmt: skip
+        await server.start(address.host, address.port, context)
+        waiting = server.waiting
+        self.watch.on_flow = lambda done: self._flow(server, done)
+        self.watch.on_clock_step = waiting.everything_changed
+        self.watch.gauge("pybcast_interaction_waiting", "Terminals that wait for a STKM", lambda: len(waiting))
+        return {"interaction_port": server.port}
+
+    @staticmethod
+    def _flow(server: InteractionServer, done: FlowDone) -> None:
+        if done.flow in SEALED:
+            server.waiting.changed(done.service)
+
+    @staticmethod
+    def _realm(config: ServerConfig) -> str:
+        assert config.interaction is not None
+        return config.interaction.realm or f"{REALM}{config.fqdn}"
+
+    @staticmethod
+    def _limits(config: ServerConfig) -> Limits:
+        assert config.interaction is not None
+        return Limits(rate=config.interaction.rate, burst=config.interaction.burst)
+
+    async def shut(self) -> None:
+        if self.interaction is not None:
+            await self.interaction.stop()
+
+    def fresh(self, config: ServerConfig) -> ssl.SSLContext | None:
+        if (config.interaction is None) != (self.interaction is None):
+            raise ConfigError(f"{config.path}: interaction: needs a restart")
+        if self.interaction is not None:
+            if config.interaction_address != self.config.interaction_address:
+                raise ConfigError(f"{config.path}: interaction.listen: needs a restart")
+            if self._realm(config) != self._realm(self.config):
+                raise ConfigError(f"{config.path}: interaction.realm: needs a restart")
+        return config.interaction_context()
+
+    async def reopen(self, prepared: ssl.SSLContext | None) -> None:
+        if self.interaction is not None and prepared is not None:
+            await self.interaction.reload(prepared, self._limits(self.config))
+            self.interaction.waiting.everything_changed()
 
     def commands(self) -> dict[str, Command]:
         return BsmCommands(self).table()

@@ -100,9 +100,23 @@ class ServerConfig:
         except ConfigError as error:
             raise ConfigError(f"{self.path}: tls: {error}") from None
 
+    def interaction_context(self) -> ssl.SSLContext | None:
+        """TLS for terminals: with a client certificate (DRM Profile), or without."""
+        if self.interaction is None:
+            return None
+        table, base = self.interaction, self.path.parent
+        files = TlsFiles(certificate=base / table.certificate, key=base / table.key, authority=base / table.authority)
+        try:
+            context = server_context(files)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: interaction: {error}") from None
+        context.verify_mode = ssl.CERT_OPTIONAL
+        return context
+
     def check(self) -> None:
         """Everything that ``serve`` will need and that can be tried without disturbing a running server."""
         self.contexts()
+        self.interaction_context()
         self.kek()
         self.pair_secret()
         for path, key in (

@@ -80,6 +80,19 @@ class Daemon(Generic[M]):
         """What goes on air."""
         self.air.put(output, lambda *_: None)
 
+    async def open(self) -> dict[str, int]:
+        """Start what only one of the two has, when the machine is at work; what the ``ready`` line says of it."""
+        return {}
+
+    async def shut(self) -> None:
+        """Stop it."""
+
+    def fresh(self, config: ServerConfig) -> Any:
+        """What a changed configuration needs of files; ``ConfigError`` when they cannot be used, or when it needs a restart."""
+
+    async def reopen(self, prepared: Any) -> None:
+        """Take over what :meth:`fresh` has read: ``config`` is the new one."""
+
     def _exchanged(self, done: Exchanged) -> None:
         self.watch.exchanged(done)
         if self.config.log.messages:
@@ -147,7 +160,8 @@ class Daemon(Generic[M]):
             await server.start(config.listen.host, config.listen.port, listening, plain_loopback=config.tls is None)
             status, status_port = await self._start_status()
             await control.start()
-            ready = {"event": "ready", "port": server.port, "status_port": status_port, "services": len(config.streams)}
+            own = await self.open()
+            ready = {"event": "ready", "port": server.port, "status_port": status_port, "services": len(config.streams), **own}
             LOG.info("%s %s ready on port %d", self.role, config.me, server.port, extra={"fields": ready})
             while not stop.is_set() and not work.done():
                 reload.clear()
@@ -161,6 +175,7 @@ class Daemon(Generic[M]):
                 LOG.info("stopping", extra={"fields": {"event": "stopping"}})
         finally:
             await control.stop()
+            await self.shut()
             await server.stop(GRACE if not work.done() else 0.0)
             if status is not None:
                 await status.cleanup()
@@ -195,6 +210,7 @@ class Daemon(Generic[M]):
             if (fresh.tls is None) != (self.config.tls is None):
                 raise ConfigError(f"{fresh.path}: tls: needs a restart")
             listening, asking = fresh.contexts()
+            prepared = self.fresh(fresh)
         except ConfigError as error:
             LOG.error("not reloaded: %s", error, extra={"fields": {"event": "not-reloaded", "why": str(error)}})
             return
@@ -207,6 +223,7 @@ class Daemon(Generic[M]):
         log.start(fresh.log.format, fresh.log.level)
         if changed:
             await self.runner.remake(lambda state: self.make(fresh, state, copy=False))
+        await self.reopen(prepared)
         await server.reload(context=listening, peers=fresh.peers)
         await client.reload(context=asking, peers=fresh.peers)
         LOG.info("reloaded", extra={"fields": {"event": "reloaded", "services": len(fresh.streams), "remade": changed}})

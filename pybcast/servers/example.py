@@ -14,6 +14,9 @@ from pybcast.errors import ConfigError
 BSM_ID, BSDA_ID = "urn:example:bsm", "urn:example:bsda"
 PORTS: Final = {"bsm": (8443, 9443), "bsda": (8444, 9444)}
 """Back-end interface; health and figures."""
+INTERACTION_PORT: Final = 8445
+TERMINALS: Final = "terminals"
+"""Folder of the authority of DRM terminals: not that of the servers."""
 
 _SERVER: Final = """\
 # {title}
@@ -30,7 +33,7 @@ kek = "file:{role}.kek"               # wraps the keys in the database; or env:N
 certificate = "{role}.pem"
 key = "{role}-key.pem"
 authority = "ca.pem"
-
+{terminals}
 [log]
 format = "text"                       # or json
 level = "info"
@@ -43,6 +46,14 @@ url = "https://127.0.0.1:{other_port}"
 _BSM: Final = """\
 fqdn = "bsm.example.com"              # its name in MIKEY messages
 rights_issuer_id = "{issuer}" # SHA-1 of its RSA key (DRM Profile)
+"""
+
+_TERMINALS: Final = """
+[interaction]                         # HTTPS for terminals
+listen = "127.0.0.1:{port}"
+certificate = "bsm.pem"
+key = "bsm-key.pem"
+authority = "terminals/ca.pem"        # of DRM terminals: see `pybcast pki terminal`; others have passwords
 """
 
 _AIR: Final = """
@@ -91,7 +102,7 @@ def configuration(role: str) -> str:
     port, status = PORTS[role]
     head = _SERVER.format(
         role=role, other=other, title=title, port=port, status=status, other_port=PORTS[other][0], own=own,
-        air=_AIR if role == "bsda" else "",
+        air=_AIR if role == "bsda" else "", terminals=_TERMINALS.format(port=INTERACTION_PORT) if role == "bsm" else "",
     )  # fmt: skip
     return head + _SERVICES
 
@@ -103,7 +114,7 @@ def write(directory: Path) -> list[Path]:
     }
     if existing := [name for name in files if (directory / name).exists()]:
         raise ConfigError(f"{directory}: {', '.join(existing)} exists already")
-    made = pki.init(directory, {"bsm": BSM_ID, "bsda": BSDA_ID})
+    made = pki.init(directory, {"bsm": BSM_ID, "bsda": BSDA_ID}) + pki.init(directory / TERMINALS, {})
     for name, text in files.items():
         path = directory / name
         try:

@@ -72,6 +72,8 @@ class Watch:
     now: Callable[[], float]
     peers: dict[str, _Peer] = field(default_factory=dict)
     views: Callable[[], Iterable[ServiceView]] = tuple
+    on_flow: Callable[[FlowDone], None] = lambda _: None
+    on_clock_step: Callable[[], None] = lambda: None
     alarms: deque[_Raised] = field(default_factory=lambda: deque(maxlen=ALARMS_KEPT))
 
     def __post_init__(self) -> None:
@@ -103,6 +105,13 @@ class Watch:
             "pybcast_keys_late", f"Traffic keys in use more than {KEY_LATE:g} s after their period's start", registry=r
         )
         self._unanswered = Counter("pybcast_unanswered", "Requests without an answer", ["tag"], registry=r)
+        self._terminals = Counter(
+            "pybcast_interaction_requests", "Requests of terminals on the interaction channel", ["path", "status"], registry=r
+        )
+        self._terminals_seconds = Histogram(
+            "pybcast_interaction_seconds", "From a terminal's request to its answer, without STKMs: they wait", ["path"],
+            buckets=_SECONDS, registry=r,
+        )  # fmt: skip
         self._waiting = Gauge("pybcast_inputs_waiting", "Inputs that wait for the machine", registry=r)
         ProcessCollector(registry=r)
         r.register(_Views(self))
@@ -121,6 +130,16 @@ class Watch:
             if done.error:
                 peer.error, peer.error_at = done.error, self.now()
 
+    def interaction(self, path: str, status: int, seconds: float) -> None:
+        """The interaction channel's observer."""
+        self._terminals.labels(path, str(status)).inc()
+        if path != "stkm":
+            self._terminals_seconds.labels(path).observe(seconds)
+
+    def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
+        """One more figure, read when somebody asks."""
+        Gauge(name, what, registry=self.registry).set_function(value)
+
     def committed(self, seconds: float, writes: int, rows: int) -> None:
         """The store's."""
         self._commits.observe(seconds)
@@ -138,10 +157,12 @@ class Watch:
 
     def clock_step(self, seconds: float) -> None:
         self._steps.inc()
+        self.on_clock_step()
         self.alarm(Alarm("clock-step", "", None, f"by {seconds:+.1f} s"))
 
     def flow(self, done: FlowDone) -> None:
         self._flows.labels(done.flow, done.profile or "").inc()
+        self.on_flow(done)
         if done.earliest is not None:
             self._lead.labels(done.flow).observe(done.earliest - self.now())
         fields = {"event": "flow", "flow": done.flow, "profile": done.profile, "service": done.service}

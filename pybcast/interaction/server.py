@@ -1,0 +1,473 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The BSM's HTTPS for terminals (rules R35, R36): STKMs, LTKMs and registration material to those who are entitled, and what cards
+answer.
+
+A DRM terminal proves who it is with a client certificate that names its UDN, a Smartcard terminal with HTTP Digest.  Nobody else
+learns anything but that; who asks too often is refused before anything is looked up.  No text of a refusal repeats the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import Any, Final
+
+from aiohttp import web
+
+from pybcast.errors import BcastError, ConfigError, CryptoError, FlowError, PeerFlowError, TransportError, WireError
+from pybcast.flows import BSM, Output, Profile, Status
+from pybcast.interaction import wire
+from pybcast.interaction.digest import BadDigest, Nonces, NotProven, Verifier, password_of
+from pybcast.interaction.limits import Buckets, Limits, address_name
+from pybcast.interaction.waiting import Machine, Waiting
+from pybcast.interaction.wire import BadRequest
+
+LOG: Final = logging.getLogger("pybcast.interaction")
+UNIX_EPOCH: Final = 2_208_988_800  # in NTP seconds
+UDN_URI: Final = "urn:x-bcast:udn:"
+"""confidence: own - a device certificate names its UDN (20 digits) as a URI of this form, or, without any alternative name, as the
+common name."""
+MAX_LINE: Final = 4096  # octets of a request line, and of a field of its head: a service's URI three times over - confidence: own
+MAX_FIELDS: Final = 32  # of a request's head - confidence: own
+_TURNS: Final = 100  # of the event loop that a connection which was cut may take to be gone; it takes three - confidence: own
+_PATHS: Final = {wire.LTKM: "ltkm", wire.REGISTRATION: "registration", wire.VERIFICATION: "verification"}
+_FIELDS: Final = {"Server": "pybcast", "Cache-Control": "no-store"}
+
+Observer = Callable[[str, int, float], None]
+"""(path: stkm, ltkm, registration, verification or other; HTTP status; seconds)."""
+
+
+@dataclass(frozen=True)
+class _Who:
+    """Who asks: a subscriber.  ``proof``: the field that the answer to Digest carries."""
+
+    subscriber: str
+    profile: Profile
+    proof: str = ""
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """The other end of a connection.  ``udn``: of its certificate; ``None`` without one; ``until``: its end, Unix seconds."""
+
+    address: str
+    udn: str | None
+    until: float
+    epoch: int
+
+
+class _Refusal(Exception):
+    def __init__(self, status: int, problem: str, **fields: str) -> None:
+        self.status, self.problem, self.fields = status, problem, fields
+        super().__init__(problem)
+
+
+class _Front(web.Server):
+    """The connections: whose each is, and not too many of them."""
+
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: Limits) -> None:
+        super().__init__(
+            handler, handler_cancellation=True, keepalive_timeout=limits.idle, access_log=None, logger=_http_log(),
+            lingering_time=1.0, auto_decompress=False, max_line_size=MAX_LINE, max_field_size=MAX_LINE, max_headers=MAX_FIELDS,
+        )  # fmt: skip
+        self.callers: dict[web.RequestHandler, _Caller] = {}
+        self.refused = 0
+        self.epoch = 0
+        self._limits = limits
+        self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
+        self._addresses: Counter[str] = Counter()
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self._transports[handler] = transport
+        peer = transport.get_extra_info("peername")
+        address = address_name(str(peer[0])) if peer else ""
+        if len(self.callers) >= self._limits.connections or self._addresses[address] >= self._limits.per_address:
+            self.refused += 1
+            if self.refused & (self.refused - 1) == 0:  # the first, second, fourth...: no flood of lines
+                LOG.warning("connections refused so far: %d", self.refused, extra={"fields": {"event": "connections-refused"}})
+            transport.abort()
+            return
+        certificate = transport.get_extra_info("peercert")
+        self._addresses[address] += 1
+        self.callers[handler] = _Caller(address, udn_of(certificate), _end_of(certificate), self.epoch)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._transports.pop(handler, None)
+        caller = self.callers.pop(handler, None)
+        if caller is not None:
+            self._addresses[caller.address] -= 1
+            if not self._addresses[caller.address]:
+                del self._addresses[caller.address]
+
+    async def abort(self) -> None:
+        """End what is still open: a terminal that does not answer the end of TLS would keep its socket for half a minute."""
+        for transport in list(self._transports.values()):
+            transport.abort()
+        for _ in range(_TURNS):
+            if not self._transports:
+                return
+            await asyncio.sleep(0)
+
+
+class InteractionServer:
+    """Listens for terminals of one BSM.
+
+    ``machine``: how to ask it.  ``clock``: 64-bit NTP seconds; ``monotonic``: seconds that never go back.  ``realm``: of Digest.
+    ``observer``: is told of every request.
+    """
+
+    def __init__(
+        self,
+        *,
+        machine: Machine,
+        realm: str,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        limits: Limits | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._machine, self._clock, self._monotonic, self._observer = machine, clock, monotonic, observer
+        self._verifier = Verifier(realm, Nonces(monotonic))
+        self.waiting = Waiting(machine, clock)
+        self.port = 0
+        self._front: _Front | None = None
+        self._socket: socket.socket | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._open: Counter[str] = Counter()
+        self._set(limits or Limits())
+
+    def _set(self, limits: Limits) -> None:
+        self._limits = limits
+        self._terminals = Buckets(limits.rate, limits.burst, self._monotonic)
+        self._ltkms = Buckets(limits.ltkm_rate, limits.ltkm_burst, self._monotonic)
+        self._strangers = Buckets(limits.stranger_rate, limits.stranger_burst, self._monotonic)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self, host: str, port: int, context: ssl.SSLContext) -> None:
+        """Listen; ``port`` 0: any free one (``port`` of the server tells).  ``TransportError`` when the address cannot be had."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, _, _, _, address = found[0]
+            self._socket = socket.create_server(address[:2], family=family, backlog=1024)
+        except OSError as error:
+            raise TransportError(f"{host} port {port}: {error.strerror}") from None
+        self.port = int(self._socket.getsockname()[1])
+        self._front = _Front(self._handle, self._limits)
+        self.waiting.start()
+        await self._listen(context)
+
+    async def _listen(self, context: ssl.SSLContext) -> None:
+        assert self._socket is not None and self._front is not None
+        if context.verify_mode is not ssl.CERT_OPTIONAL:
+            raise ConfigError("the interaction channel's TLS: a certificate of the client is optional")
+        context.sslobject_class = _ReportingTls
+        listener = await asyncio.get_running_loop().create_server(
+            self._front, sock=self._socket.dup(), ssl=context, ssl_handshake_timeout=self._limits.handshake,
+            ssl_shutdown_timeout=1.0, backlog=1024,
+        )  # fmt: skip
+        self._listeners.append(listener)
+
+    async def reload(self, context: ssl.SSLContext, limits: Limits) -> None:
+        """New certificates and limits, without a moment of not listening; connections under the old ones end with their answer."""
+        assert self._front is not None
+        self._set(limits)
+        await self._listen(context)
+        self._listeners.pop(0).close()
+        self._front.epoch += 1
+
+    async def stop(self, grace: float = 2.0) -> None:
+        """Stop listening; who waits is told that there is nothing yet."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        if self._socket is not None:
+            self._socket.close()
+        await self.waiting.stop()
+        if self._front is not None:
+            self._front.pre_shutdown()
+            await self._front.shutdown(grace)
+            await self._front.abort()
+
+    # --- one request --------------------------------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._front is not None
+        caller = self._front.callers.get(request.protocol)
+        started = self._monotonic()
+        target = request.raw_path
+        path = "stkm" if target.startswith(wire.STKM) else _PATHS.get(target, "other")
+        fields: dict[str, str] = {}
+        try:
+            if caller is None:
+                raise _Refusal(503, "unavailable")
+            response = await self._answer(request, caller, path, target, fields)
+        except _Refusal as refusal:
+            response = _problem(refusal.status, refusal.problem, {**fields, **refusal.fields})
+            if request.body_exists:  # what is left of it is not read
+                response.force_close()
+        except (FlowError, TransportError):
+            response = _problem(503, "unavailable", fields)
+        except BcastError as error:
+            LOG.error("%s: %s", path, error)
+            response = _problem(500, "fault", fields)
+        except Exception as error:
+            LOG.exception("%s: the handler failed: %s", path, type(error).__name__)
+            response = _problem(500, "fault", fields)
+        if caller is None or caller.epoch != self._front.epoch or self._clock() - UNIX_EPOCH >= caller.until:
+            response.force_close()
+        await self._send(request, response)
+        seconds = self._monotonic() - started
+        fields_ = {"event": "interaction", "path": path, "status": response.status, "seconds": round(seconds, 6)}
+        LOG.debug("%s: %d", path, response.status, extra={"fields": fields_})
+        if self._observer is not None:
+            self._observer(path, response.status, seconds)
+        return response
+
+    async def _send(self, request: web.BaseRequest, response: web.Response) -> None:
+        try:
+            async with asyncio.timeout(self._limits.send):
+                await response.prepare(request)
+                await response.write_eof()
+        except (TimeoutError, ConnectionError):
+            if request.transport is not None:
+                request.transport.abort()
+
+    async def _answer(
+        self, request: web.BaseRequest, caller: _Caller, path: str, target: str, fields: dict[str, str]
+    ) -> web.Response:
+        """``fields``: what every answer to this request is to carry."""
+        stranger = f"udn {caller.udn}" if caller.udn else caller.address
+        pause = self._strangers.take(stranger)
+        if pause:
+            raise _limited(pause)
+        wanted = "POST" if path == "verification" else "GET"
+        if path == "other":
+            raise _Refusal(404, "not-known")
+        if request.method != wanted:
+            raise _Refusal(405, "method", Allow=wanted)
+        if (request.content_length or 0) > self._limits.octets:
+            raise _Refusal(413, "too-large")
+        who = await self._who(request, caller, target)
+        self._strangers.give_back(stranger)
+        if who.proof:
+            fields["Authentication-Info"] = who.proof
+        pause = self._terminals.take(who.subscriber)
+        if pause:
+            raise _limited(pause)
+        if wanted == "GET" and request.body_exists:
+            raise _Refusal(413, "too-large")
+        match path:
+            case "stkm":
+                return await self._stkm(who, target, fields)
+            case "ltkm":
+                return await self._ltkms_of(who, fields)
+            case "registration":
+                found = await self._machine.ask_machine(lambda machine, _: machine.registration(who.subscriber))
+                return _messages(() if found is None else (found,), wire.REGISTRATION_TYPE, fields)
+            case _:
+                return await self._verification(who, request, fields)
+
+    # --- who asks -----------------------------------------------------------------------------------------------------
+
+    async def _who(self, request: web.BaseRequest, caller: _Caller, target: str) -> _Who:
+        header = request.headers.getall("Authorization", [])
+        if not header and caller.udn is not None:
+            return await self._device(caller)
+        if len(header) != 1:
+            raise self._unauthorised(400 if header else 401)
+        try:
+            said = self._verifier.read(header[0], target)
+            found = await self._machine.ask_machine(lambda machine, _: machine.known_as(said.username))
+            password = None if found is None or found.srk is None else password_of(found.srk)
+            proof = self._verifier.accept(said, request.method, password)
+        except BadDigest:
+            raise self._unauthorised(400) from None
+        except NotProven as error:
+            raise self._unauthorised(401, stale=error.stale) from None
+        assert found is not None, "nobody knows the password of who is not known"
+        return _Who(found.id, "smartcard", proof)
+
+    async def _device(self, caller: _Caller) -> _Who:
+        udn = caller.udn or ""
+        if self._clock() - UNIX_EPOCH >= caller.until:  # it has expired while the connection was open
+            raise self._unauthorised(401)
+        found = await self._machine.ask_machine(lambda machine, _: machine.device(udn)) if udn else None
+        if found is None:
+            raise _Refusal(403, "unknown-terminal")
+        return _Who(found.id, "drm")
+
+    def _unauthorised(self, status: int, *, stale: bool = False) -> _Refusal:
+        challenge = self._verifier.challenge(stale=stale)
+        return _Refusal(401, "unauthorised", **{"WWW-Authenticate": challenge}) if status == 401 else _Refusal(400, "malformed")
+
+    # --- what they ask for ----------------------------------------------------------------------------------------------
+
+    async def _stkm(self, who: _Who, target: str, fields: dict[str, str]) -> web.Response:
+        try:
+            service, stream, profile, after, wait = wire.read_stkm_target(target)
+        except BadRequest as error:
+            raise _Refusal(error.status, "not-known" if error.status == 404 else "malformed") from None
+        if profile != who.profile:
+            raise _Refusal(403, "forbidden")
+        if self._open[who.subscriber] >= self._limits.waiting:
+            raise _limited(1.0)
+        self._open[who.subscriber] += 1
+        try:
+            found = await self.waiting.stkm((service, stream, profile), who.subscriber, after, wait)
+        except PeerFlowError as error:
+            known = error.status == Status.NOT_PERMITTED
+            raise _Refusal(403 if known else 404, "forbidden" if known else "not-known") from None
+        finally:
+            self._open[who.subscriber] -= 1
+            if not self._open[who.subscriber]:
+                del self._open[who.subscriber]
+        if found is None:
+            return web.Response(status=204, headers=_FIELDS | fields)
+        headers = _FIELDS | {
+            "Content-Type": wire.STKM_TYPE, "Cache-Control": "private", "Expires": http_date(found.period_end),
+            wire.PERIOD: wire.period_field(found.period_start, found.period_end),
+        } | fields  # fmt: skip
+        return web.Response(body=found.content, headers=headers)
+
+    async def _ltkms_of(self, who: _Who, fields: dict[str, str]) -> web.Response:
+        pause = self._ltkms.take(who.subscriber)
+        if pause:
+            raise _limited(pause)
+        made: list[bytes] = []
+
+        def fetch(machine: BSM, now: float) -> list[Output]:
+            found, outputs = machine.fetch_ltkms(who.subscriber, now)
+            made.extend(found)
+            return outputs
+
+        await self._machine.command(fetch)  # returns when the COUNTERs they use are stored (R2)
+        return _messages(made, wire.LTKM_TYPE, fields)
+
+    async def _verification(self, who: _Who, request: web.BaseRequest, fields: dict[str, str]) -> web.Response:
+        if request.content_type != wire.LTKM_TYPE or request.headers.get("Content-Encoding"):
+            raise _Refusal(415, "media-type")
+        data = await self._body(request)
+
+        def verify(machine: BSM, now: float) -> list[Output]:
+            return machine.verify(data, now, who.subscriber)[1]
+
+        try:
+            await self._verify(verify)
+        except (CryptoError, WireError):
+            raise _Refusal(409, "not-awaited") from None
+        return web.Response(status=204, headers=_FIELDS | fields)
+
+    async def _verify(self, verify: Callable[[BSM, float], list[Output]]) -> None:
+        """The machine takes errors of ours and of configuration as refusals; these are the card's."""
+        wrong: list[CryptoError | WireError] = []
+
+        def checked(machine: BSM, now: float) -> list[Output]:
+            try:
+                return verify(machine, now)
+            except (CryptoError, WireError) as error:
+                wrong.append(error)
+                return machine.tick(now)  # what was done before it was refused
+
+        await self._machine.command(checked)
+        if wrong:
+            raise wrong[0]
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # an interim answer does not count as one
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.body):
+                async for part in request.content.iter_any():
+                    body += part
+                    if len(body) > self._limits.octets:
+                        raise _Refusal(413, "too-large")
+        except TimeoutError:
+            raise _Refusal(408, "too-slow") from None
+        except (web.RequestPayloadError, ConnectionError):
+            raise _Refusal(400, "malformed") from None
+        return bytes(body)
+
+
+# --- answers --------------------------------------------------------------------------------------------------------------
+
+
+def _messages(items: tuple[bytes, ...] | list[bytes], media_type: str, fields: dict[str, str]) -> web.Response:
+    if not items:
+        return web.Response(status=204, headers=_FIELDS | fields)
+    content_type, body = wire.pack(items, media_type)
+    return web.Response(body=body, headers=_FIELDS | {"Content-Type": content_type} | fields)
+
+
+def _problem(status: int, name: str, fields: dict[str, str]) -> web.Response:
+    kind = wire.PROBLEM + name
+    body = json.dumps({"type": kind, "title": wire.PROBLEMS[kind], "status": status}).encode()
+    return web.Response(status=status, body=body, headers=_FIELDS | {"Content-Type": wire.PROBLEM_TYPE} | fields)
+
+
+def _limited(pause: float) -> _Refusal:
+    return _Refusal(429, "limited", **{"Retry-After": str(max(1, math.ceil(pause)))})
+
+
+def http_date(ntp: int) -> str:
+    """NTP seconds as a date of HTTP; the last second that has one for later ones."""
+    return formatdate(min(max(ntp - UNIX_EPOCH, 0), 253_402_300_799), usegmt=True)
+
+
+# --- certificates ---------------------------------------------------------------------------------------------------------
+
+
+def udn_of(certificate: Mapping[str, Any] | None) -> str | None:
+    """The UDN that a verified certificate names (``getpeercert()``); empty when it names none or several, ``None`` without one."""
+    if not certificate:
+        return None
+    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI" and value.startswith(UDN_URI)]
+    if not certificate.get("subjectAltName"):
+        names = [UDN_URI + value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"]
+    return names[0].removeprefix(UDN_URI) if len(names) == 1 else ""
+
+
+def _end_of(certificate: Mapping[str, Any] | None) -> float:
+    return float(ssl.cert_time_to_seconds(certificate["notAfter"])) if certificate else math.inf
+
+
+class _ReportingTls(ssl.SSLObject):
+    """Says why a handshake failed; asyncio keeps it to itself."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            why = getattr(error, "verify_message", None) or error.reason or type(error).__name__
+            LOG.info("a terminal's TLS handshake refused: %s", why, extra={"fields": {"event": "terminal-tls", "reason": why}})
+            raise
+
+
+def _http_log() -> logging.Logger:
+    """aiohttp's reports of broken HTTP, without what was sent, and below what an operator reads: anyone can cause them."""
+
+    def strip(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        record.msg, record.args = f"HTTP that cannot be read: {type(error).__name__}" if error else "HTTP", ()
+        record.exc_info = record.exc_text = None
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return True
+
+    log = logging.getLogger("pybcast.interaction.http")
+    if not log.filters:
+        log.addFilter(strip)
+    return log
