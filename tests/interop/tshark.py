@@ -24,13 +24,15 @@ PATIENCE: Final = 120  # seconds after which a tshark that hangs is killed; it n
 
 @dataclass(frozen=True)
 class Node:
-    """One field as tshark shows it: where it lies in the packet, its bytes in hexadecimal (bit fields: the number), its parts."""
+    """One field as tshark shows it: where it lies in the packet, its bytes in hexadecimal (bit fields: the number), its
+    line on the screen, its parts."""
 
     name: str
     show: str
     offset: int
     size: int
     value: str
+    text: str
     parts: tuple[Node, ...]
 
     def walk(self) -> Iterator[Node]:
@@ -97,5 +99,6 @@ def _node(element: ET.Element) -> Node:
         offset=int(element.get("pos", "0")),
         size=int(element.get("size", "0")),
         value=element.get("value", ""),
+        text=element.get("showname", ""),
         parts=tuple(_node(child) for child in element if child.tag in ("field", "proto")),
     )
