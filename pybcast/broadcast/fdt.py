@@ -19,7 +19,8 @@ from pybcast.errors import BadLength, BadValue, Unsupported
 
 MAX_FDT: Final = 65_536  # octets of XML: some 250 objects - confidence: own
 MAX_FILES: Final = 512
-_NAMESPACE: Final = ("urn:IETF:metadata:2005:FLUTE:FDT", "urn:ietf:params:xml:ns:fdt")
+_NAMESPACE: Final = ("urn:IETF:metadata:2005:FLUTE:FDT", "urn:ietf:params:xml:ns:fdt", "urn:3GPP:metadata:2022:FLUTE:FDT")
+"""RFC 6726's, that of its IANA entry, and the profile of 3GPP TS 26.346 annex L.6, which we send."""
 _ENCODINGS: Final = {0: 0, 1: zlib.MAX_WBITS, 2: -zlib.MAX_WBITS, 3: zlib.MAX_WBITS | 16}
 """EXT_CENC: none, zlib, deflate, gzip."""
 

@@ -32,3 +32,17 @@ def stkm(config: ConfigArgument, realtime: RealtimeOption = 10) -> None:
         from pybcast.servers.config import load
 
         raise typer.Exit(sending.serve_stkms(load(config), realtime))
+
+
+@air.command("carousel")
+def carousel(config: ConfigArgument) -> None:
+    """Turn the LTKMs and registration objects of a BSD/A until SIGTERM: the carousel that its configuration names ([air] carousel).
+
+    SIGHUP reads the services' cycles again. Exit status: 0 stopped; 2 the configuration, a socket or an interface cannot be used;
+    70 it failed.
+    """
+    with serving(as_json=False):
+        from pybcast.servers import turning
+        from pybcast.servers.config import load
+
+        raise typer.Exit(turning.serve_carousel(load(config)))

@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The FLUTE carousel without a network: what flute-alc encodes is put together, late, after losses, and among what is hostile."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+from flute import sender as flute_sender
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pybcast.broadcast import alc, bundle, fdt, objects
+from pybcast.broadcast.objects import Objects, location
+from pybcast.broadcast.receiver import MAX_SOURCES, Sessions
+from pybcast.broadcast.segments import EVERY, Encoder
+from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
+from pybcast.testing import mutate
+from pybcast.testing.impair import Impairment
+
+TSI: Final = 7
+NOW: Final = 1_900_000_000.0
+FDT_TIME: Final = NOW + objects.NTP_UNIX
+
+
+def messages(count: int, seed: int = 1, size: int = 230) -> list[bytes]:
+    rng = random.Random(seed)
+    return [rng.randbytes(rng.randrange(size // 2, size)) for _ in range(count)]
+
+
+def turn(encoder: Encoder, named: dict[str, Sequence[bytes]], version: int = 1) -> list[bytes]:
+    """The datagrams of one turn."""
+    return [d for name, content in named.items() for d in encoder.encode(name, version, content)]
+
+
+def heard(receiver: Objects | Sessions, datagrams: Iterable[bytes], now: float = 0.0) -> list[bytes]:
+    now = now or time.time()
+    if isinstance(receiver, Sessions):
+        return [m for d in datagrams for m in receiver.push(d, ("127.0.0.1", 1), now)]
+    return [m for d in datagrams for m in receiver.push(d, now)]
+
+
+@pytest.fixture(scope="module")
+def content() -> dict[str, Sequence[bytes]]:
+    return {"urn:a": messages(1_500, 1), "urn:b": messages(1, 2), "urn:c": messages(40, 3), "urn:d": messages(3, 4, 20_000)}
+
+
+@pytest.fixture(scope="module")
+def whole(content: dict[str, Sequence[bytes]]) -> list[bytes]:
+    return turn(Encoder(TSI), content)
+
+
+# --- repair -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 24, 64])
+def test_repair_agrees_with_the_encoder(count: int) -> None:
+    rng = random.Random(count)
+    size = 16
+    oti = flute_sender.Oti.new_reed_solomon_rs28(size, 64, 64)
+    oti.parity_symbols_percentage = 100.0
+    oti.inband_fti = False
+    config = flute_sender.Config()
+    sender = flute_sender.Sender(1, oti, config)
+    data = rng.randbytes(size * count - rng.randrange(size))
+    sender.add_object_from_buffer(data, "x/y", "x-bcast:/a/0/1", None)
+    sender.publish()
+    symbols = {}
+    while (packet := sender.read()) is not None:
+        read = alc.parse(bytes(packet))
+        if read.toi:
+            symbols[read.esi] = read.payload.ljust(size, b"\0")
+    assert len(symbols) >= 2 * count or count == 1
+    for _ in range(20):
+        kept = dict(rng.sample(sorted(symbols.items()), count))
+        lost = [esi for esi in range(count) if esi not in kept]
+        mended = kept | alc.repaired(kept, lost, size)
+        assert b"".join(mended[esi] for esi in range(count))[: len(data)] == data
+
+
+@given(st.integers(0, 100_000), st.integers(1, 1_500), st.integers(1, 64))
+def test_blocks_cover_an_object(length: int, symbol: int, block: int) -> None:
+    cut = alc.blocks(length, symbol, block)
+    assert sum(cut) == -(-length // symbol)
+    assert all(0 < size <= block for size in cut)
+    assert not cut or max(cut) - min(cut) <= 1
+
+
+# --- packets and descriptions -------------------------------------------------------------------------------------------------
+
+
+def test_our_datagrams_fit_and_say_what_they_carry(whole: list[bytes]) -> None:
+    assert max(map(len, whole)) <= 1_452, "below 1,500 with the headers of IPv6"
+    packets = [alc.parse(d) for d in whole]
+    assert all(p.checked and p.tsi == TSI for p in packets)
+    described = [i for i, p in enumerate(packets) if p.toi == 0]
+    assert described[0] == 0 and described[-1] == len(packets) - 1
+    assert max(b - a for a, b in itertools.pairwise(described)) <= EVERY + 1, "it is never long until the next"
+
+
+def described(datagrams: Iterable[bytes]) -> list[fdt.Fdt]:
+    found = []
+    for datagram in datagrams:
+        packet = alc.parse(datagram)
+        if packet.toi == 0 and packet.esi == 0 and packet.fti is not None:
+            found.append(fdt.parse(fdt.plain(packet.payload[: packet.fti.length], packet.encoding)))
+    return found
+
+
+def test_descriptions_name_object_and_version(whole: list[bytes]) -> None:
+    files = {file.location: file for read in described(whole) for file in read.files}
+    assert location("urn:b", 0, 1) in files
+    assert {file.content_type for file in files.values()} == {bundle.CONTENT_TYPE}
+    assert len({file.toi for file in files.values()}) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "field"),
+    [
+        (b"", Truncated, "LCT"),
+        (bytes(alc.MAX_DATAGRAM + 1), BadLength, ""),
+        (b"\x20\x10\x03\x00" + bytes(12), Unsupported, "V"),
+        (b"\x10\x10\x09\x00" + bytes(12), Truncated, "HDR_LEN"),
+        (b"\x10\x10\x01\x00" + bytes(12), BadLength, "HDR_LEN"),
+        (b"\x10\x80\x03\x00" + bytes(12), Unsupported, "TOI"),
+        (b"\x10\x10\x04\x00" + bytes(8) + b"\x40\x00\x00\x00" + bytes(4), BadLength, "HEL"),
+        (b"\x10\x10\x04\x00" + bytes(8) + b"\x40\x02\x00\x00" + bytes(4), BadLength, "HEL"),
+        (b"\x10\x10\x04\x00" + bytes(8) + b"\x40\x01\x00\x00" + bytes(4), Unsupported, "EXT_FTI"),
+        (b"\x10\x10\x03\x81" + bytes(12), Unsupported, "CP"),
+        (b"\x10\x10\x03\x00" + bytes(8) + bytes(3), Truncated, "FEC payload id"),
+    ],
+)  # fmt: skip
+def test_packets_that_are_none(data: bytes, kind: type[WireError], field: str) -> None:
+    with pytest.raises(WireError) as caught:
+        alc.parse(data)
+    assert (type(caught.value), caught.value.field) == (kind, field)
+
+
+XML: Final = (
+    '<FDT-Instance xmlns="urn:IETF:metadata:2005:FLUTE:FDT" Expires="4100000000" FEC-OTI-FEC-Encoding-ID="0"'
+    ' FEC-OTI-Maximum-Source-Block-Length="64" FEC-OTI-Encoding-Symbol-Length="100">'
+    '<File Content-Location="x-bcast:/a/0/1" TOI="5" Transfer-Length="300" Content-MD5="AAAAAAAAAAAAAAAAAAAAAA=="/></FDT-Instance>'
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("<FDT-Instance", "<!DOCTYPE x [<!ENTITY e 'e'>]><FDT-Instance", "FDT-Instance"),
+        ("FLUTE:FDT", "FLUTE:OTHER", "FDT-Instance"),
+        ("</FDT-Instance>", "", "FDT-Instance"),
+        ('Expires="4100000000"', "", "FDT-Instance.Expires"),
+        ('TOI="5"', 'TOI="0"', "File[0].TOI"),
+        ('TOI="5"', 'TOI="-5"', "File[0].TOI"),
+        ('Transfer-Length="300"', "", "File[0].Content-Length"),
+        ("AAAAAAAAAAAAAAAAAAAAAA==", "AAAA", "File[0].Content-MD5"),
+        ('Encoding-ID="0"', 'Encoding-ID="6"', "File[0].FEC-OTI-FEC-Encoding-ID"),
+        ("x-bcast:/a/0/1", "", "File[0].Content-Location"),
+        ("x-bcast:/a/0/1", "x" * 1_025, "File[0].Content-Location"),
+        ('TOI="5"', 'TOI="5" Content-Encoding="gzip"', "File[0].Content-Encoding"),
+        ("<File", '<File Content-Location="x" TOI="6" Transfer-Length="1"/>' * fdt.MAX_FILES + "<File", "File[512]"),
+    ],
+)
+def test_descriptions_that_are_none(old: str, new: str, field: str) -> None:
+    assert fdt.parse(XML.encode()).files[0].toi == 5
+    with pytest.raises(WireError) as caught:
+        fdt.parse(XML.replace(old, new, 1).encode())
+    assert caught.value.field == field
+    assert caught.value.offset is not None
+
+
+def test_a_description_that_is_a_bomb() -> None:
+    assert len(fdt.plain(gzip.compress(bytes(10 << 20)), 3)) == fdt.MAX_FDT + 1
+    with pytest.raises(BadLength):
+        fdt.parse(bytes(fdt.MAX_FDT + 1))
+    with pytest.raises(BadValue):
+        fdt.plain(b"no gzip", 3)
+    with pytest.raises(Unsupported):
+        fdt.plain(b"", 4)
+
+
+def test_mutated_octets(whole: list[bytes]) -> None:
+    rng = random.Random("alc")
+    for _ in range(5_000):
+        data = mutate(rng.choice(whole), rng)
+        try:
+            alc.parse(data)
+        except WireError as error:
+            assert error.offset is not None
+        try:
+            fdt.parse(mutate(XML.encode(), rng))
+        except WireError as error:
+            assert error.offset is not None
+
+
+# --- a turn -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.37, 0.5, 0.93, 0.999])
+def test_tuned_in_late_one_turn_is_enough(share: float, content: dict[str, Sequence[bytes]], whole: list[bytes]) -> None:
+    at = int(share * len(whole))
+    receiver = Objects(TSI)
+    got = heard(receiver, [*whole[at:], *whole[:at]])
+    assert sorted(got) == sorted(m for each in content.values() for m in each)
+    assert (heard(receiver, whole), receiver.held) == ([], 0), "each version once"
+
+
+@pytest.mark.parametrize("name", ["urn:a", "urn:c"])
+def test_messages_of_an_object_keep_their_order(name: str, content: dict[str, Sequence[bytes]]) -> None:
+    got = heard(Objects(TSI), Encoder(TSI).encode(name, 1, content[name]))
+    places = {m: i for i, m in enumerate(content[name])}
+    of_bundles = [[places[m] for m in bundle.decode(data)] for data in bundle.bundles(content[name])]
+    assert sorted(places[m] for m in got) == list(range(len(places)))
+    for one in of_bundles:
+        at = got.index(content[name][one[0]])
+        assert [places[m] for m in got[at : at + len(one)]] == one == sorted(one), "R7: rising in a bundle"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_three_turns_are_enough_at_a_tenth_lost(seed: int, content: dict[str, Sequence[bytes]], whole: list[bytes]) -> None:
+    network = Impairment(random.Random(seed), lost=0.1)
+    receiver, got = Objects(TSI), []
+    for _ in range(3):
+        got += heard(receiver, (made for d in whole for made in network.carry(d)))
+    assert sorted(got) == sorted(m for each in content.values() for m in each)
+    assert network.counts["lost"] > 0.05 * network.counts["sent"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_tenth_of_everything(seed: int, content: dict[str, Sequence[bytes]], whole: list[bytes]) -> None:
+    network = Impairment(random.Random(seed), lost=0.1, doubled=0.1, reordered=0.1, corrupted=0.1, foreign=0.1)
+    receiver, got = Objects(TSI), []
+    for _ in range(3):
+        got += heard(receiver, (made for d in whole for made in network.carry(d)))
+    assert sorted(got) == sorted(m for each in content.values() for m in each), "all, each once, and nothing else"
+    assert receiver.counts["corrupted"] > 0 and receiver.counts["foreign"] > 0
+
+
+# --- versions -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_brings_the_change_only(content: dict[str, Sequence[bytes]]) -> None:
+    encoder, receiver = Encoder(TSI), Objects(TSI)
+    heard(receiver, turn(encoder, content))
+    fresh = messages(50, 99)
+    assert heard(receiver, encoder.encode("urn:c", 2, fresh)) == fresh
+
+
+def test_an_old_version_replayed_is_nothing_new() -> None:
+    now = time.time()
+    encoder, receiver = Encoder(TSI), Objects(TSI)
+    old, new = encoder.encode("urn:a", 1, [b"old"]), encoder.encode("urn:a", 2, [b"new"])
+    assert heard(receiver, new, now) == [b"new"]
+    assert heard(receiver, old, now + 1) == []
+    assert receiver.counts["old versions"] > 0
+    assert heard(receiver, [*new, *old], now + objects.STALE) == [], "as long as the newer one is announced"
+    assert heard(receiver, old, now + 2 * objects.STALE + 1) == [b"old"], "and not for ever: a clock may have been wrong"
+
+
+def test_the_same_content_after_a_restart_is_nothing_new(content: dict[str, Sequence[bytes]]) -> None:
+    receiver = Objects(TSI)
+    heard(receiver, turn(Encoder(TSI, 1), content, version=1))
+    changed = dict(content) | {"urn:b": [b"changed"]}
+    assert heard(receiver, turn(Encoder(TSI, 500), changed, version=2)) == [b"changed"], "though the TOIs begin anew"
+
+
+def test_a_description_that_is_over() -> None:
+    receiver = Objects(TSI)
+    datagrams = Encoder(TSI).encode("urn:a", 1, [b"x"])
+    assert heard(receiver, datagrams, time.time() + 3 * 86_400) == []
+    assert receiver.counts["old descriptions"] > 0
+
+
+def test_symbols_before_their_description() -> None:
+    datagrams = Encoder(TSI).encode("urn:a", 1, [bytes(1_000)] * 20)
+    symbols = [d for d in datagrams if alc.parse(d).toi]
+    receiver = Objects(TSI)
+    assert heard(receiver, symbols) == []
+    assert heard(receiver, [d for d in datagrams if not alc.parse(d).toi][:1]) == [bytes(1_000)] * 20
+
+
+def test_a_single_ltkm_of_another_sender() -> None:
+    """Not of ours: no-code, no checksum, a description in several packets, an object that is a message itself."""
+    config = flute_sender.Config()
+    config.fdt_cenc = 0
+    sender = flute_sender.Sender(TSI, flute_sender.Oti.new_no_code(200, 8), config)
+    sender.add_object_from_buffer(b"m" * 5_000, objects.LTKM_TYPE, "http://other.example/ltkm", None)
+    sender.publish()
+    datagrams = []
+    while (packet := sender.read()) is not None:
+        datagrams.append(bytes(packet))
+    assert sum(not alc.parse(d).toi for d in datagrams) > 1
+    assert heard(Objects(TSI), datagrams) == [b"m" * 5_000]
+    assert heard(Objects(TSI, require_check=True), datagrams) == []
+    assert heard(Objects(TSI + 1), datagrams) == []
+
+
+# --- hostile ------------------------------------------------------------------------------------------------------------------
+
+
+def packet(toi: int, payload: bytes, *, sbn: int = 0, esi: int = 0, extensions: bytes = b"") -> bytes:
+    """One of compact no-code; with the checksum: whoever wants can compute it."""
+    head = bytes((0x10, 0xA0, 4 + len(extensions) // 4, 0)) + bytes(4) + TSI.to_bytes(4) + toi.to_bytes(4)
+    return alc.with_check(head + extensions + sbn.to_bytes(2) + esi.to_bytes(2) + payload)
+
+
+def description(xml: str, fdt_id: int = 1) -> bytes:
+    data = gzip.compress(xml.encode())
+    assert len(data) < 1_900
+    fti = bytes((64, 4)) + len(data).to_bytes(6) + bytes(2) + (2_000).to_bytes(2) + (64).to_bytes(4)
+    extensions = (192 << 24 | 2 << 20 | fdt_id).to_bytes(4) + bytes((193, 3, 0, 0)) + fti
+    return packet(0, data, extensions=extensions)
+
+
+def one_file(toi: int, length: int, symbol: int = 100, block: int = 64, where: str = "") -> str:
+    return (
+        XML.replace('TOI="5"', f'TOI="{toi}"').replace('Transfer-Length="300"', f'Transfer-Length="{length}"')
+        .replace('Symbol-Length="100"', f'Symbol-Length="{symbol}"').replace('Block-Length="64"', f'Block-Length="{block}"')
+        .replace("x-bcast:/a/0/1", where or f"x-bcast:/{toi}/0/1").replace(' Content-MD5="AAAAAAAAAAAAAAAAAAAAAA=="', "")
+    )  # fmt: skip
+
+
+def test_the_makers_of_hostile_packets_make_packets() -> None:
+    content = bundle.encode([b"hello"])
+    receiver = Objects(TSI)
+    assert heard(receiver, [description(one_file(9, len(content))), packet(9, content)]) == [b"hello"]
+
+
+@pytest.mark.parametrize(
+    ("length", "symbol", "block"),
+    [(objects.MAX_OBJECT + 1, 1_000, 64), (2**48 - 1, 1, 1), (90_000, 1, 1), (100, 0, 64), (100, 100, 0), (0, 100, 64)],
+)
+def test_objects_that_are_too_large_or_cut_to_nothing(length: int, symbol: int, block: int) -> None:
+    receiver = Objects(TSI)
+    assert heard(receiver, [description(one_file(9, length, symbol, block)), *(packet(9, b"x", esi=i) for i in range(50))]) == []
+    assert receiver.counts["oversize objects"] == 1
+    assert receiver.held == 0
+
+
+def test_memory_is_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "MAX_HELD", 200_000)
+    monkeypatch.setattr(objects, "MAX_ANNOUNCED", 300)
+    receiver = Objects(TSI)
+    most = 0
+    for toi in range(1, 1_000):
+        pieces = [description(one_file(toi, 90_000, 1_000, 1), toi), *(packet(toi, bytes(1_000), sbn=i) for i in range(5))]
+        pieces += [packet(10_000 + toi, bytes(1_000), sbn=i) for i in range(3)]
+        assert heard(receiver, pieces) == []
+        most = max(most, receiver.held)
+    assert 100_000 < most <= 200_000
+    assert receiver.counts["evicted objects"] > 0
+    assert max(len(receiver._files), len(receiver._newest), len(receiver._known)) <= 300
+    assert len(receiver._waiting) <= objects.MAX_WAITING
+
+
+def test_half_descriptions_are_not_kept_for_ever() -> None:
+    receiver = Objects(TSI)
+    for fdt_id in range(100):
+        fti = bytes((64, 4)) + (3_000).to_bytes(6) + bytes(2) + (1_000).to_bytes(2) + (64).to_bytes(4)
+        heard(receiver, [packet(0, bytes(1_000), extensions=(192 << 24 | 2 << 20 | fdt_id).to_bytes(4) + fti)])
+    assert len(receiver._descriptions) == objects.MAX_DESCRIPTIONS
+
+
+def test_a_broken_object_is_collected_anew() -> None:
+    datagrams = Encoder(TSI).encode("urn:a", 1, [b"a" * 3_000])
+    symbol = next(d for d in datagrams if alc.parse(d).toi)
+    plain = bytearray(symbol)
+    plain[-1] ^= 1
+    end = 4 * plain[2]
+    del plain[end - 8 : end]  # and its own checksum, so that it is believed
+    plain[2] -= 2
+    forged = alc.with_check(bytes(plain))
+    receiver = Objects(TSI)
+    assert heard(receiver, [datagrams[0], forged, *datagrams[1:]]) == []
+    assert (receiver.counts["broken objects"], receiver.held > 0) == (1, True), "some repair symbols are left over"
+    assert heard(receiver, datagrams) == [b"a" * 3_000]
+
+
+def test_senders_do_not_disturb_each_other() -> None:
+    one, two = Encoder(TSI, 1).encode("urn:a", 1, [b"1"] * 9), Encoder(TSI, 1).encode("urn:b", 1, [b"2"] * 9)
+    assert alc.parse(one[1]).toi == alc.parse(two[1]).toi
+    sessions, got = Sessions(TSI), []
+    for i in range(len(one)):
+        for port, datagrams in ((1, one), (2, two)):
+            got += sessions.push(datagrams[i], ("192.0.2.1", port), time.time())
+    assert sorted(got) == [b"1"] * 9 + [b"2"] * 9
+    for port in range(100, 200):
+        assert sessions.push(b"nothing of ours", ("192.0.2.1", port), time.time()) == []
+    assert len(sessions._of) == MAX_SOURCES
+    again = [m for d in one for m in sessions.push(d, ("192.0.2.1", 1), time.time())]
+    assert again == [], "who gave something is remembered"
+    assert sessions.counts["foreign"] == 100
+    sessions.forget()
+    assert [m for d in one for m in sessions.push(d, ("192.0.2.1", 1), time.time())] == [b"1"] * 9
+
+
+# --- the other implementation -------------------------------------------------------------------------------------------------
+
+NATIVE: Final = """
+import sys
+from flute import receiver
+config = receiver.Config()
+made = receiver.Receiver(receiver.UDPEndpoint("239.0.0.1", 1), 7, receiver.ObjectWriterBuilder(sys.argv[1]), config)
+for line in sys.stdin:
+    made.push(bytes.fromhex(line))
+"""
+
+
+def test_flute_alc_receives_what_we_send(tmp_path: Path, content: dict[str, Sequence[bytes]], whole: list[bytes]) -> None:
+    rng = random.Random(3)
+    kept = [d for d in whole if not alc.parse(d).toi or rng.random() > 0.05]  # it wants descriptions before the symbols
+    program = [sys.executable, "-c", NATIVE, str(tmp_path)]
+    lines = "".join(d.hex() + "\n" for d in kept)
+    done = subprocess.run(program, input=lines, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = [bundle.decode(path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(m for each in found for m in each) == sorted(m for each in content.values() for m in each)
