@@ -70,10 +70,31 @@ class _Refusal(Exception):
         super().__init__(problem)
 
 
+class _Handler(web.RequestHandler):
+    """One connection.  What cannot be read as HTTP is refused as everything else is; aiohttp would repeat some of it."""
+
+    unreadable: Callable[[int], None]
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("part of an answer has left already")
+        response = _problem(500, "fault", {}) if status >= 500 else _problem(400, "malformed", {})
+        response.force_close()
+        self.unreadable(response.status)
+        return response
+
+
 class _Front(web.Server):
     """The connections: whose each is, and not too many of them."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: Limits) -> None:
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        limits: Limits,
+        unreadable: Callable[[int], None],
+    ) -> None:
         super().__init__(
             handler, handler_cancellation=True, keepalive_timeout=limits.idle, access_log=None, logger=_http_log(),
             lingering_time=1.0, auto_decompress=False, max_line_size=MAX_LINE, max_field_size=MAX_LINE, max_headers=MAX_FIELDS,
@@ -81,9 +102,15 @@ class _Front(web.Server):
         self.callers: dict[web.RequestHandler, _Caller] = {}
         self.refused = 0
         self.epoch = 0
+        self._unreadable = unreadable
         self._limits = limits
         self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
         self._addresses: Counter[str] = Counter()
+
+    def __call__(self) -> web.RequestHandler:
+        handler = _Handler(self, loop=self._loop, **self._kwargs)
+        handler.unreadable = self._unreadable
+        return handler
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
@@ -163,7 +190,7 @@ class InteractionServer:
         except OSError as error:
             raise TransportError(f"{host} port {port}: {error.strerror}") from None
         self.port = int(self._socket.getsockname()[1])
-        self._front = _Front(self._handle, self._limits)
+        self._front = _Front(self._handle, self._limits, lambda status: self._observe("other", status, 0.0))
         self.waiting.start()
         await self._listen(context)
 
@@ -227,12 +254,14 @@ class InteractionServer:
         if caller is None or caller.epoch != self._front.epoch or self._clock() - UNIX_EPOCH >= caller.until:
             response.force_close()
         await self._send(request, response)
-        seconds = self._monotonic() - started
-        fields_ = {"event": "interaction", "path": path, "status": response.status, "seconds": round(seconds, 6)}
-        LOG.debug("%s: %d", path, response.status, extra={"fields": fields_})
-        if self._observer is not None:
-            self._observer(path, response.status, seconds)
+        self._observe(path, response.status, self._monotonic() - started)
         return response
+
+    def _observe(self, path: str, status: int, seconds: float) -> None:
+        fields = {"event": "interaction", "path": path, "status": status, "seconds": round(seconds, 6)}
+        LOG.debug("%s: %d", path, status, extra={"fields": fields})
+        if self._observer is not None:
+            self._observer(path, status, seconds)
 
     async def _send(self, request: web.BaseRequest, response: web.Response) -> None:
         try:

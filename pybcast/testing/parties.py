@@ -65,7 +65,7 @@ def make_device(rng: random.Random, name: str, group: Group, position: int, now:
     issuer, root = rights_issuer()
     udn, key = f"{position:020d}", rsa_key(position % 4)
     subscriber = Subscriber(
-        id=name, group=group.address, position=position, udk=UDK(rng.randbytes(16)), riak=RIAK(rng.randbytes(16))
+        id=name, group=group.address, position=position, udk=UDK(rng.randbytes(16)), riak=RIAK(rng.randbytes(16)), udn=udn
     )
     message = device_registration(issuer, udn=udn, device_key=key.public_key(), group=group, subscriber=subscriber, now=now)
     return DrmParty(Device(udn=udn, key=key, anchors=[root]), subscriber, message)
