@@ -114,12 +114,19 @@ def free_ports(count: int) -> list[int]:
 class Process:
     """A running server: its log (standard error) and, of a BSD/A, its events (standard output), as they come.
 
-    Each has, as ``at``, the Unix time at which it came.
+    Each has, as ``at``, the Unix time at which it came.  ``command``: another than ``ROLE serve``, for the same configuration.
     """
 
-    def __init__(self, role: str, folder: Path, name: str = "", serve: Sequence[str] = ("-m", "pybcast.cli")) -> None:
+    def __init__(
+        self,
+        role: str,
+        folder: Path,
+        name: str = "",
+        serve: Sequence[str] = ("-m", "pybcast.cli"),
+        command: Sequence[str] = (),
+    ) -> None:
         self.role, self.name, self.folder = role, name or role, folder
-        self.argv = [sys.executable, *serve, role, "serve", f"{self.name}.toml"]
+        self.argv = [sys.executable, *serve, *(command or (role, "serve")), f"{self.name}.toml"]
         self.raw: list[bytes] = []
         self._events: list[dict[str, Any]] = []
         self._changed = threading.Condition()
