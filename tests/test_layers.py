@@ -25,8 +25,9 @@ FLOORS: Final = {
     "codec": 2,
     "flows": 3,
     "backend": 4, "broadcast": 4, "interaction": 4, "outlets": 4, "store": 4, "unixsocket": 4,
-    "servers": 5, "demo": 5,
-    "cli": 6,
+    "servers": 5,
+    "demo": 6,
+    "cli": 7,
 }  # fmt: skip
 
 # Arrows on one floor.  Floor 0 has an order of its own: what a message says needs secrets, a wiped secret raises an error.

@@ -16,6 +16,7 @@ from pybcast.cli.asking import ConfigArgument, JsonOption, ask, config_of, group
 from pybcast.cli.bsda import bsda
 from pybcast.cli.bsm import bsm
 from pybcast.cli.status import USAGE
+from pybcast.cli.terminal import terminal
 from pybcast.errors import ConfigError, TransportError
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go.", show_default=False)]
@@ -49,6 +50,7 @@ def register(app: typer.Typer) -> None:
     app.command()(init)
     app.command()(check)
     app.command()(status)
+    app.command()(terminal)
 
 
 def init(directory: FolderArgument, json: JsonOption = False) -> None:

@@ -14,8 +14,9 @@ from typing import Final
 from pybcast.broadcast.sender import Sender, Settings
 from pybcast.errors import ConfigError
 from pybcast.servers import log
-from pybcast.servers.config import Address, ServerConfig, load
+from pybcast.servers.config import ServerConfig, load
 from pybcast.servers.daemon import CLEAN, OUR_FAULT, USAGE
+from pybcast.servers.toml import Address
 
 LOG: Final = logging.getLogger("pybcast.air")
 

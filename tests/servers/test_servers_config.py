@@ -13,6 +13,7 @@ from servers_support import BSDA_TOML, BSM_TOML
 from pybcast.errors import ConfigError
 from pybcast.messages import Protocol
 from pybcast.servers import config
+from pybcast.servers.toml import Address
 
 KEK: Final = "0f" * 16
 
@@ -53,7 +54,7 @@ def test_where_a_service_goes_on_air(tmp_path: Path) -> None:
     text = text.replace('\nstkm = "239.192.0.1:4380"', "").replace("\n[[services]]", '\n[[services]]\nstkm = "239.192.0.1:4380"')
     found = config.load(_file(tmp_path, text))
     assert found.sender == tmp_path / "stkm.sock" and found.carousel == tmp_path / "c.sock"
-    assert found.ltkm == config.Address("239.192.0.9", 4359) and found.flute is None
+    assert found.ltkm == Address("239.192.0.9", 4359) and found.flute is None
     for stream in found.streams:
         ports = [found.groups[*stream.key, profile].port for profile in sorted(stream.profiles)]
         assert ports == ([4380, 4381] if stream.dual else [4380]), "a STKM does not say which profile it is of (R22)"
