@@ -94,7 +94,8 @@ def test_late_keys_and_strangers_are_counted() -> None:
 def test_every_command_of_the_document_exists(capsys: pytest.CaptureFixture[str]) -> None:
     text = (DOCS / "operating.md").read_text("utf-8")
     commands = {
-        tuple(words.split()) for words in re.findall(r"`(?:pybcast )?((?:bsm|bsda) \w+ \w+|status|check|metrics dashboard)\b", text)
+        tuple(words.split())
+        for words in re.findall(r"`(?:pybcast )?((?:bsm|bsda) \w+ \w+|air \w+|status|check|metrics dashboard)\b", text)
     }
     assert len(commands) >= 10
     for command in commands:
@@ -107,13 +108,17 @@ def test_a_unit_is_hardened(unit: Path) -> None:
     parser = configparser.ConfigParser(strict=True, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(unit.read_text("utf-8"))
-    role = unit.stem.removeprefix("pybcast-")
-    service = parser["Service"]
-    assert service["ExecStart"].split()[1:] == [role, "serve", f"/etc/pybcast/{role}.toml"]
+    role, service = unit.stem.removeprefix("pybcast-"), parser["Service"]
+    on_air = role.startswith("air-")
+    wanted = (
+        ["air", role.removeprefix("air-"), "/etc/pybcast/bsda.toml"] if on_air else [role, "serve", f"/etc/pybcast/{role}.toml"]
+    )
+    assert service["ExecStart"].split()[1:] == wanted
     assert {name: service[name] for name in ("NoNewPrivileges", "ProtectSystem", "Restart", "RestartPreventExitStatus")} == {
         "NoNewPrivileges": "yes", "ProtectSystem": "strict", "Restart": "on-failure", "RestartPreventExitStatus": "2",
     }  # fmt: skip
-    assert service["LoadCredential"].startswith("kek:") and service["LimitCORE"] == "0" and service["UMask"] == "0077"
+    assert service["LimitCORE"] == "0" and service["UMask"] == "0077"
+    assert service.get("LoadCredential", "").startswith("kek:") is not on_air, "what is on air holds no key"
 
 
 @pytest.mark.requires_tool("systemd-analyze", package="systemd")
