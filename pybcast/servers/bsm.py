@@ -68,7 +68,7 @@ class Bsm(Daemon[BSM]):
         waiting = server.waiting
         self.watch.on_flow = lambda done: self._flow(server, done)
         self.watch.on_clock_step = waiting.everything_changed
-        self.watch.gauge("pybcast_interaction_waiting", "Terminals that wait for a STKM", lambda: len(waiting))
+        self.watch.terminals = lambda: len(waiting)
         return {"interaction_port": server.port}
 
     @staticmethod

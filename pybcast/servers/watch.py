@@ -66,7 +66,10 @@ class _Raised:
 
 @dataclass
 class Watch:
-    """Figures and alarms of one server.  ``now``: 64-bit NTP seconds."""
+    """Figures and alarms of one server.  ``now``: 64-bit NTP seconds.
+
+    Who else wants to know: ``on_flow``, of flows that ran; ``on_clock_step``.  ``terminals``: how many wait for a STKM.
+    """
 
     role: str
     now: Callable[[], float]
@@ -74,6 +77,7 @@ class Watch:
     views: Callable[[], Iterable[ServiceView]] = tuple
     on_flow: Callable[[FlowDone], None] = lambda _: None
     on_clock_step: Callable[[], None] = lambda: None
+    terminals: Callable[[], int] = lambda: 0
     alarms: deque[_Raised] = field(default_factory=lambda: deque(maxlen=ALARMS_KEPT))
 
     def __post_init__(self) -> None:
@@ -105,13 +109,14 @@ class Watch:
             "pybcast_keys_late", f"Traffic keys in use more than {KEY_LATE:g} s after their period's start", registry=r
         )
         self._unanswered = Counter("pybcast_unanswered", "Requests without an answer", ["tag"], registry=r)
-        self._terminals = Counter(
+        self._terminal_requests = Counter(
             "pybcast_interaction_requests", "Requests of terminals on the interaction channel", ["path", "status"], registry=r
         )
-        self._terminals_seconds = Histogram(
+        self._terminal_seconds = Histogram(
             "pybcast_interaction_seconds", "From a terminal's request to its answer, without STKMs: they wait", ["path"],
             buckets=_SECONDS, registry=r,
         )  # fmt: skip
+        Gauge("pybcast_interaction_waiting", "Terminals that wait for a STKM", registry=r).set_function(lambda: self.terminals())
         self._waiting = Gauge("pybcast_inputs_waiting", "Inputs that wait for the machine", registry=r)
         ProcessCollector(registry=r)
         r.register(_Views(self))
@@ -132,13 +137,9 @@ class Watch:
 
     def interaction(self, path: str, status: int, seconds: float) -> None:
         """The interaction channel's observer."""
-        self._terminals.labels(path, str(status)).inc()
+        self._terminal_requests.labels(path, str(status)).inc()
         if path != "stkm":
-            self._terminals_seconds.labels(path).observe(seconds)
-
-    def gauge(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """One more figure, read when somebody asks."""
-        Gauge(name, what, registry=self.registry).set_function(value)
+            self._terminal_seconds.labels(path).observe(seconds)
 
     def committed(self, seconds: float, writes: int, rows: int) -> None:
         """The store's."""

@@ -39,6 +39,7 @@ def watch() -> Watch:
     made.clock_step(1.0)
     made.flow(FlowDone("F1", None, "urn:s"))
     made.alarm(Alarm("held-key", "urn:s", 1))
+    made.interaction("ltkm", 200, 0.01)
     made.key_used(0.01)
     made.key_used(KEY_LATE)
     made.unanswered(

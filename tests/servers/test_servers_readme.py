@@ -51,12 +51,12 @@ def test_ten_commands(tmp_path: Path) -> None:
 
 def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", str(tmp_path / "new")]) == 0
-    files = {path: path.read_bytes() for path in (tmp_path / "new").iterdir()}
+    files = {path: path.read_bytes() for path in (tmp_path / "new").rglob("*.*")}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert main(["init", str(tmp_path / "new")]) == 2
     assert main(["pki", "init", str(tmp_path / "new")]) == 2
     assert capsys.readouterr().err.count("exists already") == 2
-    assert {path: path.read_bytes() for path in (tmp_path / "new").iterdir()} == files
+    assert {path: path.read_bytes() for path in (tmp_path / "new").rglob("*.*")} == files
     assert main(["pki", "init", str(tmp_path / "more"), "--party", "third=urn:example:third"]) == 0
     assert (tmp_path / "more" / "third.pem").exists()
     assert main(["pki", "init", str(tmp_path / "more"), "--party", "nonsense"]) == 2
