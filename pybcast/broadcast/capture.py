@@ -15,12 +15,12 @@ import functools
 import ipaddress
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported
-from pybcast.messages import KINDS, Kind
+from pybcast.messages import KINDS, Kind, Leniency
 from pybcast.wire import Explanation, explain
 
 Address = tuple[str, int]
@@ -381,20 +381,23 @@ def _datagram(ip: bytes) -> tuple[Address, Address, bytes]:
 
 
 class Writer:
-    """A pcapng file of UDP datagrams, each with a comment; times in nanoseconds.  Raises what ``file`` raises."""
+    """A pcapng file of UDP datagrams, each with a comment; times in nanoseconds.  Raises what ``write`` raises.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    ``write``: gets whole blocks only.
+    """
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
         section = b"\x4d\x3c\x2b\x1a" + struct.pack("<HHq", 1, 0, -1) + _option(4, b"pybcast") + _END
         interface = struct.pack("<HHI", RAW, 0, 0) + _option(_RESOLUTION, b"\x09") + _END
-        file.write(_block(0x0A0D0D0A, section) + _block(_INTERFACE, interface))
+        write(_block(0x0A0D0D0A, section) + _block(_INTERFACE, interface))
 
     def write(self, time: int, source: Address, destination: Address, payload: bytes, comment: str = "") -> None:
         """One datagram.  ``time``: nanoseconds since 1970.  ``ValueError``: more than fits, or addresses of two families."""
         packet = udp_packet(source, destination, payload)
         head = struct.pack("<IIIII", 0, time >> 32 & 0xFFFFFFFF, time & 0xFFFFFFFF, len(packet), len(packet))
         options = _option(_COMMENT, comment[:MAX_COMMENT].encode("utf-8", "replace")) + _END if comment else b""
-        self._file.write(_block(_ENHANCED, head + packet + bytes(-len(packet) % 4) + options))
+        self._write(_block(_ENHANCED, head + packet + bytes(-len(packet) % 4) + options))
 
 
 _END: Final = bytes(4)
@@ -476,9 +479,9 @@ def _by_first_byte(data: bytes) -> tuple[Kind, ...]:
     return ("smartcard-ltkm", "smartcard-parental", "smartcard-stkm")
 
 
-def identify(data: bytes, hint: Hint = "auto") -> tuple[Kind, Explanation]:
+def identify(data: bytes, hint: Hint = "auto", *, lenient: Collection[Leniency] = ()) -> tuple[Kind, Explanation]:
     """The kind of a datagram, and its fields: the first that it can be, or else the likeliest with its fault."""
-    tried = [(kind, explain(data, kind)) for kind in kinds_of(data, hint)]
+    tried = [(kind, explain(data, kind, lenient=lenient)) for kind in kinds_of(data, hint)]
     return next((found for found in tried if found[1].error is None), tried[0])
 
 

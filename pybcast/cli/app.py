@@ -20,11 +20,12 @@ import pybcast
 from pybcast import codec, wire
 from pybcast._native.engine import NAMES as PROVIDERS
 from pybcast._native.engine import available, current, engine
+from pybcast.broadcast.capture import GROUPS, identify
 from pybcast.cli import bench as bench_
 from pybcast.cli import input as reading
 from pybcast.cli import keygen as keymaking
-from pybcast.cli import output, protect, servers
-from pybcast.cli.input import Form
+from pybcast.cli import output, protect, seeing, servers
+from pybcast.cli.input import Form, Item
 from pybcast.cli.status import BAD_MESSAGE, INTERRUPTED, USAGE, answering, our_fault, output_failed
 from pybcast.errors import BadValue, BcastError, ConfigError
 from pybcast.keys import Keys
@@ -89,6 +90,18 @@ KindArgument = Annotated[
         show_default=False,
     ),
 ]
+KINDS_OR_GROUPS: Final = (*KINDS, *GROUPS)
+KindOrGroupArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="KIND",
+        parser=_one_of("kind", KINDS_OR_GROUPS),
+        autocompletion=_starting(KINDS_OR_GROUPS),
+        help="What the messages are; `pybcast kinds` lists them. Also stkm (either profile), ltkm (or registration), auto (any): "
+        "the first kind whose layout holds.",
+        show_default=False,
+    ),
+]
 InputArgument = Annotated[
     str | None,
     typer.Argument(
@@ -102,8 +115,14 @@ FormOption = Annotated[
     Form,
     typer.Option(
         "--input",
-        help="How the input is written. auto: printable ASCII is hex (one message a line, blank lines and # comments ignored), "
-        "anything else is one raw message.",
+        help="How the input is written. auto: pcap and pcapng (each UDP datagram is a message) are known by their first bytes, "
+        "printable ASCII is hex (one message a line, blank lines and # comments ignored), anything else is one raw message.",
+    ),
+]
+PortOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--port", min=0, max=65535, help="Of a capture, only what was sent to this port; may be repeated.", show_default=False
     ),
 ]
 KeysOption = Annotated[
@@ -205,13 +224,14 @@ def options(version: VersionOption = False) -> None:
 
 @app.command()
 def decode(
-    kind: KindArgument,
+    kind: KindOrGroupArgument,
     message: InputArgument = None,
     keys: KeysOption = None,
     json: JsonOption = False,
     lenient: LenientOption = None,
     partial: PartialOption = False,
     form: FormOption = Form.auto,
+    port: PortOption = None,
 ) -> None:
     """Show what a message says.
 
@@ -222,18 +242,24 @@ def decode(
         _partial_exists(kind, partial)
         ring = _ring(keys, partial=partial, as_json=json)
 
-        def show(data: bytes, title: str | None) -> None:
-            fields = _content(data, cast(Kind, kind), ring, cast(list[Leniency], lenient or []), partial=partial)
-            if json:
-                output.say_json(fields)
+        def show(data: bytes, item: Item) -> None:
+            departures = cast(list[Leniency], lenient or [])
+            fields = _content(data, _kind(data, kind, departures), ring, departures, partial=partial)
+            if json:  # of a capture, what `encode` takes is "message"
+                output.say_json({**item.where, "message": fields} if item.packet is not None else fields)
             else:
-                output.table(("field", "value"), output.flat(fields), title=title)
+                output.table(("field", "value"), output.flat(fields), title=item.place)
 
-        _each(message, form, show, as_json=json)
+        _each(message, form, port, show, as_json=json)
+
+
+def _kind(data: bytes, asked: str, lenient: list[Leniency]) -> Kind:
+    """The kind that was asked for, or of a group the one that a message is."""
+    return identify(data, asked, lenient=lenient)[0] if asked in GROUPS else cast(Kind, asked)
 
 
 def _partial_exists(kind: str, partial: bool) -> None:
-    if partial and not wire.KINDS[cast(Kind, kind)].partial:
+    if partial and (kind in GROUPS or not wire.KINDS[cast(Kind, kind)].partial):
         raise ConfigError(f"--partial: {kind} has no partial form")
 
 
@@ -251,18 +277,18 @@ def _content(data: bytes, kind: Kind, ring: Keys | None, lenient: list[Leniency]
     return {**codec.to_dict(codec.open(data, ring, kind, lenient=lenient)), "verified": True}
 
 
-def _each(argument: str | None, form: Form, show: Callable[[bytes, str | None], None], *, as_json: bool) -> None:
-    """Show every message of an input; a bad one is reported with its line, and the next one follows."""
+def _each(argument: str | None, form: Form, ports: list[int] | None, show: Callable[[bytes, Item], None], *, as_json: bool) -> None:
+    """Show every message of an input; a bad one is reported with its place, and the next one follows."""
     bad = False
-    for item in reading.messages(argument, form):
+    for item in reading.messages(argument, form, ports or ()):
         try:
             if isinstance(item.content, BcastError):
                 raise item.content
-            show(item.content, None if item.line is None else f"line {item.line}")
+            show(item.content, item)
         except ConfigError:
             raise
         except BcastError as error:
-            output.report(error, as_json=as_json, line=item.line)
+            output.report(error, as_json=as_json, where=item.where, place=item.place)
             bad = True
     if bad:
         sys.stdout.flush()
@@ -271,12 +297,13 @@ def _each(argument: str | None, form: Form, show: Callable[[bytes, str | None], 
 
 @app.command()
 def explain(
-    kind: KindArgument,
+    kind: KindOrGroupArgument,
     message: InputArgument = None,
     json: JsonOption = False,
     lenient: LenientOption = None,
     partial: PartialOption = False,
     form: FormOption = Form.auto,
+    port: PortOption = None,
 ) -> None:
     """Show what each byte of a message means.
 
@@ -286,13 +313,16 @@ def explain(
     with answering(as_json=json):
         _partial_exists(kind, partial)
 
-        def show(data: bytes, title: str | None) -> None:
-            found = codec.explain(data, cast(Kind, kind), partial=partial, lenient=cast(list[Leniency], lenient or []))
+        def show(data: bytes, item: Item) -> None:
+            departures = cast(list[Leniency], lenient or [])
+            found_kind = _kind(data, kind, departures)
+            found = codec.explain(data, found_kind, partial=partial, lenient=departures)
             rows = [(row, data[row.offset : row.offset + row.length].hex()) for row in found.rows]
             if json:
                 output.say_json(
                     {
-                        "kind": kind,
+                        **(item.where if item.packet is not None else {}),
+                        "kind": found_kind,
                         "length": len(data),
                         "rows": [
                             {
@@ -315,14 +345,14 @@ def explain(
                         (row.offset, row.length, _short(digits), row.field, _reading(row, digits), row.confidence)
                         for row, digits in rows
                     ),
-                    title=title,
+                    title=item.place if kind not in GROUPS else " ".join((f"{found_kind}", *([item.place] if item.place else []))),
                     right=("offset", "size"),
                     whole=("bytes", "ground"),
                 )
             if found.error is not None:
                 raise found.error
 
-        _each(message, form, show, as_json=json)
+        _each(message, form, port, show, as_json=json)
 
 
 def _short(digits: str) -> str:
@@ -360,7 +390,12 @@ def encode(
             except ConfigError:
                 raise
             except BcastError as error:
-                output.report(error, as_json=json, line=line)
+                output.report(
+                    error,
+                    as_json=json,
+                    where=None if line is None else {"line": line},
+                    place=None if line is None else f"line {line}",
+                )
                 bad = True
                 continue
             made.append((data, clear))
@@ -510,6 +545,7 @@ def demo(
 
 servers.register(app)
 protect.register(app)
+seeing.register(app)
 
 
 def run(args: Sequence[str] | None = None) -> int:

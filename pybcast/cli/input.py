@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
+import io
 import json
 import os
 import stat
 import string
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from pybcast.broadcast import capture
 from pybcast.cli.output import warn
-from pybcast.errors import BadValue, BcastError, ConfigError
+from pybcast.errors import BadValue, BcastError, ConfigError, WireError
 from pybcast.keys import Keys
 
 MAX_INPUT: Final = 64 * 2**20
@@ -33,14 +36,35 @@ class Form(enum.StrEnum):
     auto = "auto"
     raw = "raw"
     hex = "hex"
+    pcap = "pcap"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One message of an input, or why there is none; ``line``: where it stands in a file of hexadecimal lines, from 1."""
+    """One message of an input, or why there is none.
+
+    ``line``: where it stands in a file of hexadecimal lines, from 1.  ``packet``, ``time``: where in a capture, from 1, and when,
+    RFC 3339 to the nanosecond.
+    """
 
     line: int | None
-    content: bytes | BadValue
+    content: bytes | WireError
+    packet: int | None = None
+    time: str | None = None
+
+    @property
+    def place(self) -> str | None:
+        """The same for people."""
+        if self.packet is not None:
+            return f"packet {self.packet}" + (f", {self.time}" if self.time else "")
+        return None if self.line is None else f"line {self.line}"
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The same for programs."""
+        if self.packet is not None:
+            return {"packet": self.packet, "time": self.time}
+        return {} if self.line is None else {"line": self.line}
 
 
 def read(name: str, limit: int = MAX_INPUT) -> bytes:
@@ -72,11 +96,13 @@ def _why(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
-def messages(argument: str | None, form: Form) -> Iterator[Item]:
+def messages(argument: str | None, form: Form, ports: Sequence[int] = ()) -> Iterator[Item]:
     """The messages that an argument names: a file, ``-``, or the hexadecimal digits of one message.
 
-    An existing file wins over digits.  A file whose bytes are all printable ASCII or white space is hexadecimal lines (one message
-    a line; blank lines, and ``#`` to the end of a line, are ignored), any other is one raw message; ``form`` decides otherwise.
+    An existing file wins over digits.  A file that begins as pcap or pcapng, as no message does, is a capture: its UDP datagrams
+    are messages, those to ``ports`` or all.  One whose bytes are all printable ASCII or white space is hexadecimal lines (one
+    message a line; blank lines, and ``#`` to the end of a line, are ignored), any other is one raw message; ``form`` decides
+    otherwise.
     """
     if argument is None:
         if sys.stdin is None or sys.stdin.isatty():
@@ -89,9 +115,45 @@ def messages(argument: str | None, form: Form) -> Iterator[Item]:
             return iter((Item(None, bytes.fromhex(argument)),))
         raise ConfigError(f"neither a file nor hexadecimal digits: {argument[:80]!r}")
     data = read(argument)
+    if form is Form.pcap or (form is Form.auto and capture.is_capture(data)):
+        return _datagrams(data, frozenset(ports))
+    if ports:
+        raise ConfigError("--port is for captures")
     if form is Form.raw or (form is Form.auto and data.translate(None, _TEXT)):
         return iter((Item(None, data),))
     return _hex_lines(data)
+
+
+def _datagrams(data: bytes, ports: frozenset[int]) -> Iterator[Item]:
+    """The datagrams of a capture; then its fault, and a warning where packets were passed over that may have held messages."""
+    passed: dict[str, int] = {}
+    number, found = 0, False
+    try:
+        for packet in capture.read(io.BytesIO(data)):
+            number = packet.number
+            if isinstance(packet, capture.Skipped):
+                passed[packet.reason] = passed.get(packet.reason, 0) + 1
+            elif not ports or packet.destination[1] in ports:
+                found = True
+                yield Item(None, packet.payload, number, _moment(packet.time))
+    except WireError as error:
+        found = True
+        yield Item(None, error, number + 1)
+    lost = ", ".join(f"{count} {reason}" for reason, count in sorted(passed.items()) if "fragment" in reason or "cut" in reason)
+    if lost:
+        warn(f"packets passed over: {lost}", as_json=False)
+    if not found:
+        raise ConfigError("no UDP datagram in the capture" + (" to these ports" if ports else ""))
+
+
+def _moment(time: int | None) -> str | None:
+    if time is None:
+        return None
+    seconds, fraction = divmod(time, 10**9)
+    try:
+        return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
+    except (ValueError, OverflowError, OSError):  # a clock that nobody set
+        return f"{seconds}.{fraction:09d}"
 
 
 _TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\r\n"

@@ -67,15 +67,15 @@ def _note(text: str, fields: Mapping[str, object] | None) -> None:
     print(f"pybcast: {plain(text)}" if fields is None else json.dumps(fields), file=sys.stderr)
 
 
-def report(error: BcastError, *, as_json: bool, line: int | None = None) -> None:
+def report(error: BcastError, *, as_json: bool, where: Mapping[str, object] | None = None, place: str | None = None) -> None:
     """An error on standard error: ``{"error": {code, offset, field, expected, found}}`` or the same in one line of text.
 
-    ``line``: where in a file of hexadecimal lines the message stands.
+    ``where``, ``place``: the message's place among several, for programs and for people.
     """
     text = str(error)
     text = text if text.startswith(error.code) else f"{error.code}: {text}"
-    fields = {"error": error.as_dict()} if line is None else {"error": error.as_dict(), "line": line}
-    _note(text if line is None else f"line {line}: {text}", fields if as_json else None)
+    fields = {"error": error.as_dict(), **(where or {})}
+    _note(text if place is None else f"{place}: {text}", fields if as_json else None)
 
 
 def warn(text: str, *, as_json: bool) -> None:

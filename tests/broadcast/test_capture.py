@@ -34,7 +34,7 @@ def packets(data: bytes) -> list[Packet]:
 
 def written(*payloads: bytes, comment: str = "") -> bytes:
     file = io.BytesIO()
-    writer = Writer(file)
+    writer = Writer(file.write)
     for number, payload in enumerate(payloads):
         writer.write(TIME + number, FROM, TO, payload, comment)
     return file.getvalue()
@@ -71,7 +71,7 @@ ADDRESSES: Final = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).map(str
 )  # fmt: skip
 def test_what_is_written_is_read(rows: list[tuple[int, int, int, bytes, str]], six: bool) -> None:
     file = io.BytesIO()
-    writer = Writer(file)
+    writer = Writer(file.write)
     first, second = (FROM6[0], TO6[0]) if six else (FROM[0], TO[0])
     for time, source, destination, payload, comment in rows:
         writer.write(time, (first, source), (second, destination), payload, comment)
@@ -96,7 +96,7 @@ def test_tshark_reads_what_is_written(tmp_path: Path) -> None:
     """Check sums right, times to the nanosecond, comments as they were."""
     file = tmp_path / "made.pcapng"
     data = io.BytesIO()
-    writer = Writer(data)
+    writer = Writer(data.write)
     rng = random.Random(4)
     messages = [*corpus("smartcard-ltkm", 20, 1), b"", b"\1", rng.randbytes(999)]
     for number, message in enumerate(messages):

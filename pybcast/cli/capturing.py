@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``pybcast capture``: from sockets into a pcapng file, until a signal, a count or a time."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final, Self
+
+from pybcast.broadcast import sdp
+from pybcast.broadcast.capture import GROUPS, Address, Writer, summary
+from pybcast.broadcast.listener import receiver
+from pybcast.cli.input import read
+from pybcast.errors import ConfigError
+from pybcast.messages import KINDS
+
+HINTS: Final = (*KINDS, *GROUPS, "flute")
+MAX_DATAGRAM: Final = 65535
+BURST: Final = 256  # datagrams of one socket before the others are looked at
+HELD: Final = 1 << 18  # bytes that wait to be written
+DELAY: Final = 0.5  # seconds that they wait at most
+_RXQ_OVFL: Final = 40  # SO_RXQ_OVFL, which Python does not name: how many datagrams a socket had to drop
+
+
+@dataclass(frozen=True)
+class Source:
+    """An address to listen on.  ``hint``: what it carries, one of ``HINTS``."""
+
+    address: Address
+    hint: str
+
+
+@dataclass
+class Result:
+    """``lost``: datagrams that came and were dropped by the system, since nobody took them in time."""
+
+    datagrams: int = 0
+    octets: int = 0
+    lost: int = 0
+
+
+def source(text: str) -> Source:
+    """``HOST:PORT`` or ``HOST:PORT=KIND``."""
+    where, equals, hint = text.partition("=")
+    host, colon, port = where.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 65535:
+        raise ConfigError(f"--address {text[:80]}: expected HOST:PORT or HOST:PORT=KIND")
+    if equals and hint not in HINTS:
+        raise ConfigError(f"--address {text[:80]}: KIND is one of {', '.join(HINTS)}")
+    return Source((_resolved(host), int(port)), hint or "auto")
+
+
+def described(path: str) -> list[Source]:
+    """The addresses of a session description: STKM streams, LTKM push, carousel."""
+    found = sdp.parse(read(path, sdp.MAX_TEXT))
+    sources = [Source((_resolved(s.address), s.port), f"{s.profile}-stkm" if s.profile else "stkm") for s in found.stkm]
+    if found.ltkm is not None:
+        sources.append(Source((_resolved(found.ltkm.address), found.ltkm.port), "ltkm"))
+    sources += [Source((_resolved(s.address), s.port), "flute") for s in found.flute]
+    if not sources:
+        raise ConfigError(f"{path}: no STKM stream, LTKM push or carousel in it")
+    return sources
+
+
+def _resolved(host: str) -> str:
+    try:
+        return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_DGRAM)[0][4][0])
+    except (OSError, UnicodeError):
+        raise ConfigError(f"{host[:80]}: no IPv4 address") from None
+
+
+class _File:
+    """Blocks on their way to a file: it never ends inside one, also when the disk is full."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._held = bytearray()
+        self._ends: list[int] = []  # of the blocks in ``_held``
+        self._written = 0
+        try:
+            self._handle = (
+                os.dup(sys.stdout.fileno()) if name == "-" else os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot write {name}: {getattr(error, 'strerror', None) or 'no standard output'}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.flush()
+        finally:
+            os.close(self._handle)
+
+    def write(self, data: bytes) -> None:
+        """Whole blocks."""
+        self._held += data
+        self._ends.append(len(self._held))
+        if len(self._held) >= HELD:
+            self.flush()
+
+    def flush(self) -> None:
+        """``ConfigError`` when the file takes no more; ``BrokenPipeError`` when its reader has gone."""
+        done = 0
+        try:
+            while done < len(self._held):
+                done += os.write(self._handle, memoryview(self._held)[done:])
+        except BrokenPipeError:
+            self._held.clear()
+            raise
+        except OSError as error:
+            whole = max((end for end in self._ends if end <= done), default=0)
+            self._held.clear()
+            with suppress(OSError):  # a pipe cannot be cut
+                os.ftruncate(self._handle, self._written + whole)
+            raise ConfigError(f"cannot write {self._name}: {error.strerror}") from None
+        self._written += done
+        self._held.clear()
+        self._ends.clear()
+
+
+@contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """A socket that can be read when SIGINT or SIGTERM came: what is being written is finished first."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        with suppress(BlockingIOError):
+            theirs.send(b"!")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield ours
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        ours.close()
+        theirs.close()
+
+
+def run(sources: Sequence[Source], out: str, *, interface: str, count: int | None, seconds: float | None) -> Result:
+    """Write what comes in.  ``ConfigError``: no file, or it takes no more; ``TransportError``: an address cannot be listened on."""
+    try:
+        ipaddress.IPv4Address(interface)
+    except ValueError:
+        raise ConfigError(f"--interface {interface[:80]}: expected an IPv4 address") from None
+    result = Result()
+    with selectors.DefaultSelector() as selector, _signals() as stop:
+        ears: list[_Ear] = []
+        try:
+            for entry in dict.fromkeys(sources):
+                ears.append(_Ear(entry, interface))
+            with _File(out) as file:
+                writer = Writer(file.write)
+                for ear in ears:
+                    selector.register(ear.socket, selectors.EVENT_READ, ear)
+                selector.register(stop, selectors.EVENT_READ)
+                _record(selector, file, writer, result, count, seconds)
+        finally:
+            for ear in ears:
+                ear.socket.close()
+            result.lost = sum(ear.lost for ear in ears)
+    return result
+
+
+def _record(
+    selector: selectors.BaseSelector, file: _File, writer: Writer, result: Result, count: int | None, seconds: float | None
+) -> None:
+    end = None if seconds is None else time.monotonic() + seconds
+    flushed = time.monotonic()
+    while end is None or time.monotonic() < end:
+        left = DELAY if end is None else max(0.0, min(DELAY, end - time.monotonic()))
+        for key, _ in selector.select(left):
+            if key.data is None:
+                return
+            for moment, sender, payload in key.data.take(BURST if count is None else min(BURST, count - result.datagrams)):
+                comment = "FLUTE" if key.data.hint == "flute" else summary(payload, key.data.hint)
+                writer.write(moment, sender, key.data.address, payload, comment)
+                result.datagrams += 1
+                result.octets += len(payload)
+            if result.datagrams == count:
+                return
+        if time.monotonic() - flushed >= DELAY:
+            file.flush()
+            flushed = time.monotonic()
+
+
+class _Ear:
+    """One address."""
+
+    def __init__(self, entry: Source, interface: str) -> None:
+        self.address, self.hint, self.lost = entry.address, entry.hint, 0
+        self.socket = receiver(entry.address, interface)
+        with suppress(OSError):
+            self.socket.setsockopt(socket.SOL_SOCKET, _RXQ_OVFL, 1)
+
+    def take(self, most: int) -> Iterator[tuple[int, Address, bytes]]:
+        """(nanoseconds since 1970, sender, datagram) of what waits."""
+        for _ in range(most):
+            try:
+                data, more, _, sender = self.socket.recvmsg(MAX_DATAGRAM, 64)
+            except BlockingIOError:
+                return
+            for level, kind, value in more:
+                if (level, kind) == (socket.SOL_SOCKET, _RXQ_OVFL):
+                    (self.lost,) = struct.unpack("=I", value)
+            yield time.time_ns(), (sender[0], sender[1]), data
+
+
+def check(out: str) -> None:
+    """``ConfigError``: a pcapng file is not for a screen."""
+    if out == "-" and sys.stdout.isatty():
+        raise ConfigError("a capture is not for a screen: name a file, or pipe it: pybcast capture - ... | wireshark -k -i -")
+    if out != "-" and Path(out).is_dir():
+        raise ConfigError(f"cannot write {out}: it is a folder")

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that let people see what is on the network and in the servers: ``capture``, ``wireshark``, ``watch``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pybcast.cli import output
+from pybcast.cli import wireshark as dissecting
+from pybcast.cli.asking import JsonOption, group
+from pybcast.cli.status import answering
+from pybcast.errors import ConfigError
+
+wireshark = group("The Wireshark dissector of key messages.")
+
+OutArgument = Annotated[
+    str, typer.Argument(metavar="FILE|-", help="The pcapng file, or - for standard output.", show_default=False)
+]
+SdpOption = Annotated[
+    list[str] | None,
+    typer.Option("--sdp", metavar="FILE", help="Listen where a session description says; may be repeated.", show_default=False),
+]
+AddressOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--address", metavar="HOST:PORT[=KIND]", show_default=False,
+        help="Listen there; may be repeated. KIND: a kind of message, stkm, ltkm, flute, or auto (the default).",
+    ),
+]  # fmt: skip
+InterfaceOption = Annotated[
+    str,
+    typer.Option(
+        "--interface", metavar="ADDRESS", help="The interface that joins multicast groups; the system's choice by default."
+    ),
+]
+CountOption = Annotated[int | None, typer.Option("--count", min=1, help="End after so many datagrams.", show_default=False)]
+SecondsOption = Annotated[float | None, typer.Option("--seconds", min=0, help="End after so many seconds.", show_default=False)]
+DirOption = Annotated[
+    Path | None, typer.Option("--dir", metavar="DIR", help="Instead of Wireshark's own folder for Lua plugins.", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``pybcast``."""
+    app.command()(capture)
+    app.add_typer(wireshark, name="wireshark")
+
+
+def capture(
+    out: OutArgument,
+    sdp: SdpOption = None,
+    address: AddressOption = None,
+    interface: InterfaceOption = "0.0.0.0",
+    count: CountOption = None,
+    seconds: SecondsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write the key messages on the network into a pcapng file, each with a comment that says what it is.
+
+    Ends with Ctrl-C or SIGTERM, or when --count or --seconds is reached. The file is whole then, also when the disk was full.
+    Wireshark shows it as it grows: pybcast capture - --sdp service.sdp | wireshark -k -i -
+    """
+    with answering(as_json=json):
+        from pybcast.cli import capturing
+
+        sources = [entry for path in sdp or () for entry in capturing.described(path)]
+        sources += [capturing.source(text) for text in address or ()]
+        if not sources:
+            raise ConfigError("where to listen? --sdp FILE, --address HOST:PORT")
+        capturing.check(out)
+        result = capturing.run(sources, out, interface=interface, count=count, seconds=seconds)
+        facts = {"file": out, "datagrams": result.datagrams, "octets": result.octets, "lost": result.lost}
+        text = f"{out}: {result.datagrams} datagrams" + (f", {result.lost} lost before" if result.lost else "")
+        if out == "-":
+            output.note_json(facts) if json else output.note(text)
+        else:
+            output.say_json(facts) if json else output.say(output.plain(text))
+
+
+@wireshark.command("path")
+def wireshark_path(json: JsonOption = False) -> None:
+    """Print where the dissector lies: for `tshark -X lua_script:$(pybcast wireshark path)`."""
+    with answering(as_json=json):
+        found = str(dissecting.path())
+        output.say_json({"file": found}) if json else output.say(found)
+
+
+@wireshark.command("install")
+def wireshark_install(directory: DirOption = None, json: JsonOption = False) -> None:
+    """Put the dissector where Wireshark and tshark find it. Asked again, it is brought up to date; a foreign file is left alone."""
+    with answering(as_json=json):
+        where = dissecting.folder() if directory is None else directory
+        done = dissecting.install(where)
+        file = where / dissecting.NAME
+        output.say_json({"file": str(file), "done": done}) if json else output.say(output.plain(f"{file}: {done}"))
