@@ -7,6 +7,7 @@ import asyncio
 import random
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,13 @@ class KeySocket:
                 outlet.put(output)
 
         asyncio.run_coroutine_threadsafe(put(), self._loop).result(30)
+
+    def wait_reader(self) -> None:
+        """Until someone reads."""
+        deadline = time.monotonic() + 30
+        while self._outlet is None or not self._outlet.readers:
+            assert time.monotonic() < deadline, "nobody reads the keys"
+            time.sleep(0.01)
 
     def close(self) -> None:
         self.stop()
