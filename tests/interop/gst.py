@@ -268,7 +268,7 @@ class FfmpegEncoder(Encoder):
 class FfmpegPlayer(Player):
     """ffmpeg as a player of clear RTP on loopback ``port``, as ``pybcast relay`` gives it.  ``folder``: for its SDP.
 
-    Ready when made.  It shows a picture when it hears the next one, so the last one comes with ``finish``.
+    Ready when made.  It is two pictures behind, which come with ``finish``.
     """
 
     def __init__(self, port: int, folder: Path) -> None:
