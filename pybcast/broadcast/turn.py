@@ -26,8 +26,9 @@ class Ring:
         self.turns = 0
         self.octets = 0
         self.datagrams = 0
-        self._objects: dict[str, tuple[bytes, ...]] = {}
-        self._order: deque[str] = deque()  # what is left of this turn
+        self._objects: dict[str, tuple[int, tuple[bytes, ...]]] = {}
+        self._order: deque[tuple[str, int]] = deque()  # what is left of this turn, and what was put anew since; the put that counts
+        self._puts = 0
         self._sending: Iterator[bytes] = iter(())
         self._name = ""
 
@@ -43,13 +44,14 @@ class Ring:
     def put(self, name: str, datagrams: Sequence[bytes]) -> None:
         """Send these from now on, under this name instead of what had it.  They still leave in this turn."""
         self.drop(name)
-        self._objects[name] = tuple(datagrams)
+        self._puts += 1
+        self._objects[name] = (self._puts, tuple(datagrams))
         self.datagrams += len(datagrams)
         self.octets += sum(len(d) + OVERHEAD for d in datagrams)
-        self._order.append(name)
+        self._order.append((name, self._puts))
 
     def drop(self, name: str) -> None:
-        held = self._objects.pop(name, None)
+        _, held = self._objects.pop(name, (0, None))
         if held is not None:
             self.datagrams -= len(held)
             self.octets -= sum(len(d) + OVERHEAD for d in held)
@@ -67,9 +69,10 @@ class Ring:
             if not self._order:
                 if self._name:
                     self.turns += 1
-                self._order.extend(self._objects)
-            self._name = self._order.popleft()
-            self._sending = iter(self._objects.get(self._name, ()))
+                self._order.extend((name, number) for name, (number, _) in self._objects.items())
+            self._name, wanted = self._order.popleft()
+            number, held = self._objects.get(self._name, (0, ()))
+            self._sending = iter(held if number == wanted else ())
 
 
 class Wheels:
