@@ -268,8 +268,10 @@ class FfmpegEncoder(Encoder):
 class FfmpegPlayer(Player):
     """ffmpeg as a player of clear RTP on loopback ``port``, as ``pybcast relay`` gives it.  ``folder``: for its SDP.
 
-    Ready when made.  It is two pictures behind, which come with ``finish``.
+    Ready when made.  It is some pictures behind, which come with ``finish``: wait ``HOLDS_BACK`` seconds for the last, then finish.
     """
+
+    HOLDS_BACK: Final = 1.0
 
     def __init__(self, port: int, folder: Path) -> None:
         file = folder / f"{port}.sdp"
