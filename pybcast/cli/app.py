@@ -24,7 +24,7 @@ from pybcast.broadcast.capture import GROUPS, identify
 from pybcast.cli import bench as bench_
 from pybcast.cli import input as reading
 from pybcast.cli import keygen as keymaking
-from pybcast.cli import output, protect, seeing, servers
+from pybcast.cli import output, protect, seeing, servers, xfrm
 from pybcast.cli.input import Form, Item
 from pybcast.cli.status import BAD_MESSAGE, INTERRUPTED, USAGE, answering, our_fault, output_failed
 from pybcast.errors import BadValue, BcastError, ConfigError
@@ -546,6 +546,7 @@ def demo(
 servers.register(app)
 protect.register(app)
 seeing.register(app)
+xfrm.register(app)
 
 
 def run(args: Sequence[str] | None = None) -> int:

@@ -120,8 +120,8 @@ class KeyOutlet:
 class KeyReader:
     """Follows a key socket: each line goes to ``told``, and when the other side is gone it connects again, for ever.
 
-    ``told`` is called in the event loop and must not wait; what it raises ends ``run``.  A line that cannot be read is passed over,
-    with a warning: the next key may be good.
+    ``told`` is called in the event loop and must not wait; what it raises ends ``run``.  A line that cannot be read is passed
+    over, with a warning: the next key may be good.
     """
 
     def __init__(self, path: Path, told: Callable[[KeyOutput], None]) -> None:
@@ -149,23 +149,20 @@ class KeyReader:
         except OSError:
             return False
         try:
-            _check_server(peer_user(writer), self._path)
+            try:
+                _check_server(peer_user(writer), self._path)
+            except TransportError as error:
+                LOG.warning("keys are not taken: %s", str(error), extra={"fields": {"event": "keys-refused"}})
+                return False
             self.connected = True
             LOG.info("following the keys of %s", str(self._path), extra={"fields": {"event": "keys-connected"}})
-            while line := await reader.readline():
+            while line := await _next(reader):
                 self.lines += 1
                 output = _heard(line)
                 if output is None:
                     self.refused += 1
                 else:
                     self._told(output)
-        except OSError:
-            pass  # gone
-        except ValueError:
-            LOG.warning("a line of keys without end", extra={"fields": {"event": "keys-bad"}})
-        except TransportError as error:
-            LOG.warning("keys of %s are not taken: %s", str(self._path), str(error), extra={"fields": {"event": "keys-refused"}})
-            return False
         finally:
             writer.close()
         LOG.warning("no keys from %s: holding what it said last", str(self._path), extra={"fields": {"event": "keys-lost"}})
@@ -194,6 +191,17 @@ def follow(path: Path, *, patience: float | None = None) -> Iterator[KeyOutput]:
             raise TransportError(f"{path}: no keys for {patience:.0f} s")
         time.sleep(RETRY[min(attempt, len(RETRY) - 1)])
         attempt += 1
+
+
+async def _next(reader: asyncio.StreamReader) -> bytes:
+    """A line; empty when the other side is gone."""
+    try:
+        return await reader.readline()
+    except OSError:
+        return b""
+    except ValueError:
+        LOG.warning("a line of keys without end", extra={"fields": {"event": "keys-bad"}})
+        return b""
 
 
 def _check_server(user: int, path: Path) -> None:
