@@ -26,6 +26,7 @@ from gi.repository import GLib, Gst  # noqa: E402
 from keylines import follow, ntp_now  # noqa: E402
 
 LAST_PACKET = 65_535
+HANDOVER = 0.5  # seconds after the end of a key's authority in which the next one's line may come
 SOURCE = "videotestsrc is-live=true ! video/x-raw,format=I420,width=640,height=360,framerate=25/1"
 ENCODER = "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 bitrate=1000 threads=1 aud=false"
 
@@ -68,7 +69,7 @@ class Headend:
         packets = info.get_buffer_list().length() if info.type & Gst.PadProbeType.BUFFER_LIST else 1
         key = self.key
         end = key and key["authority_end"]
-        if key is None or (end is not None and ntp_now() >= end):
+        if key is None or (end is not None and ntp_now() >= end + HANDOVER):
             self.dropped += packets  # nothing may leave without authority
             return Gst.PadProbeReturn.DROP
         if self.packets + packets > LAST_PACKET:

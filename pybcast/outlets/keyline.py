@@ -7,8 +7,9 @@ To an encoder, from a BSD/A::
      "salt": HEX or null, "auth_key": HEX or null, "authority_end": NTP seconds or null}
     {"event": "StopTraffic", "service": ID, "stream": 1}
 
-``UseKey`` says: from now on protect with this key, and stop at ``authority_end`` unless a newer one came (R9).  ``StopTraffic``
-says: let nothing out until the next ``UseKey``.
+``UseKey`` says: from now on protect with this key, and stop ``HANDOVER`` seconds after ``authority_end`` unless a newer one came
+(R9): that is told at the moment at which the authority of this one ends.  ``StopTraffic`` says: let nothing out until the next
+``UseKey``.
 
 To a player, from a terminal::
 
@@ -36,6 +37,7 @@ KeyOutput = UseKey | StopTraffic | TekReady | TekExpired
 
 MAX_LINE: Final = 64 << 10  # bytes of one line; a service's id is the only part without a fixed size - confidence: own
 MAX_NAME: Final = 16  # bytes of an MKI, SPI or key indicator (R17)
+HANDOVER: Final = 0.5  # seconds after the end of authority for the next key's line to come (R9) - confidence: own
 TEK_SIZE: Final = 16
 SALT_SIZE: Final = 14
 AUTH_KEY_SIZE: Final = 20

@@ -18,7 +18,7 @@ from typing import Any, Final
 from pybcast.errors import BcastError
 from pybcast.flows.events import Alarm, StopTraffic, UseKey
 from pybcast.messages import Protocol
-from pybcast.outlets.keyline import KeyOutput
+from pybcast.outlets.keyline import HANDOVER, KeyOutput
 from pybcast.outlets.media import Alarms, log_alarm
 from pybcast.outlets.srtp import ROC_TRIES, SrtpProtector
 
@@ -72,7 +72,7 @@ class Protect:
             self._alarms.set("key-refused", f"{error}: holding the last one")
             return
         self.changes += key.mki != before
-        self._until = math.inf if key.authority_end is None else key.authority_end
+        self._until = math.inf if key.authority_end is None else key.authority_end + HANDOVER
         self._alarms.clear("key-refused")
         self._alarms.clear("no-authority")
 

@@ -25,6 +25,7 @@ from pybcast.cli.app import run as run_cli
 from pybcast.errors import ConfigError
 from pybcast.flows import Alarm, StopTraffic, TekExpired, UseKey
 from pybcast.messages import Protocol
+from pybcast.outlets.keyline import HANDOVER
 from pybcast.outlets.media import Route
 from pybcast.outlets.protect import Positions, Protect
 from pybcast.outlets.relay import Open
@@ -79,13 +80,13 @@ def test_nothing_goes_out_before_a_key_or_after_stop_or_the_end_of_authority() -
     bench.tail.put(ready(2))
     assert bench.carry(0) is None and not bench.head.may_pass(0.0)
     bench.head.put(use(1, end=100))
-    assert bench.carry(1, 99.9) == rtp(1) and bench.head.may_pass(99.9)
+    assert bench.carry(1, 99.9 + HANDOVER) == rtp(1) and bench.head.may_pass(99.9 + HANDOVER), "the next key's line may be late"
     bench.head.put(STOP)
     assert bench.carry(2, 50.0) is None and not bench.head.may_pass(50.0)
     assert bench.said() == [("no-authority", True)]
     bench.head.put(use(1, end=100))  # the same key: it goes on
     assert bench.carry(3, 99.9) == rtp(3)
-    assert bench.carry(4, 100.0) is None and not bench.head.may_pass(100.0)
+    assert bench.carry(4, 100 + HANDOVER) is None and not bench.head.may_pass(100 + HANDOVER)
     assert bench.carry(5, 99.0) is None, "a clock that is put back brings no authority back"
     assert bench.said() == [("no-authority", False), ("no-authority", True)]
     bench.head.put(use(1, end=200))  # its right was extended
@@ -125,7 +126,7 @@ def test_a_key_that_cannot_be_used_leaves_the_last_one(wrong: UseKey) -> None:
     bench.tail.put(ready(1))
     bench.head.put(wrong)
     assert bench.carry(1, 99.0) == rtp(1)
-    assert bench.carry(2, 100.0) is None, "and its authority is not longer"
+    assert bench.carry(2, 100 + HANDOVER) is None, "and its authority is not longer"
     bench.head.put(use(3))
     assert bench.said() == [("key-refused", True), ("no-authority", True), ("key-refused", False), ("no-authority", False)]
 
