@@ -38,7 +38,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Fdt:
-    """``expires``: NTP seconds."""
+    """``expires``: NTP seconds, the lower 32 bits of them (R15)."""
 
     expires: int
     files: tuple[File, ...]
@@ -96,7 +96,7 @@ class _Reader:
         if self._depth == 1:
             if local != "FDT-Instance" or namespace not in _NAMESPACE:
                 raise BadValue(at, "FDT-Instance", "FDT-Instance", local[:40])
-            self._expires = _number(attributes, "Expires", at, "FDT-Instance", 2**32 - 1)
+            self._expires = _number(attributes, "Expires", at, "FDT-Instance", 2**64 - 1) & 0xFFFFFFFF
             self._common = attributes
         elif self._depth == 2 and local == "File" and namespace in _NAMESPACE:
             if len(self._files) == MAX_FILES:

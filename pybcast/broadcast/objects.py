@@ -17,6 +17,7 @@ from typing import Final
 
 from pybcast.broadcast import alc, bundle, fdt
 from pybcast.errors import WireError
+from pybcast.flows.serial import near
 
 MAX_OBJECT: Final = bundle.MAX_BUNDLE  # octets of one object
 MAX_SYMBOLS: Final = 4_096  # of one object: of 32 octets at least where it is as large as it may be
@@ -176,7 +177,7 @@ class Objects:
             while self._known_files > MAX_ANNOUNCED and len(self._known) > 1:
                 self._known_files -= len(self._known.popitem(last=False)[1].files)
         self._known.move_to_end(digest)
-        if read.expires + LEEWAY < now + NTP_UNIX:
+        if near(read.expires, now + NTP_UNIX) + LEEWAY < now + NTP_UNIX:
             self.counts["old descriptions"] += 1
             return
         self.counts["descriptions"] += 1

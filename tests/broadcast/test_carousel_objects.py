@@ -279,6 +279,15 @@ def test_a_description_that_is_over() -> None:
     assert receiver.counts["old descriptions"] > 0
 
 
+def test_after_the_end_of_the_era() -> None:
+    """R15: 32 bits of NTP seconds end in 2036."""
+    now = 2.0**32 - objects.NTP_UNIX + 1_000
+    content = bundle.encode([b"hello"])
+    datagrams = [description(one_file(9, len(content)).replace("4100000000", "5000")), packet(9, content)]
+    assert heard(Objects(TSI), datagrams, now) == [b"hello"]
+    assert heard(Objects(TSI), datagrams, now + 3 * 86_400) == []
+
+
 def test_symbols_before_their_description() -> None:
     datagrams = Encoder(TSI).encode("urn:a", 1, [bytes(1_000)] * 20)
     symbols = [d for d in datagrams if alc.parse(d).toi]
@@ -343,6 +352,19 @@ def test_objects_that_are_too_large_or_cut_to_nothing(length: int, symbol: int, 
     assert heard(receiver, [description(one_file(9, length, symbol, block)), *(packet(9, b"x", esi=i) for i in range(50))]) == []
     assert receiver.counts["oversize objects"] == 1
     assert receiver.held == 0
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_whatever_comes_nothing_else_comes_out(check: bool, whole: list[bytes], content: dict[str, Sequence[bytes]]) -> None:
+    rng = random.Random(f"hostile {check}")
+    receiver, got = Objects(TSI, require_check=check), []
+    for _ in range(20_000):
+        data = rng.choice(whole)
+        got += heard(receiver, [mutate(data, rng) if rng.random() < 0.7 else data])
+    assert set(got) <= {m for each in content.values() for m in each}
+    assert receiver.held <= objects.MAX_HELD
+    heard(receiver, whole * 3)
+    assert receiver.counts["objects"] > 5
 
 
 def test_memory_is_bounded_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
