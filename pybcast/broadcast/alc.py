@@ -2,8 +2,7 @@
 """Packets of a FLUTE session: LCT header (RFC 5651), what FLUTE adds (RFC 6726), and Reed-Solomon repair (RFC 5510).
 
 Reading is total and bounded: a ``Packet``, or a ``WireError`` with offset and field.  Ours carry a checksum in a header extension
-of their own (variable length, type 126 - confidence: own): UDP's is weak and often not checked, and one wrong octet would cost a
-whole object.  Other receivers skip it.
+of their own: UDP's is weak and often not checked, and one wrong octet would cost a whole object.  Other receivers skip it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ FDT_TOI: Final = 0
 _FTI: Final = 64
 _FDT: Final = 192
 _CENC: Final = 193
-_CHECK: Final = 126
+_CHECK: Final = 126  # confidence: own - the LCT header extension with our checksum: of variable length, a number nobody has
 _CHECK_WORDS: Final = 2
 MAX_DATAGRAM: Final = 2_048  # octets: none of ours is fragmented, nor is anybody's on a broadcast network - confidence: own
 
@@ -161,8 +160,9 @@ def _tables() -> tuple[list[int], list[int]]:
 
 _EXP, _LOG = _tables()
 _POINTS: Final = (0, *_EXP[:255])
-"""Where the polynomial of a block is evaluated: 0, then the powers of alpha.  The words of RFC 5510 8.2 begin with alpha^0; the
-codec that it names as its reference begins with 0, and so does flute-alc 1.11.7, with which this is tested - confidence: likely
+"""Where the polynomial of a block is evaluated.  The words of RFC 5510 8.2 begin with alpha^0; the codec that it names as its
+reference begins with 0, and so does flute-alc 1.11.7, with which this is tested.
+confidence: likely - the points of the Reed-Solomon code of FLUTE: 0, then the powers of alpha
 """
 
 

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bundles: many LTKMs and registration objects in one object of the carousel.
 
-A file description costs more than an LTKM, so they travel together.  The format is ours - confidence: own::
+A file description costs more than an LTKM, so they travel together.
+confidence: own - the format of a bundle: magic and version, length, number of messages, then each with its length
+
+The octets::
 
     octets 0-3   magic: "BCB" and the version, 1
     octets 4-7   length of the whole bundle

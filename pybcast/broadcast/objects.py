@@ -2,7 +2,8 @@
 """The receiving side of the carousel, without input and output: datagrams in, messages out.
 
 Anyone can send to a multicast group, so nothing here trusts what comes: every number is checked before memory is taken for it, what
-is held is bounded whatever comes, and the oldest goes first.  The limits are ours - confidence: own.
+is held is bounded whatever comes, and the oldest goes first.
+confidence: own - what a terminal holds of the carousel at most: 32 MiB, 8,192 objects, 512 packets that wait for their description
 
 A version is announced by its file description.  The newest announced one of an object counts: an older one, from an old capture,
 is not taken as long as the newer one is announced at least every ``STALE`` seconds.

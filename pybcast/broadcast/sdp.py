@@ -3,7 +3,10 @@
 
 Written and read: the attributes of RFC 5159; STKM streams as ``application/vnd.oma.bcast.stkm`` and, read only as they stand, as
 their predecessor ``ipdc-ksm``; ISMACryp's fmtp names; FLUTE sessions as 3GPP TS 26.346 describes them; and, in attributes of our
-own, what none of these has a name for (signalling 5.2-5.4)::
+own, what none of these has a name for (signalling 5.2-5.4).
+confidence: own - attributes of session descriptions: x-bcast-service, -carousel-cycle, -interaction, -protection, -service-class
+
+They are::
 
     a=x-bcast-service:URI                  GlobalServiceID; of one STKM stream where it stands below its m= line
     a=x-bcast-carousel-cycle:SECONDS       R7
@@ -30,11 +33,13 @@ from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireErro
 from pybcast.flows import Profile, Tuning
 from pybcast.messages import Protocol
 
-MAX_TEXT: Final = 65_536  # octets: a service has a few streams; some hundred m= lines fit - confidence: own
-STKM_FORMAT: Final = "vnd.oma.bcast.stkm"  # signalling 5.4, the registered media type - confidence: likely
-LTKM_FORMAT: Final = "vnd.oma.bcast.ltkm"  # signalling 5.5, the registered media type, used alike - confidence: own
+MAX_TEXT: Final = 65_536  # confidence: own - octets of a session description: some hundred m= lines fit
+STKM_FORMAT: Final = "vnd.oma.bcast.stkm"  # confidence: likely - STKM streams in SDP: the registered media type (signalling 5.4)
+LTKM_FORMAT: Final = (
+    "vnd.oma.bcast.ltkm"  # confidence: own - the LTKM push in SDP: the registered media type, used alike (signalling 5.5)
+)
 IPDC_FORMAT: Final = "ipdc-ksm"
-LTKM_PORT: Final = 4359  # omabcastltkm, signalling 5.5 - confidence: likely
+LTKM_PORT: Final = 4359  # confidence: likely - omabcastltkm (signalling 5.5)
 SERVICE_CLASS: Final = "urn:oma:bcast:oma_bsc:rifc:1.0"  # OMNA: registration and rights file carousel, signalling 5.5
 _FLUTE: Final = "FLUTE/UDP"  # TS 26.346 7.3.2.5
 _STREAM_IDS: Final = (1, 65535)
@@ -70,10 +75,12 @@ class StkmStream(Endpoint):
     """A stream of short-term key messages.
 
     ``streamid``: what ``a=stkmstream`` of the media refers to, 1..65535; the streams of both profiles of one service stream have
-    the same (R32).  ``service``: GlobalServiceID.  ``serviceprovider``: we write the socID there - confidence: own.
+    the same (R32).  ``service``: GlobalServiceID.
+    confidence: own - serviceprovider is the socID
     ``srvCIDExt``, ``prgCIDExt``: CID extensions, 32 bits, 8 hexadecimal digits each on the line.  ``srvKEYList``, ``prgKEYList``:
-    Key Domain ID (3 octets) || Key Group (2), or || SEK ID (4), hexadecimal on the line: a group stays where ids change (R10) -
-    confidence: own.  ``protocol``, ``lifetime``: what holds for Smartcard STKMs that do not say (R18).  ``kms_id``: IPDCKMSId of
+    Key Domain ID (3 octets) || Key Group (2), or || SEK ID (4), hexadecimal on the line: a group stays where ids change (R10).
+    confidence: own - srvKEYList holds Key Domain ID || Key Group, in hexadecimal, by commas
+    ``protocol``, ``lifetime``: what holds for Smartcard STKMs that do not say (R18).  ``kms_id``: IPDCKMSId of
     the predecessor format, which has no ``kmstype``.
     """
 
@@ -406,7 +413,7 @@ class _Session:
                 line.refuse(f"{name}=VALUE", name, name)
             return default if value is None else read(line, value, name)
 
-        stream_name = "IPDCStreamId" if ipdc else "streamid"  # the former - confidence: likely
+        stream_name = "IPDCStreamId" if ipdc else "streamid"  # confidence: likely - ipdc-ksm names its stream IPDCStreamId
         if stream_name not in values:
             line.refuse(f"{stream_name}=", "none", stream_name)
         kmstype = get("kmstype", _text, "")
@@ -436,7 +443,7 @@ class _Session:
                 formats=formats,
                 stkmstreams=attributes.all("stkmstream", _stream_id) or self._stkmstreams,
                 SRTPAuthentication=attributes.once("SRTPAuthentication", lambda line, value: _number(line, value, 0, 255)),
-                # the range - confidence: likely
+                # confidence: likely - the range of SRTPROCTxRate
                 SRTPROCTxRate=attributes.once("SRTPROCTxRate", lambda line, value: _number(line, value, 1, 65535)),
                 fmtp=tuple(fmtp), other=attributes.rest(),
             )
@@ -640,7 +647,9 @@ _ISMACRYP: Final[dict[str, tuple[str, int | None]]] = {
     "ISMACrypSliceIndication": ("slice_indication", 1),
     "ISMACrypPaddingIndication": ("padding_indication", 1),
 }
-"""fmtp name -> field, and the greatest number where it is one (signalling 5.3; the limits - confidence: likely)."""
+"""fmtp name -> field, and the greatest number where it is one (signalling 5.3).
+confidence: likely - the greatest ISMACrypIVLength is 8, ISMACrypDeltaIVLength 2
+"""
 _FLAGS: Final = frozenset(("selective_encryption", "key_indicator_per_au", "slice_indication", "padding_indication"))
 
 
