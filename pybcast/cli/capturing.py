@@ -6,22 +6,21 @@ from __future__ import annotations
 import ipaddress
 import os
 import selectors
-import signal
 import socket
 import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Final, Self
 
 from pybcast.broadcast import sdp
 from pybcast.broadcast.capture import GROUPS, Address, Writer, summary
 from pybcast.broadcast.listener import receiver
 from pybcast.cli.input import read
+from pybcast.cli.stopping import stopping
 from pybcast.errors import ConfigError
 from pybcast.messages import KINDS
 
@@ -131,27 +130,6 @@ class _File:
         self._ends.clear()
 
 
-@contextmanager
-def _signals() -> Iterator[socket.socket]:
-    """A socket that can be read when SIGINT or SIGTERM came: what is being written is finished first."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        with suppress(BlockingIOError):
-            theirs.send(b"!")
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ours
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        ours.close()
-        theirs.close()
-
-
 def run(sources: Sequence[Source], out: str, *, interface: str, count: int | None, seconds: float | None) -> Result:
     """Write what comes in.  ``ConfigError``: no file, or it takes no more; ``TransportError``: an address cannot be listened on."""
     try:
@@ -159,7 +137,7 @@ def run(sources: Sequence[Source], out: str, *, interface: str, count: int | Non
     except ValueError:
         raise ConfigError(f"--interface {interface[:80]}: expected an IPv4 address") from None
     result = Result()
-    with selectors.DefaultSelector() as selector, _signals() as stop:
+    with selectors.DefaultSelector() as selector, stopping() as stop:
         ears: list[_Ear] = []
         try:
             for entry in dict.fromkeys(sources):

@@ -39,6 +39,11 @@ def say(line: str) -> None:
     sys.stdout.write(line + "\n")
 
 
+def flush() -> None:
+    """Let a reader have what was said."""
+    sys.stdout.flush()
+
+
 def say_json(value: object) -> None:
     """One JSON value on one line of standard output."""
     say(json.dumps(value))

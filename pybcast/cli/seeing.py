@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pybcast.cli import output
 from pybcast.cli import wireshark as dissecting
-from pybcast.cli.asking import JsonOption, group
-from pybcast.cli.status import answering
+from pybcast.cli.asking import JsonOption, OneServiceOption, group, serving
+from pybcast.cli.status import BAD_MESSAGE, USAGE, answering
 from pybcast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pybcast.cli.watching import Snapshot
 
 wireshark = group("The Wireshark dissector of key messages.")
 
@@ -41,11 +48,15 @@ SecondsOption = Annotated[float | None, typer.Option("--seconds", min=0, help="E
 DirOption = Annotated[
     Path | None, typer.Option("--dir", metavar="DIR", help="Instead of Wireshark's own folder for Lua plugins.", show_default=False)
 ]
+ConfigsArgument = Annotated[list[Path], typer.Argument(metavar="CONFIG", help="TOML files of servers.", show_default=False)]
+EveryOption = Annotated[float, typer.Option("--every", metavar="SECONDS", min=0.1, max=3600, help="Time between two looks.")]
+OnceOption = Annotated[bool, typer.Option("--once", help="Look once, show it and end, with the exit status of `pybcast status`.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``pybcast``."""
     app.command()(capture)
+    app.command()(watch)
     app.add_typer(wireshark, name="wireshark")
 
 
@@ -78,6 +89,45 @@ def capture(
             output.note_json(facts) if json else output.note(text)
         else:
             output.say_json(facts) if json else output.say(output.plain(text))
+
+
+def watch(
+    configs: ConfigsArgument,
+    service: OneServiceOption = None,
+    every: EveryOption = 1.0,
+    once: OnceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Show running servers as they change: services, periods, ids of the keys in use, peers, alarms.
+
+    On a screen a picture that renews itself, until Ctrl-C; elsewhere, and with --json, a line for each change. Servers may come and
+    go. No key is shown, only ids.
+    """
+    with serving(as_json=json):
+        from pybcast.cli.stopping import stopping
+        from pybcast.cli.watching import Watcher, picture, servers
+
+        with stopping() as stop:
+            watcher = Watcher(servers(configs), every, stop.wait, service)
+            console = output.console()
+            if once:
+                _once(watcher.look(), picture, as_json=json)
+            elif json or not console.is_terminal:
+                watcher.lines(as_json=json)
+            else:
+                watcher.live(console)
+
+
+def _once(found: Sequence[Snapshot], picture: Callable[[Sequence[Snapshot]], RenderableType], *, as_json: bool) -> None:
+    if as_json:
+        for snapshot in found:
+            output.say_json(asdict(snapshot))
+    else:
+        output.console().print(picture(found))
+    if any(snapshot.error for snapshot in found):
+        raise typer.Exit(USAGE)
+    if any(snapshot.light == "red" for snapshot in found):
+        raise typer.Exit(BAD_MESSAGE)
 
 
 @wireshark.command("path")

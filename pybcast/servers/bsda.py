@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -14,7 +15,7 @@ from pybcast.flows.events import Output, State, StopTraffic, UseKey
 from pybcast.flows.tables import PeriodState, Side
 from pybcast.outlets.keyline import Outlet
 from pybcast.outlets.keysocket import KeyOutlet
-from pybcast.servers import description
+from pybcast.servers import description, inuse
 from pybcast.servers.air import JsonLinesAir, ProcessAir
 from pybcast.servers.config import ServerConfig
 from pybcast.servers.control import Command
@@ -118,12 +119,17 @@ class Bsda(Daemon[BSDA]):
     # --- commands -------------------------------------------------------------------------------------------------------
 
     def commands(self) -> dict[str, Command]:
-        return {"boundary": self._boundary, "periods": self._periods, "sdp": self._sdp}
+        return {"boundary": self._boundary, "keys": self._keys_in_use, "periods": self._periods, "sdp": self._sdp}
 
     async def _sdp(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What a service's session description says of the keys in use (R37)."""
         streams = [s for s in self.config.streams if s.service == arguments["service"]]
         return await self.runner.ask_machine(lambda machine, now: description.known(machine, streams))
+
+    async def _keys_in_use(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        streams = inuse.asked(self.config.streams, arguments)
+        found = await self.runner.ask_machine(lambda machine, now: inuse.periods(machine, streams))
+        return await asyncio.to_thread(inuse.shown_periods, found)
 
     async def _periods(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The crypto periods of a service: what is in use, on air, prepared."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from pybcast.flows.tables import KeyState, Side
 from pybcast.interaction.digest import REALM
 from pybcast.interaction.limits import Limits
 from pybcast.interaction.server import InteractionServer
+from pybcast.servers import inuse
 from pybcast.servers.commands import BsmCommands
 from pybcast.servers.config import ServerConfig
 from pybcast.servers.control import Command
@@ -106,4 +107,8 @@ class Bsm(Daemon[BSM]):
             self.interaction.waiting.everything_changed()
 
     def commands(self) -> dict[str, Command]:
-        return BsmCommands(self).table()
+        return {**BsmCommands(self).table(), "keys": self._keys}
+
+    async def _keys(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+        streams = inuse.asked(self.config.streams, arguments)
+        return await self.runner.ask_machine(lambda machine, now: inuse.long_term_keys(machine, streams))

@@ -21,6 +21,7 @@ from pybcast.unixsocket import listening, peer_user, this_user
 LOG: Final = logging.getLogger("pybcast.control")
 MAX_LINE: Final = 4 << 20  # octets of a command: some ten thousand subscribers
 TIMEOUT: Final = 60.0  # seconds a client waits for the answer
+QUIET: Final = frozenset({"status", "keys"})  # commands that watchers ask every second: not worth a line each
 Command = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
 
@@ -70,7 +71,8 @@ class ControlServer:
         except (ValueError, TypeError, AttributeError, KeyError) as error:  # of what was asked; its text may repeat it
             LOG.warning("command %s: %s", str(name)[:40], type(error).__name__)
             return {"ok": False, "error": ConfigError(f"{name or 'command'}: {type(error).__name__}").as_dict()}
-        LOG.info("command %s", name, extra={"fields": {"event": "command", "command": name}})
+        level = logging.DEBUG if name in QUIET else logging.INFO
+        LOG.log(level, "command %s", name, extra={"fields": {"event": "command", "command": name}})
         return {"ok": True, "result": result}
 
 

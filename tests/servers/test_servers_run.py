@@ -74,6 +74,24 @@ def test_figures_and_health(subscribed: System) -> None:
             assert name in text, text
 
 
+def test_a_watch_sees_the_ids_of_the_keys_in_use(subscribed: System) -> None:
+    secrets = subscribed.secrets()
+    subscribed.running["bsda"].wait(lambda seen: _in_use(seen) == set(LETTERS), "key in use for each service")
+    bsm, bsda = subscribed.shown("watch", "bsm.toml", "bsda.toml", "--once")
+    used = {key["service"][-1]: key for key in bsda["keys"] if key["state"] in ("in use", "held")}
+    assert set(used) == set(LETTERS)
+    for key in used.values():
+        assert key["traffic_id"] == key["smartcard"]["sek_id"] + key["smartcard"]["tek_id"], "R38"
+        names = {(k["key_type"], k["key_id"]) for k in bsm["keys"] if k["service"] == key["service"] and k["state"] != "ended"}
+        assert ("SEK", key["smartcard"]["key_domain_id"] + key["smartcard"]["sek_id"]) in names
+        assert ("SEAK", key["drm"]["service_CID_extension"]) in names
+    said = json.dumps([bsm, bsda])
+    assert not any(secret.hex() in said for secret in secrets)
+    (one,) = subscribed.shown("watch", "bsda.toml", "--once", "--service", "urn:example:service:B")
+    assert {key["service"] for key in one["keys"]} == {row["service"] for row in one["services"]} == {"urn:example:service:B"}
+    assert all(word in subscribed.command("watch", "--once", "bsda.toml")[1] for word in ("SEK 12f410 ", "CID extension service "))
+
+
 def test_an_operator_sees_and_changes(subscribed: System) -> None:
     subscribed.secrets()
     shown = subscribed.shown("status", "bsm.toml", "bsda.toml")
