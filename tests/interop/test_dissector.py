@@ -12,6 +12,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,3 +287,38 @@ def test_the_tables_are_those_of_the_layouts() -> None:
 
 def test_every_filter_has_one_type() -> None:
     assert {kind for kind, _ in tables.fields().values()} == set(tables.TYPES)
+
+
+def test_the_largest_messages() -> None:
+    """A datagram full of the smallest payloads, and one full of Key IDs: read to the end."""
+    header = bytes.fromhex("01 00 15 00 01020304 00 01")
+    payloads = b"\x15\x00\x00\x00" * 16_000 + bytes.fromhex("01 00 0000") + bytes.fromhex("00 00 0000 00")
+    ids = b"\x07\x00" * 32_000
+    more = bytes.fromhex("01 03") + len(ids).to_bytes(2) + ids + bytes.fromhex("00 00 0000 00")
+    assert check([Case("mikey", header + payloads), Case("mikey", header + more)]) == [None, None]
+
+
+def test_filters_are_pybcasts_names() -> None:
+    stkms = list(corpus("smartcard-stkm", 5, 1))
+    wanted = explain(stkms[2], "smartcard-stkm").rows
+    sek_id = next(row.value for row in wanted if row.field.endswith("ids[1].value"))
+    sent = [ipv4(17, udp(data, 40002)) for data in stkms]
+    for words, places in (
+        (f"bcast.payloads.ids.value == {bytes.fromhex(sek_id).hex(':')}", [2]),
+        ("bcast.payloads.ts_type == 2", [0, 1, 2, 3, 4]),
+        ('bcast.kind == "smartcard-stkm" && !bcast.bad_value', [0, 1, 2, 3, 4]),
+        ("bcast.truncated", []),
+    ):
+        assert [p for p, found in enumerate(_filtered(sent, words)) if found] == places, words
+
+
+def _filtered(sent: Sequence[bytes], words: str) -> list[bool]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "sent.pcap"
+        file.write_bytes(capture(sent))
+        said = subprocess.run(
+            ["tshark", "-n", "-r", str(file), "-Y", words, "-T", "fields", "-e", "frame.number", *LUA],
+            env=os.environ | {"WIRESHARK_CONFIG_DIR": folder}, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    passed = {int(number) for number in said.split()}
+    return [place + 1 in passed for place in range(len(sent))]
