@@ -35,7 +35,7 @@ import dissector_tables as tables
 pytestmark = pytest.mark.requires_tool("tshark", package="tshark")
 
 LONG: Final = os.environ.get("PYBCAST_LONG", "") == "1"
-EACH: Final = 400 if LONG else 40  # messages of a kind in one capture
+EACH: Final = 120 if LONG else 40  # messages of a kind in one capture
 FIRST_PORT: Final = 6000
 LONGEST_LABEL: Final = 200  # of the dissector
 LUA: Final = ("-X", f"lua_script:{tables.DISSECTOR}")
@@ -172,7 +172,7 @@ def broken(seed: int) -> Iterator[Case]:
             yield Case(case.kind, data, case.partial)
 
 
-SEEDS: Final = range(20) if LONG else range(1)
+SEEDS: Final = range(10) if LONG else range(1)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
