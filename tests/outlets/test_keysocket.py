@@ -18,13 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybcast.errors import BadValue, ConfigError, TransportError
-from pybcast.flows import StopTraffic, TekExpired, TekReady, UseKey
+from pybcast.flows import OffAir, StopTraffic, TekExpired, TekReady, UseKey
 from pybcast.messages import Protocol
 from pybcast.outlets import keysocket
 from pybcast.outlets.callback import CallbackOutlet
 from pybcast.outlets.keyline import KeyOutput, read_line, write_line
 from pybcast.outlets.keysocket import KeyOutlet, KeyReader, follow
 from pybcast.secret import Secret
+from pybcast.servers.bsda import Bsda
+from pybcast.servers.config import load
+from pybcast.servers.example import write
 
 TEK: Final = bytes(range(200, 216))
 
@@ -295,3 +298,15 @@ def test_a_callback_hears_the_newest_and_its_faults_stay_its_own(caplog: pytest.
     outlet.close(30)
     assert heard == [use("a", 1), use("a", 3), use("b"), TekExpired("urn:a", 1, b"\0\1")]
     assert outlet.failures == 1 and "a callback for keys failed" in caplog.text
+
+
+def test_a_bsda_tells_callbacks_beside_its_socket(tmp_path: Path) -> None:
+    (config,) = (path for path in write(tmp_path) if path.name == "bsda.toml")
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("events")))
+    heard: list[KeyOutput] = []
+    outlet = CallbackOutlet(heard.append)
+    bsda = Bsda(load(config), outlets=[outlet])
+    for output in (use("a"), StopTraffic("urn:b", 1), OffAir("urn:a", 1, 8)):
+        bsda.put(output)
+    outlet.close(30)
+    assert heard == [use("a"), StopTraffic("urn:b", 1)]
