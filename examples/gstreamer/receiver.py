@@ -7,7 +7,8 @@
 ``srtpdec`` asks for keys (``request-key``) when a stream begins and is answered with all that the terminal holds, the next one too.
 When the terminal tells of another key, the stream is taken from ``srtpdec`` (``remove-key``), so that it asks again; its rollover
 counter is handed over, as it belongs to the stream and not to a key.  That is done in a probe on the sink pad, where no packet is
-under way.  Needs python3-gi and the plugins base, good, bad (srtpdec), and a decoder of H.264.
+under way.  A stream that has wrapped before we tuned in does not tell its counter: up to 64 are tried.  Needs python3-gi and the
+plugins base, good, bad (srtpdec), and a decoder of H.264.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from gi.repository import GLib, Gst  # noqa: E402
 from keylines import follow, ntp_now  # noqa: E402
 
 MAX_KEYS = 16  # that srtpdec takes for a stream
+ROC_TRIES = 64
+PACKETS_OF_A_TRY = 2
 DECODERS = ("avdec_h264", "openh264dec")
 
 
@@ -35,17 +38,20 @@ class Receiver:
         self.pipeline = Gst.parse_launch(
             f"udpsrc name=source address={host} port={port} auto-multicast=true buffer-size=4194304{interface}"
             ' caps="application/x-srtp,media=video,encoding-name=H264,clock-rate=90000,payload=96"'
-            f" ! srtpdec name=srtp ! rtpjitterbuffer latency={options.latency} ! rtph264depay ! h264parse ! {decoder}"
+            f" ! srtpdec name=srtp ! rtpjitterbuffer name=buffer latency={options.latency} ! rtph264depay ! h264parse ! {decoder}"
             f" ! identity name=frames ! {options.sink}"
         )
         self.srtp = self.pipeline.get_by_name("srtp")
         self.srtp.connect("request-key", self.on_request_key)
         self.pipeline.get_by_name("source").get_static_pad("src").add_probe(Gst.PadProbeType.BUFFER, self.before_packet)
+        self.pipeline.get_by_name("buffer").get_static_pad("sink").add_probe(Gst.PadProbeType.BUFFER, self.after_packet)
         self.pipeline.get_by_name("frames").get_static_pad("src").add_probe(Gst.PadProbeType.BUFFER, self.count_frame)
         self.keys = {}  # MKI -> what the terminal said of it, the newest last
         self.changed = False
         self.lock = threading.Lock()
         self.positions = {}  # SSRC -> its rollover counter and last sequence number
+        self.opened = set()  # SSRCs whose counter is known, as packets have opened
+        self.tried = {}  # SSRC -> packets that have not
         self.packets = self.frames = self.asked = 0
 
     def told(self, said):
@@ -83,9 +89,24 @@ class Receiver:
                 roc, last = self.positions[ssrc]
                 if changed:  # srtpdec takes the counter it is given for that of the very next packet
                     roc = max(0, roc + (last - seq > 0x8000) - (seq - last > 0x8000))
-                self.positions[ssrc] = roc, seq
+                self.positions[ssrc] = self.search(ssrc, roc), seq
             else:
                 self.positions[ssrc] = 0, seq
+        return Gst.PadProbeReturn.OK
+
+    def search(self, ssrc, roc):
+        """The counter to try for this packet, while none of the stream has opened."""
+        if ssrc in self.opened or not self.keys:
+            return roc
+        self.tried[ssrc] = self.tried.get(ssrc, 0) + 1
+        if self.tried[ssrc] % PACKETS_OF_A_TRY:
+            return roc
+        self.srtp.emit("remove-key", ssrc)
+        return (roc + 1) % ROC_TRIES
+
+    def after_packet(self, pad, info):
+        """A packet has opened."""
+        self.opened.add(int.from_bytes(info.get_buffer().extract_dup(8, 4), "big"))
         return Gst.PadProbeReturn.OK
 
     def counters(self):

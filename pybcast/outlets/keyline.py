@@ -18,7 +18,7 @@ To a player, from a terminal::
     {"event": "TekExpired", "service": ID, "stream": 1, "mki": HEX}
 
 ``TekReady`` says: packets with this MKI, SPI or key indicator may be opened with this key until ``until`` (R42).
-``TekExpired`` says: no longer.
+``TekExpired`` says: no longer.  A reader that was away may have missed it: ``until`` holds without it.
 """
 
 from __future__ import annotations

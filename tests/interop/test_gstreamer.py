@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -152,3 +153,28 @@ def test_the_rollover_counter_is_handed_over_to_srtpdec(sockets: tuple[KeySocket
         sent = encoder.finish()
         assert player.wait(sent)
         assert player.finish() == list(range(sent))
+
+
+@requires_ffmpeg
+def test_a_receiver_that_tunes_in_after_a_wrap_finds_the_rollover_counter(sockets: tuple[KeySocket, KeySocket]) -> None:
+    """By trying (R39); from the first picture that it shows on, it loses none."""
+    need_gstreamer()
+    head, tail = sockets
+    begin(head, tail)
+    clear, air = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    with ExitStack() as stack:
+        stack.enter_context(pybcast("protect", "--keys", str(head.path), "--service", SERVICE, "--from", clear, "--to", air))
+        encoder = stack.enter_context(FfmpegEncoder(clear, rate=100, seq=65_536 - 20))
+        encoder.start()
+        while encoder.sent < 50:
+            assert encoder.process.poll() is None
+            time.sleep(0.01)
+        player = stack.enter_context(GstReceiver(tail.path, SERVICE, air))
+        assert player.wait(1), player.tail()
+        for number in range(2, 6):
+            assert player.wait((number - 1) * STEP)
+            change(head, tail, number)
+        sent = encoder.finish()
+        assert player.wait_number(sent - 1)
+        shown = player.finish()
+        assert shown[0] and shown == list(range(shown[0], sent))
