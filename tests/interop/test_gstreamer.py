@@ -135,7 +135,7 @@ def test_ffmpeg_in_front_of_protect_and_behind_relay(sockets: tuple[KeySocket, K
 
 
 @requires_ffmpeg
-@pytest.mark.parametrize("lead", [20, 60, 100], ids="the wrap after {} packets".format)
+@pytest.mark.parametrize("lead", [20, 100], ids="the wrap after {} packets".format)
 def test_the_rollover_counter_is_handed_over_to_srtpdec(sockets: tuple[KeySocket, KeySocket], lead: int) -> None:
     """The sequence numbers of ffmpeg wrap (R39); keys change before and after, and a receiver that began before goes on."""
     need_gstreamer()
