@@ -94,14 +94,18 @@ class PackedSlot(Slot):
 
 
 def _head(datagram: Datagram) -> bytes:
-    """Its ``struct mmsghdr``.  What that points to is kept by the datagram."""
+    """Its ``struct mmsghdr``.  What that points to is kept by the datagram, which may be in two slots."""
+    if datagram.handle is not None:
+        head: bytes = datagram.handle[0]
+        return head
     address, size = _address(datagram.place), len(datagram.data)
     body = ctypes.create_string_buffer(_IOVEC + size)
     at = ctypes.addressof(body)
     _memmove(at, bytes(_Iovec(at + _IOVEC, size)), _IOVEC)
     _memmove(at + _IOVEC, datagram.data, size)
-    datagram.handle = (body, address)
-    return bytes(_Mmsghdr(_Msghdr(ctypes.addressof(address), 16, at, 1, None, 0, 0), 0))
+    head = bytes(_Mmsghdr(_Msghdr(ctypes.addressof(address), 16, at, 1, None, 0, 0), 0))
+    datagram.handle = (head, body, address)
+    return head
 
 
 class Wire:

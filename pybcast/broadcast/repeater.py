@@ -3,7 +3,8 @@
 
 The streams of one repetition time turn on one wheel, spread evenly over its slots of about a millisecond.  A slot is due at the
 begin of the sender plus a whole number of slots: nothing that comes late shifts what follows.  Within a slot the STKMs of a stream
-stand in the order of their periods, so that n leaves before n+1 (R6).
+stand in the order of their periods, so that n leaves before n+1 (R6).  What is announced leaves at once, and then in its slot: so
+it has been on air for three repetitions the sooner.
 
 When a period begins, those before it go off air (the hand-over): exactly then, if its STKM has been on air for three repetitions
 (R40), else as soon as it has; and only while the BSD/A is there, which switches the traffic at the same moment.  Without one the
@@ -16,8 +17,9 @@ Times are seconds of a monotonic clock (``now``) and 64-bit NTP seconds (``wall`
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from typing import Any, Final
 
 from pybcast.flows import Profile
 from pybcast.flows.events import AirStkm, Announce, OffAir
@@ -25,6 +27,7 @@ from pybcast.flows.schedule import REPETITIONS_AHEAD
 
 SLOT: Final = 0.001  # seconds between two slots: what a hundred datagrams take, and half of the lateness wanted - confidence: own
 MAX_SLOTS: Final = 1000  # of a wheel: a repetition of 1 s or more
+EXPRESS: Final = 32  # periods that leave out of turn at once: a third of a slot of ten thousand services - confidence: own
 MAX_PERIODS: Final = 16  # of a stream on air; a machine has two, three while it catches up - confidence: own
 
 Key = tuple[str, int]
@@ -40,18 +43,19 @@ class Datagram:
 
     def __init__(self, order: tuple[int, int, int], data: bytes, place: Place) -> None:
         self.order, self.data, self.place = order, data, place
-        self.handle: object = None
+        self.handle: Any = None
         """What a kind of slot keeps with it."""
 
 
 class OnAir:
     """One period's STKMs on air.  ``since``: when they first left; ``None`` until then."""
 
-    __slots__ = ("begins", "datagrams", "round", "since", "start", "stkms", "stream")
+    __slots__ = ("begins", "datagrams", "round", "shown", "since", "start", "stkms", "stream")
 
     def __init__(self, stream: _Stream, start: int, stkms: tuple[AirStkm, ...], round_: int) -> None:
         self.stream, self.start, self.stkms, self.round = stream, start, stkms, round_
         self.since: float | None = None
+        self.shown = False  # whether its datagrams have their places
         self.begins = False  # whether its slot still waits for its begin
         self.datagrams: list[Datagram] = []
 
@@ -111,6 +115,8 @@ class Repeater:
     def __init__(self, groups: Mapping[tuple[str, int, Profile], Place], now: float, *, slot: Callable[[int], Slot] = Slot) -> None:
         self.groups, self._configured = groups, _count(groups)
         self._epoch, self._make = now, slot
+        self._express = slot(0)
+        self._new: deque[OnAir] = deque()
         self._streams: dict[Key, _Stream] = {}
         self._wheels: dict[float, Wheel] = {}
         self._numbers = 0
@@ -173,6 +179,7 @@ class Repeater:
             assert place is not None
             period.datagrams.append(Datagram((stream.number, said.start, _WHEN[stkm.profile]), stkm.data, place))
         self._show(period, now)
+        self._new.append(period)
         return True
 
     def off_air(self, said: OffAir) -> None:
@@ -222,6 +229,27 @@ class Repeater:
         self._advance(wheel)
         return due, slot
 
+    @property
+    def waiting(self) -> bool:
+        """Whether :meth:`express` has something."""
+        return bool(self._new)
+
+    def express(self) -> Slot | None:
+        """What was announced and has not left yet, some of it: out of turn, once, whether it leaves or not."""
+        if not self._new:
+            return None
+        express = self._express
+        while express.items:
+            express.remove(len(express.items) - 1)
+        express.fresh.clear()
+        while self._new and len(express.fresh) < EXPRESS:
+            period = self._new.popleft()
+            if period.since is None and period.shown:
+                express.fresh.append(period)
+                for datagram in period.datagrams:
+                    express.insert(len(express.items), datagram)
+        return express
+
     def sent(self, slot: Slot, count: int, now: float, failed: Collection[int] = ()) -> None:
         """So many of the slot's datagrams have left, but for those of these indexes.
 
@@ -234,6 +262,8 @@ class Repeater:
                 if whole or any(datagram in left for datagram in period.datagrams):
                     period.since = now
                     slot.fresh.remove(period)
+                    if slot is self._express:
+                        period.stream.slot.fresh.remove(period)
                     self.reports.append((*period.stream.key, period.start))
 
     # --- views ----------------------------------------------------------------------------------------------------------
@@ -296,6 +326,7 @@ class Repeater:
             turn = wheel.turn_at(now)
             wheel.turn = min(wheel.turn, turn + (slot.number - turn) % len(wheel.slots))
         self.datagrams += len(period.datagrams)
+        period.shown = True
         for datagram in period.datagrams:
             slot.insert(bisect_left(slot.items, datagram.order, key=_order), datagram)
         if period.since is None:
@@ -306,6 +337,7 @@ class Repeater:
         slot = period.stream.slot
         at = bisect_left(slot.items, period.datagrams[0].order, key=_order)
         self.datagrams -= len(period.datagrams)
+        period.shown = False
         for _ in period.datagrams:
             slot.remove(at)
         if period.since is None:

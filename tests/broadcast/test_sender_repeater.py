@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pybcast.broadcast.datagrams import SIZE, PackedSlot, _Iovec, _Mmsghdr
-from pybcast.broadcast.repeater import MAX_PERIODS, Datagram, Place, Repeater, Slot
+from pybcast.broadcast.repeater import EXPRESS, MAX_PERIODS, Datagram, Place, Repeater, Slot
 from pybcast.flows.events import AirStkm, Announce, OffAir
 
 WALL: Final = 4_000_000_000.0  # NTP seconds when the simulated clock begins
@@ -81,6 +81,17 @@ class Air:
             self.repeater.sent(slot, len(slot.items), self.now)
             self._report()
         self.now = end
+        return self.sent[first:]
+
+    def at_once(self) -> list[Sent]:
+        """What is new leaves."""
+        first = len(self.sent)
+        while self.repeater.waiting:
+            slot = self.repeater.express()
+            assert slot is not None
+            self.sent += [(self.now, datagram.place[1], datagram.data) for datagram in slot.items]
+            self.repeater.sent(slot, len(slot.items), self.now)
+            self._report()
         return self.sent[first:]
 
     def _report(self) -> None:
@@ -233,6 +244,21 @@ def test_what_did_not_leave_is_not_reported() -> None:
         assert len(air.repeater.reports) == reported
 
 
+def test_what_is_new_leaves_at_once_and_once() -> None:
+    air = Air(EXPRESS + 1)
+    for n in range(EXPRESS + 1):
+        air.say(announce(n, WALL), announce(n, WALL + 10))
+    air.say(OffAir("urn:5", 1, int(WALL)))
+    sent = air.at_once()
+    assert len(sent) == len({data for _, _, data in sent}) == 2 * (2 * EXPRESS + 1)
+    assert len(air.reports) == 2 * EXPRESS + 1 and air.repeater.express() is None
+    assert all(len(times) <= 2 for times in by_port(sent).values())
+    air.say(announce(0, WALL + 20))
+    air.run(0.05)  # its slot came first
+    assert air.at_once() == [] and len(air.reports) == 2 * EXPRESS + 2
+    assert not any(slot.fresh for wheel in air.repeater._wheels.values() for slot in wheel.slots)
+
+
 def test_other_repetitions_turn_on_wheels_of_their_own() -> None:
     air = Air(3)
     air.say(announce(0, WALL, 0.1), announce(1, WALL, 0.25), announce(2, WALL, 5.0))
@@ -327,6 +353,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.03, 0.3, 2.0]), sleep=st.sampled_from([0.0, 0.0, 0.004, 0.3]))
     def run(self, seconds: float, sleep: float) -> None:
+        assert {data for _, _, data in self.air.at_once()} <= self.said
         sent = self.air.run(seconds, sleep=sleep)
         assert {data for _, _, data in sent} <= self.said
         for times in by_port(sent).values():
