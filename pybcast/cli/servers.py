@@ -66,9 +66,12 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
     """Check a server's configuration, and the files that it names."""
     with serving(as_json=json):
         from pybcast.servers.config import load
+        from pybcast.servers.sending import stkm_settings
 
         found = load(config)
         found.check()
+        if found.sender is not None:
+            stkm_settings(found)
         facts = {"role": found.role, "id": found.me, "services": len(found.streams), "peers": list(found.peer_ids)}
         if json:
             output.say_json(facts)

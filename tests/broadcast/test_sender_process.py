@@ -20,6 +20,7 @@ from hearing import Heard, Listener
 from saying import NTP_UNIX, Saying, announce, configuration, state_until
 from servers_support import Process, free_ports
 
+from pybcast.backend import pki
 from pybcast.broadcast import link
 from pybcast.cli import main
 from pybcast.flows.events import OffAir
@@ -155,6 +156,17 @@ def test_what_cannot_be_used_is_refused(
     monkeypatch.setattr("pybcast.servers.log.start", lambda *_: None)
     assert main(["air", "stkm", str(path)]) == 2
     assert refusal in capfd.readouterr().err + caplog.text
+
+
+def test_check_sees_what_the_sender_would_refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pki.init(tmp_path, {"bsda": "urn:example:bsda"})
+    (tmp_path / "kek").write_text("5a" * 32)
+    (tmp_path / "kek").chmod(0o600)
+    path = configuration(tmp_path, {"A": "239.1.1.1:5004"})
+    assert main(["check", str(path)]) == 0, capfd.readouterr().err
+    path.write_text(path.read_text().replace("239.1.1.1", "example.com"))
+    assert main(["check", str(path)]) == 2
+    assert "example.com: expected an IPv4 address" in capfd.readouterr().err
 
 
 def test_a_second_sender_is_refused(tmp_path: Path) -> None:
