@@ -210,8 +210,8 @@ def test_anything_is_read_or_refused(text: str) -> None:
     "change",
     [
         ("SHA-256", "MD5"), ("algorithm=SHA-256, ", ""), ("qop=auth", "qop=auth-int"), ("nc=00000001", "nc=1"),
-        ("nc=00000001", "nc=0000000g"), ("cnonce=", "conce="), ("Digest ", "Basic "), ("username=", "user="),
-        ("response=", "userhash=true, response="),
+        ("nc=00000001", "nc=0000000g"),         ("cnonce=", "conce="), ("Digest ", "Basic "),
+        ("username=", "user="), ("response=", "userhash=true, response="),
         ("YWxp", "é"), ("YWxp", "\x7f"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +27,12 @@ from pybcast.flows.allocator import RESTORE_JUMP, SmkCounters
 from pybcast.flows.events import Journal, State
 from pybcast.flows.ltkm import Job, Letter, Page
 from pybcast.flows.members import Bundle, JournalMembers, Members, People
-from pybcast.keys import SMK, Keys
+from pybcast.keys import SMK, SRK, Keys
 from pybcast.messages import ClearSmartcardLtkm
 from pybcast.store import Database, SqliteStore, StoreDamaged
 from pybcast.store.database import LETTERS
 from pybcast.store.members import StoredMembers
-from pybcast.store.people import member_crc
+from pybcast.store.people import member_crc, srk_crc
 from pybcast.store.schema import MIGRATIONS
 from pybcast.testing.scripts import START as WORLD_START
 from pybcast.testing.scripts import streams
@@ -82,7 +83,9 @@ def bound(state: State | None = None) -> JournalMembers:
 
 
 def person(name: str, seed: int = 0) -> Subscriber:
-    return Subscriber(id=name, smk=SMK(random.Random(f"{name} {seed}").randbytes(32)), idr=f"{name}@{seed}")
+    rng = random.Random(f"{name} {seed}")
+    smk = SMK(rng.randbytes(32))
+    return Subscriber(id=name, smk=smk, idr=f"{name}@{seed}", srk=SRK(rng.randbytes(32)) if rng.random() < 0.6 else None)
 
 
 def right(rng: random.Random, stream: tuple[str, int]) -> Right:
@@ -99,7 +102,10 @@ def columns(people: People) -> list[tuple[object, ...]]:
 def same(a: Members, b: Members, rng: random.Random) -> None:
     """Every question has one answer."""
     for name in NAMES:
-        assert a.get(name) == b.get(name)
+        found = a.get(name)
+        assert found == b.get(name) and sorted(a.streams(name)) == sorted(b.streams(name))
+        for idr in ("" if found is None else found.idr, f"{name}@0", f"{name}@1"):
+            assert a.known_as(idr) == b.known_as(idr)
         for stream in STREAMS:
             key = lambda r: (r.start, r.end, r.content or "")  # noqa: E731
             assert sorted(a.rights(name, stream), key=key) == sorted(b.rights(name, stream), key=key)
@@ -228,6 +234,21 @@ def test_counters_jump_in_one_row(stored: Stored) -> None:
     assert list(stored.members.some(["a", "b"], STREAMS[0]).counters) == [RESTORE_JUMP + 3, RESTORE_JUMP]
 
 
+def test_of_several_with_one_b_tid_the_last_one_counts(stored: Stored) -> None:
+    other = bound()
+    for members in (other, stored.members):
+        members.put([person("a"), replace(person("b"), idr="a@0"), replace(person("c"), idr="a@0")])
+        members.put([replace(person("c"), idr="c@9")])
+    for _ in range(2):
+        for members in (other, stored.members):
+            for idr, name in (("a@0", "b"), ("c@9", "c"), ("nobody", None)):
+                found = members.known_as(idr)
+                assert (None if found is None else found.id) == name
+            assert members.streams("nobody") == [] == members.streams("a")
+        stored.taken()
+        stored.write(1)
+
+
 # --- in the file ------------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +338,52 @@ def test_a_key_that_does_not_unwrap(tmp_path: Path) -> None:
         members = store.members()
         members.bind(Journal(store.load()))
         members.get("s2")
+
+
+def test_srks_in_the_file(tmp_path: Path) -> None:
+    """Wrapped; under the new key-encryption key after a change of it; damage is seen; a reader without the key sees none."""
+    path = tmp_path / "test.db"
+    people = {one.id: one for one in filled(path)}
+    some = [one for one in people.values() if one.srk is not None]
+    assert 10 < len(some) < 50
+    files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert not any(one.srk.reveal() in files for one in some if one.srk is not None)
+    with SqliteStore(path, KEK_A) as store:
+        store.rotate_kek(KEK_B)
+    with contextlib.closing(Database(path, KEK_B, readonly=True)) as reader:
+        found = reader.load()["subscriber"]
+        assert {name: getattr(row, "srk", None) for (name,), row in found.items()} == {n: one.srk for n, one in people.items()}
+    with contextlib.closing(Database(path, None, readonly=True)) as reader:
+        assert all(row.srk is None or row.srk.wiped for row in reader.load()["subscriber"].values() if isinstance(row, Subscriber))
+    place = list(people).index(some[0].id) + 1
+    for damage, what in (
+        (f"UPDATE member_srk SET srk = zeroblob(40) WHERE member = {place}", "damaged"),
+        (
+            f"UPDATE member_srk SET srk = zeroblob(40), crc = {srk_crc(place, bytes(40), 2)} WHERE member = {place}",
+            "does not unwrap",
+        ),
+    ):
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute(damage)
+            other.commit()
+        with SqliteStore(path, KEK_B) as store:
+            members = store.members()
+            members.bind(Journal({}))
+            with pytest.raises(StoreDamaged, match=f"member_srk, member {place}: .*{what}"):
+                members.get(some[0].id)
+        with contextlib.closing(Database(path, KEK_B, readonly=True)) as reader, pytest.raises(StoreDamaged, match=what):
+            reader.load()
+
+
+def test_tables_of_version_2_get_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    database = Database(path, KEK_A, migrations=MIGRATIONS[:2])
+    database.close()
+    with contextlib.closing(Database(path, KEK_A, readonly=True)) as reader:
+        assert reader.load() == {}
+    assert all(one.srk is None or one.srk for one in filled(path))
+    with contextlib.closing(Database(path, KEK_A, readonly=True)) as reader:
+        assert any(getattr(row, "srk", None) for row in reader.load()["subscriber"].values())
 
 
 def test_the_memory_of_an_older_version_moves(tmp_path: Path) -> None:
