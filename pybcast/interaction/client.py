@@ -213,10 +213,13 @@ class InteractionClient:
                 return
         raise failure
 
+    def _connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(ssl=self._context, limit=CONNECTIONS, keepalive_timeout=IDLE)
+
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._context, limit=CONNECTIONS, keepalive_timeout=IDLE),
+                connector=self._connector(),
                 headers={"User-Agent": "pybcast"},
                 skip_auto_headers=("Accept-Encoding",),
                 auto_decompress=False,
