@@ -14,6 +14,7 @@ import logging
 import math
 import socket
 import ssl
+from asyncio import sslproto
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ UDN_URI: Final = "urn:x-bcast:udn:"
 common name."""
 MAX_LINE: Final = 4096  # octets of a request line, and of a field of its head: a service's URI three times over - confidence: own
 MAX_FIELDS: Final = 32  # of a request's head - confidence: own
+TLS_BUFFER: Final = 32_768  # octets read at once: two records of TLS - confidence: own
+"""asyncio keeps a buffer of 256 KiB for each TLS connection, also of terminals that only wait: 290 KB each became 60 KB."""
 _TURNS: Final = 100  # of the event loop that a connection which was cut may take to be gone; it takes three - confidence: own
 _PATHS: Final = {wire.LTKM: "ltkm", wire.REGISTRATION: "registration", wire.VERIFICATION: "verification"}
 _FIELDS: Final = {"Server": "pybcast", "Cache-Control": "no-store"}
@@ -199,6 +202,7 @@ class InteractionServer:
         if context.verify_mode is not ssl.CERT_OPTIONAL:
             raise ConfigError("the interaction channel's TLS: a certificate of the client is optional")
         context.sslobject_class = _ReportingTls
+        sslproto.SSLProtocol.max_size = TLS_BUFFER
         listener = await asyncio.get_running_loop().create_server(
             self._front, sock=self._socket.dup(), ssl=context, ssl_handshake_timeout=self._limits.handshake,
             ssl_shutdown_timeout=1.0, backlog=1024,
