@@ -22,7 +22,7 @@ from pybcast.testing.parties import make_card, make_device, make_group
 
 NOW: Final = 4_000_000_000.0
 A, B = "urn:example:service:A", "urn:example:service:B"
-HEADER: Final = ("subscriber", "smk", "idr", "group", "position", "udk", "riak", "registration", "services", "until")
+HEADER: Final = ("subscriber", "smk", "idr", "group", "position", "udk", "riak", "srk", "udn", "registration", "services", "until")
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,10 @@ def people(system: System) -> list[Mapping[str, str]]:
     rows: list[Mapping[str, str]] = []
     for n in range(3):
         card = make_card(source, f"card-{n}", NOW)
-        assert card.subscriber.smk is not None
+        assert card.subscriber.smk is not None and card.subscriber.srk is not None
         rows.append({
             "subscriber": f"card-{n}", "smk": card.subscriber.smk.reveal().hex(), "idr": card.subscriber.idr,
-            "registration": card.registration.hex(), "services": f"{A} {B}",
+            "srk": card.subscriber.srk.reveal().hex(), "registration": card.registration.hex(), "services": f"{A} {B}",
         })  # fmt: skip
     for n in range(2):
         device = make_device(source, f"device-{n}", group, n, NOW)
@@ -66,7 +66,7 @@ def people(system: System) -> list[Mapping[str, str]]:
         rows.append({
             "subscriber": f"device-{n}", "group": group.address.hex(), "position": str(n),
             "udk": device.subscriber.udk.reveal().hex(), "riak": device.subscriber.riak.reveal().hex(),
-            "registration": device.registration.hex(), "services": A, "until": "2150-12-31",
+            "udn": device.subscriber.udn, "registration": device.registration.hex(), "services": A, "until": "2150-12-31",
         })  # fmt: skip
     return rows
 
@@ -114,6 +114,11 @@ def test_what_is_wrong_is_named_and_the_rest_is_imported(system: System, people:
         ({**people[3], "subscriber": "x", "position": "600"}, "position", "expected 0 to 511"),
         ({**people[3], "subscriber": "x", "group": "0000ffff"}, "group", "is not known"),
         ({**people[3], "subscriber": "x", "riak": "00"}, "riak", "expected 32 hexadecimal digits"),
+        ({**people[0], "subscriber": "x", "srk": key[:-2]}, "srk", "expected 64 hexadecimal digits"),
+        ({**people[0], "subscriber": "x", "udn": "0" * 20}, "udn", "is for the DRM Profile"),
+        ({**people[3], "subscriber": "x", "srk": key}, "srk", "is for the Smartcard Profile"),
+        ({**people[3], "subscriber": "x", "udn": "0" * 19}, "udn", "expected 20 digits"),
+        ({**people[3], "subscriber": "x"}, "udn", "is that of another subscriber"),
         ({"subscriber": "x"}, "smk", "missing"),
     ]
     file = write(system.folder / "bad.csv", [row for row, _, _ in bad] + [good])
@@ -270,10 +275,10 @@ def test_status_of_a_server_that_is_not_there(system: System) -> None:
 
 
 def test_no_key_that_was_imported_is_in_a_log_or_on_a_command_line(system: System, people: list[Mapping[str, str]]) -> None:
-    keys = [row[name] for row in people for name in ("smk", "udk", "riak") if row.get(name)] + ["5c" * 32, "6d" * 32]
+    keys = [row[name] for row in people for name in ("smk", "udk", "riak", "srk") if row.get(name)] + ["5c" * 32, "6d" * 32]
     logs = b"".join(line for process in (*system.past, *system.running.values()) for line in process.raw).lower()
     files = b"".join(path.read_bytes() for path in system.folder.glob("*.db*"))
-    assert len(keys) == 9 and b"subscriber-import" in logs
+    assert len(keys) == 12 and b"subscriber-import" in logs
     for key in keys:
         assert key.encode() not in logs and bytes.fromhex(key) not in logs + files
         assert not any(key in word for process in system.past for word in process.argv)
