@@ -87,6 +87,7 @@ period = {period}
 key_period = {key_period}
 rollover_lead = {rollover_lead}
 look_ahead = {look_ahead}
+hold_through = {hold_through}
 carousel_cycle = {cycle}
 repetition = {repetition}
 serviceBaseCID = "{base_cid}"
@@ -112,6 +113,7 @@ class Service:
     key_period: int = 10
     rollover_lead: int = 8
     look_ahead: int = 3
+    hold_through: bool = False
     cycle: float = 1.0
     repetition: float = 0.1
 
@@ -225,7 +227,7 @@ class Chain:
     def _service(self, service: Service) -> str:
         return _SERVICE.format(
             id=service.id, stream=service.number, profiles=json.dumps(service.profiles), generation=service.generation,
-            protocol=service.protocol, delivery=service.delivery, interaction=json.dumps(service.interaction),
+            protocol=service.protocol, delivery=service.delivery, interaction=json.dumps(service.interaction), hold_through=json.dumps(service.hold_through),
             period=service.period, key_period=service.key_period, rollover_lead=service.rollover_lead,
             look_ahead=service.look_ahead, cycle=service.cycle, repetition=service.repetition,
             base_cid=f"service-{service.name.lower()}", group=self.group, port=self.stkm_ports[service.name],

@@ -40,9 +40,10 @@ from pybcast.outlets.keyline import KeyOutput, read_line
 KILL_AT: Final = {"bsm": 0.35, "bsda": 0.6}  # of the seconds that are played
 OUTAGE: Final = 5.0  # seconds after a kill in which what it does is no surprise
 FULL_NAMES: Final = {"bsm": "BSM", "bsda": "BSD/A"}
+# Whoever wants no picture lost to a dead BSD/A holds the last key even where its authority has ended (R9).
 SERVICES: Final = (
-    Service(name="A", number=1, generation="bsm", delivery="push"),
-    Service(name="B", number=2, generation="bsda", delivery="pull", interaction=True),
+    Service(name="A", number=1, generation="bsm", delivery="push", hold_through=True),
+    Service(name="B", number=2, generation="bsda", delivery="pull", hold_through=True, interaction=True),
 )
 
 

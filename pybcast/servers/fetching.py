@@ -16,7 +16,7 @@ from pybcast.flows import Terminal, Tuning
 from pybcast.flows.events import Output
 from pybcast.interaction.client import InteractionClient
 from pybcast.interaction.digest import Digest
-from pybcast.interaction.errors import Forbidden, NotKnown
+from pybcast.interaction.errors import Forbidden, Limited, NotKnown
 from pybcast.servers.runner import Clock
 
 LOG: Final = logging.getLogger("pybcast.terminal")
@@ -136,5 +136,7 @@ class Fetcher:
         if isinstance(error, Forbidden | NotKnown):
             attempt = len(BACKOFF)  # that changes when a subscriber's rights do
         least = BACKOFF[min(attempt, len(BACKOFF) - 1)]
+        if isinstance(error, Limited):
+            least = max(least, error.retry_after)
         await asyncio.sleep(least * random.uniform(1.0, 1.5))
         return attempt + 1

@@ -76,7 +76,11 @@ def test_only_what_holds_a_wanted_id_is_passed_on() -> None:
                         out.sendto(data, (LOOPBACK, port))
 
             await hearing.until(
-                lambda: {2} <= {i for i, _ in hearing.heard} and {d for i, d in hearing.heard if i == 0} == {*mine}, send
+                lambda: (
+                    {d for i, d in hearing.heard if i == 2} == {*mine, *others}
+                    and {d for i, d in hearing.heard if i == 0} == {*mine}
+                ),
+                send,
             )
             assert {d for i, d in hearing.heard if i == 2} == {*mine, *others}, "nothing is known: some of everything"
             assert {i for i, _ in hearing.heard} == {0, 2}, "nothing is wanted of the second port"

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
+import os
 import random
+import shutil
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -44,6 +47,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def certificates() -> Path:
     """Of a server, and of terminals under an authority of their own: ``dora`` (UDN 5), ``nobody``, ``expired``, ``server``."""
     folder = Path(tempfile.mkdtemp(prefix="pybcast-interaction-"))
+    atexit.register(_remove, folder, os.getpid())
     pki.init(folder, {"bsm": BSM_URI})
     pki.init(folder / "terminals", {"server": BSDA_URI})
     for name, udn in (("dora", 5), ("nobody", 77)):
@@ -51,6 +55,11 @@ def certificates() -> Path:
     pki.issue(folder / "terminals", "expired", f"{UDN_URI}{5:020d}", hosts=(), listens=False, days=0)
     pki.init(folder / "others", {"forged": f"{UDN_URI}{5:020d}"})
     return folder
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a child that was forked has it not
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def server_context() -> ssl.SSLContext:
