@@ -227,7 +227,8 @@ class Chain:
     def _service(self, service: Service) -> str:
         return _SERVICE.format(
             id=service.id, stream=service.number, profiles=json.dumps(service.profiles), generation=service.generation,
-            protocol=service.protocol, delivery=service.delivery, interaction=json.dumps(service.interaction), hold_through=json.dumps(service.hold_through),
+            protocol=service.protocol, delivery=service.delivery, interaction=json.dumps(service.interaction),
+            hold_through=json.dumps(service.hold_through),
             period=service.period, key_period=service.key_period, rollover_lead=service.rollover_lead,
             look_ahead=service.look_ahead, cycle=service.cycle, repetition=service.repetition,
             base_cid=f"service-{service.name.lower()}", group=self.group, port=self.stkm_ports[service.name],
