@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from pybcast.demo.keyside import (
     Note,
     Profile,
     Rollover,
+    Screen,
     StopTraffic,
     TekExpired,
     TerminalKey,
@@ -39,6 +42,7 @@ from pybcast.outlets.keyline import KeyOutput, read_line
 
 KILL_AT: Final = {"bsm": 0.35, "bsda": 0.6}  # of the seconds that are played
 OUTAGE: Final = 5.0  # seconds after a kill in which what it does is no surprise
+WATCH_AT: Final = 0.9  # of the seconds that are played: both servers have died and come back
 FULL_NAMES: Final = {"bsm": "BSM", "bsda": "BSD/A"}
 # Whoever wants no picture lost to a dead BSD/A holds the last key even where its authority has ended (R9).
 SERVICES: Final = (
@@ -106,6 +110,8 @@ class DaemonKeys:
         self._began: float | None = None
         self._killed: dict[str, float] = {}
         self._feeds: dict[str, Feed] = {}
+        self._watching: subprocess.Popen[str] | None = None
+        self._watched = False
 
     def __enter__(self) -> Self:
         viewers = [Viewer(p, p, via="both" if p == "smartcard" else "broadcast") for p in self._profiles]
@@ -131,6 +137,9 @@ class DaemonKeys:
     def __exit__(self, *_: object) -> None:
         for feed in self._feeds.values():
             feed.close()
+        if self._watching is not None:
+            self._watching.kill()
+            self._watching.communicate()
         self._closing.close()
 
     # --- KeySide --------------------------------------------------------------------------------------------------------
@@ -149,6 +158,7 @@ class DaemonKeys:
             for output in feed.outputs():
                 self._heard(name.partition("-")[0], output)
         self._kill_when_due(now)
+        self._watch_when_due(now)
         events, self._events = self._events, []
         return events
 
@@ -191,6 +201,19 @@ class DaemonKeys:
                 self.chain.kill(role)
                 self.chain.start(role)
                 self._events.append(Note(f"{FULL_NAMES[role]} killed (SIGKILL), and started again"))
+
+    def _watch_when_due(self, now: float) -> None:
+        """What an operator sees, once."""
+        if self._watching is not None and self._watching.poll() is not None:
+            said, _ = self._watching.communicate()
+            self._watching = None
+            self._events.append(Screen(said.rstrip()))
+        if not self._watched and self._began is not None and now >= self._began + WATCH_AT * self._seconds:
+            self._watched = True
+            self._watching = subprocess.Popen(
+                [sys.executable, "-m", "pybcast.cli", "watch", "--once", "bsm.toml", "bsda.toml"], cwd=self.chain.folder,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            )  # fmt: skip
 
     def _outage(self, now: float) -> bool:
         """Whether the BSD/A was dead a moment ago: holding the last key is then what is to be done (R40)."""

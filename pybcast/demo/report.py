@@ -94,6 +94,11 @@ class Screen:
                 self._progress.console.print(f"service {service}: new long-term key {key} ({_NAMES[profile]})")
             case {"event": "note", "text": str(text)}:
                 self._progress.console.print(text, markup=False)
+            case {"event": "watch", "text": str(text)}:
+                console = self._progress.console
+                lines = [line.rstrip() for line in text.splitlines()]
+                lines = [line[: console.width] if set(line) == {"─"} else line for line in lines]
+                console.print("$ pybcast watch bsm.toml bsda.toml", *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
             case {"event": "alarm", "text": str(text)}:
                 self._progress.console.print(f"ALARM {text}", markup=False, style="bold red")
 

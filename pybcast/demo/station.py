@@ -30,6 +30,7 @@ from pybcast.demo.keyside import (
     Note,
     Profile,
     Rollover,
+    Screen,
     StopTraffic,
     TekExpired,
     TerminalKey,
@@ -346,6 +347,8 @@ class Station:
                 self.report({"event": "flow", "flow": flow, "profile": profile, "t": now})
             case Note(text):
                 self.report({"event": "note", "text": text, "t": now})
+            case Screen(text):
+                self.report({"event": "watch", "text": text, "t": now})
             case Alarm(text):
                 self._alarm(text)
 

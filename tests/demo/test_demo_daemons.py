@@ -54,4 +54,6 @@ def test_nobody_notices_that_servers_are_killed(tmp_path: Path, capsys: pytest.C
     for server in ("BSM", "BSD/A"):
         assert sum(note.startswith(f"{server} killed") for note in notes) == 1
         assert sum(note.startswith(f"{server} serves again") for note in notes) == 1
+    (screen,) = (event["text"] for event in events if event["event"] == "watch")
+    assert "urn:example:service:A" in screen and "urn:example:bsda" in screen
     assert all(Path(name).stat().st_size > 1000 for name in summary["files"])
