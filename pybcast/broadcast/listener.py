@@ -18,7 +18,6 @@ import os
 import re
 import select
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -26,7 +25,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pybcast.errors import TransportError
+from pybcast.broadcast.datagrams import hearing
+from pybcast.errors import ConfigError
 
 RECEIVE_BUFFER: Final = 8 << 20  # octets: 25 ms of 150,000 datagrams/s, which each count some 2 KiB there - confidence: own
 MAX_DATAGRAM: Final = 2048  # octets of a STKM; longer ones are cut, and refused when they are decoded
@@ -36,40 +36,18 @@ _CHANNEL: Final = 1 << 20  # octets that wait for a terminal which does somethin
 _BURST: Final = 256  # datagrams of one port before the others are looked at
 _REPORT: Final = 1.0  # seconds between two reports of what was heard
 _RESTART: Final = 0.2  # seconds before a dead ear is replaced
-_REUSE: Final = struct.Struct("=I")
+_SO_RCVBUFFORCE: Final = 33  # which Python does not name
 
 Address = tuple[str, int]
 
 
 def receiver(address: Address, interface: str) -> socket.socket:
-    """A socket for UDP datagrams to ``address``, joined to its group on the interface that has the address ``interface``.
-
-    Several processes may listen.  ``TransportError`` when it cannot be had.
-    """
-    host, port = address
-    try:
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    except OSError as error:
-        raise TransportError(f"{host}:{port}: {error.strerror}") from None
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _enlarge(made)
-        made.setblocking(False)
-        made.bind((host, port))
-        group = socket.inet_aton(host)
-        if group[0] & 0xF0 == 0xE0:
-            made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + socket.inet_aton(interface))
-    except OSError as error:
-        made.close()
-        raise TransportError(f"{host}:{port}: {error.strerror or error}") from None
-    return made
-
-
-def _enlarge(made: socket.socket) -> None:
+    """A socket that hears what is sent to ``address``, with much room.  ``ConfigError`` when it cannot."""
+    made = hearing(address, interface)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    forced = 33  # SO_RCVBUFFORCE, which Python does not name: beyond the system's limit, for those who may
-    with contextlib.suppress(OSError):
-        made.setsockopt(socket.SOL_SOCKET, forced, RECEIVE_BUFFER)
+    with contextlib.suppress(OSError):  # beyond the system's limit, for those who may
+        made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    return made
 
 
 @dataclass
@@ -96,7 +74,7 @@ class Listener:
         try:
             for address in addresses:
                 self._sockets.append(receiver(address, interface))
-        except TransportError:
+        except ConfigError:
             self.stop()
             raise
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from pybcast.broadcast.listener import MAX_DATAGRAM, MAX_UNKNOWN, Listener, receiver
-from pybcast.errors import TransportError
+from pybcast.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 LIMIT = 20.0  # seconds until a test gives up
@@ -155,7 +155,7 @@ def test_a_port_of_which_nothing_is_known_does_not_drown_the_terminal() -> None:
 
 
 def test_an_address_that_cannot_be_had() -> None:
-    with pytest.raises(TransportError, match=r"203\.0\.113\.1:9"):
+    with pytest.raises(ConfigError, match=r"203\.0\.113\.1:9"):
         receiver(("203.0.113.1", 9), LOOPBACK)
-    with pytest.raises(TransportError, match=r"239\.255\.43\.59"):
+    with pytest.raises(ConfigError, match=r"239\.255\.43\.59"):
         receiver((GROUP, free_ports(1)[0]), "203.0.113.1")
