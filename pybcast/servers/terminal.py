@@ -41,7 +41,7 @@ from pybcast.store import SqliteStore
 
 LOG: Final = logging.getLogger("pybcast.terminal")
 CLEAN, USAGE, OUR_FAULT = 0, 2, 70
-LOOK: Final = 1.0  # seconds at most until the clock is looked at again: it may have been set
+LOOK: Final = 1.0  # seconds at most until the clock is looked at again
 REGISTRATION: Final = frozenset({"smk", "keyset", "domain"})
 """Tables of card and device that a registration changes."""
 Via = Literal["broadcast", "interaction", "both"]
@@ -190,13 +190,11 @@ class TerminalProcess:
         if not self.options.relays:
             return
         interface = self.credentials.file.terminal.interface
-        known = {(s.service, s.streamid) for s in self.streams}
         media = [
             (stream.service, stream.streamid, medium)
             for d in self.descriptions
             for stream in d.streams(self.credentials.profile)
             for medium in d.protected(stream.streamid)
-            if (stream.service, stream.streamid) in known
         ]
         if len(self.options.relays) > len(media):
             raise ConfigError(f"{len(self.options.relays)} relays, but {len(media)} protected media streams in the descriptions")
@@ -261,17 +259,14 @@ class TerminalProcess:
         self._set_timer()
 
     def _set_timer(self) -> None:
+        """Look at the clock when something is due, and once in a while: it may have been set."""
         wakeup = self.machine.next_wakeup()
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if wakeup is not None:
-            # A clock that is stepped moves what is due: it is looked at again within a second.
-            wait = min(max(wakeup - self.clock.now(), 0.0), LOOK)
-            self._timer = asyncio.get_running_loop().call_later(wait, self._tick)
+        wait = LOOK if wakeup is None else min(max(wakeup - self.clock.now(), 0.0), LOOK)
+        self._timer = asyncio.get_running_loop().call_later(wait, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
         for route in self._routes:
             route.look()
         if self.clock.monotonic() >= self._heard_again:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import re
@@ -37,7 +38,7 @@ LIMIT: Final = 60.0  # seconds until a test gives up
 LOOK: Final = 0.02
 PERIOD: Final = 1
 KEY_PERIOD: Final = 12
-SERVICE: Final = Service(name="N", number=7, period=PERIOD, key_period=KEY_PERIOD, rollover_lead=8, look_ahead=3)
+SERVICE: Final = Service(name="N", number=7, period=PERIOD, key_period=KEY_PERIOD, rollover_lead=8, look_ahead=3, interaction=True)
 NAMES: Final = ("plain", "slow", "fast", "sleeper", "dying", "replayed", "noisy", "channel")
 PROFILE: Final = {name: "drm" if i % 2 else "smartcard" for i, name in enumerate(NAMES)}
 CHILD: Final = Path(__file__).with_name("clocked_terminal.py")
@@ -284,6 +285,23 @@ def test_what_cannot_begin_says_why(chain: Chain, tmp_path: Path, what: str) -> 
         expected = "key"
     done = _run(toml, sdp, seconds=LIMIT)
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
+
+
+def test_everything_over_the_interaction_channel(chain: Chain) -> None:
+    """Registration, LTKMs and STKMs by HTTPS; with --teks the keys are on standard output, without them none is."""
+    words = [sys.executable, "-m", "pybcast.cli", "terminal", "channel.toml", "N.sdp", "--via", "interaction"]
+    for option in ("--teks", "--json"):
+        with subprocess.Popen(
+            [*words, option], cwd=chain.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            lines = (json.loads(line) for line in process.stdout)
+            found = [line for line, _ in zip((line for line in lines if line["event"] == "TekReady"), range(3), strict=False)]
+            process.terminate()
+            _, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0 and "Traceback" not in err
+        assert len({line["mki"] for line in found}) == 3
+        assert all(("tek" in line) == (option == "--teks") for line in found)
 
 
 def _run(toml: Path, sdp: Path, seconds: float) -> subprocess.CompletedProcess[str]:
