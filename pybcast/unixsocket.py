@@ -14,13 +14,20 @@ from pathlib import Path
 from pybcast.errors import ConfigError
 
 
-def listening(path: Path) -> socket.socket:
-    """A Unix socket at ``path`` that only its owner may open.  ``ConfigError`` when it cannot be had; an old one is replaced."""
+def listening(path: Path, *, alone: bool = False) -> socket.socket:
+    """A Unix socket at ``path`` that only its owner may open.  ``ConfigError`` when it cannot be had; an old one is replaced.
+
+    ``alone``: not one at which somebody listens; for whoever knows of no other way that he is the only one.
+    """
     made = socket.socket(socket.AF_UNIX)
     try:
         with suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise ConfigError(f"{path}: exists and is no socket")
+            if alone:
+                with socket.socket(socket.AF_UNIX) as probe, suppress(ConnectionRefusedError):
+                    probe.connect(str(path))
+                    raise ConfigError(f"{path}: another process listens there")
             path.unlink()
         mask = os.umask(0o177)
         try:

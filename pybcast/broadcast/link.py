@@ -14,10 +14,8 @@ confidence: own - all of it is between two processes of one machine.
 from __future__ import annotations
 
 import asyncio
-import os
 import select
 import socket
-import stat
 import struct
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -28,9 +26,10 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from pybcast.errors import BadLength, BadValue, ConfigError, WireError
+from pybcast.errors import BadLength, BadValue, WireError
 from pybcast.flows import Profile
 from pybcast.flows.events import AirStkm, Announce, CarouselDrop, CarouselPut, OffAir
+from pybcast.unixsocket import listening, socket_user, this_user
 
 MAX_FRAME: Final = 80 << 20  # octets: a pull's answer (R30) in one CarouselPut, with room for its lengths
 MAX_PEERS: Final = 8  # connections: a BSD/A, the one whose place it takes, and who asks for the state - confidence: own
@@ -251,7 +250,7 @@ class LinkServer:
 
     def open(self) -> None:
         """Listen.  ``ConfigError`` when the path cannot be had, or another process listens there."""
-        self._listener = listening(self._path)
+        self._listener = listening(self._path, alone=True)
         self._listener.listen(MAX_PEERS)
         self._listener.setblocking(False)
         self._poll.register(self._listener.fileno(), select.EPOLLIN)
@@ -328,7 +327,7 @@ class LinkServer:
         with suppress(OSError):  # BlockingIOError: that was all
             while True:
                 connection, _ = self._listener.accept()
-                if user_of(connection) not in (0, os.geteuid()) or len(self._peers) >= MAX_PEERS:
+                if socket_user(connection) not in (0, this_user()) or len(self._peers) >= MAX_PEERS:
                     self.refused += 1
                     connection.close()
                     continue
@@ -400,37 +399,6 @@ class LinkServer:
         if number == self._owner:
             self._owner = None
             self._pending.append(Gone(why))
-
-
-def listening(path: Path) -> socket.socket:
-    """A Unix socket at ``path`` that only its owner may open.
-
-    ``ConfigError`` when it cannot be had, or someone listens there; what a dead process left behind is replaced.
-    """
-    made = socket.socket(socket.AF_UNIX)
-    try:
-        with suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise ConfigError(f"{path}: exists and is no socket")
-            with socket.socket(socket.AF_UNIX) as probe, suppress(ConnectionRefusedError):
-                probe.connect(str(path))
-                raise ConfigError(f"{path}: another process listens there")
-            path.unlink()
-        mask = os.umask(0o177)
-        try:
-            made.bind(str(path))
-        finally:
-            os.umask(mask)
-    except (OSError, ConfigError) as error:
-        made.close()
-        raise error if isinstance(error, ConfigError) else ConfigError(f"{path}: {error.strerror or error}") from None
-    return made
-
-
-def user_of(connection: socket.socket) -> int:
-    """The user at the other end of a Unix socket, as the system knows it."""
-    size = struct.calcsize("3i")
-    return int(struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
 
 
 # --- the BSD/A's end --------------------------------------------------------------------------------------------------
@@ -531,7 +499,7 @@ class LinkClient:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         connection = writer.get_extra_info("socket")
-        if user_of(connection) not in (0, os.geteuid()):
+        if socket_user(connection) not in (0, this_user()):
             return "another user listens there"
         writer.transport.set_write_buffer_limits(CHUNK)
         writer.write(frame(_Begin(self._me, self._mark)))

@@ -247,10 +247,10 @@ def test_who_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="another process listens there"):
         LinkServer(path).open()
     with monkeypatch.context() as patch, stranger(server, path) as idle:
-        patch.setattr(link, "user_of", lambda _: 54321)
+        patch.setattr(link, "socket_user", lambda _: 54321)
         with stranger(server, path) as other:
             assert other.recv(1) == b""
-        patch.setattr(link, "user_of", lambda _: 0)
+        patch.setattr(link, "socket_user", lambda _: 0)
         patch.setattr(link, "MAX_PEERS", 1)
         with stranger(server, path) as other:
             assert other.recv(1) == b""
