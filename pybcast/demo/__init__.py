@@ -70,7 +70,4 @@ def _key_side(profiles: tuple[Profile, ...], seconds: float, in_process: bool, r
         return nullcontext(FlowKeys(profiles, ntp_now()))
     from pybcast.demo.daemons import DaemonKeys
 
-    def note(text: str) -> None:
-        report({"event": "note", "text": text, "t": ntp_now()})
-
-    return DaemonKeys(profiles, ntp_now(), seconds, note)
+    return DaemonKeys(profiles, ntp_now(), seconds, report)

@@ -19,7 +19,7 @@ from typing import Final, Self
 
 from pybcast import codec
 from pybcast import flows as flow
-from pybcast.demo.chain import SERVERS, Chain, Service, Viewer
+from pybcast.demo.chain import SERVERS, STOP_LIMIT, Chain, Service, Viewer
 from pybcast.demo.keyside import (
     FLOWS,
     UNENTITLED,
@@ -30,19 +30,20 @@ from pybcast.demo.keyside import (
     Note,
     Profile,
     Rollover,
-    Screen,
     StopTraffic,
     TekExpired,
     TerminalKey,
     UseKey,
+    ntp_now,
 )
 from pybcast.demo.keyside import SERVICES as NAMES
 from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.outlets.keyline import KeyOutput, read_line
 
-KILL_AT: Final = {"bsm": 0.35, "bsda": 0.6}  # of the seconds that are played
+Report = Callable[[dict[str, object]], None]
+KILL_AT: Final = {"bsm": 0.25, "bsda": 0.45}  # of the seconds that are played
 OUTAGE: Final = 5.0  # seconds after a kill in which what it does is no surprise
-WATCH_AT: Final = 0.9  # of the seconds that are played: both servers have died and come back
+WATCH_AT: Final = 0.7  # of the seconds that are played: both servers have died and come back
 FULL_NAMES: Final = {"bsm": "BSM", "bsda": "BSD/A"}
 # Whoever wants no picture lost to a dead BSD/A holds the last key even where its authority has ended (R9).
 SERVICES: Final = (
@@ -93,14 +94,16 @@ class Feed:
 class DaemonKeys:
     """The whole key side (``KeySide``), inside ``with``.
 
-    ``seconds``: how long will be played; BSM and BSD/A are killed in between.  ``note``: told at once what is being done.
+    ``seconds``: how long will be played; BSM and BSD/A are killed in between.  ``report``: told at once what is being done.
     Raises ``TransportError`` when a process does not start, or ends.
     """
 
     flows: Sequence[str] = FLOWS
 
-    def __init__(self, profiles: Sequence[Profile], now: float, seconds: float, note: Callable[[str], None]) -> None:
-        self._profiles, self._seconds, self._say, self._now = tuple(profiles), seconds, note, now
+    def __init__(
+        self, profiles: Sequence[Profile], now: float, seconds: float, report: Callable[[dict[str, object]], None]
+    ) -> None:
+        self._profiles, self._seconds, self._report, self._now = tuple(profiles), seconds, report, now
         self._closing = contextlib.ExitStack()
         self._events: list[Event] = []
         self._first_of: dict[tuple[str, Profile], str] = {}
@@ -138,9 +141,11 @@ class DaemonKeys:
         for feed in self._feeds.values():
             feed.close()
         if self._watching is not None:
-            self._watching.kill()
-            self._watching.communicate()
+            self._show(self._watching)
         self._closing.close()
+
+    def _say(self, text: str) -> None:
+        self._report({"event": "note", "text": text, "t": ntp_now()})
 
     # --- KeySide --------------------------------------------------------------------------------------------------------
 
@@ -205,15 +210,22 @@ class DaemonKeys:
     def _watch_when_due(self, now: float) -> None:
         """What an operator sees, once."""
         if self._watching is not None and self._watching.poll() is not None:
-            said, _ = self._watching.communicate()
+            self._show(self._watching)
             self._watching = None
-            self._events.append(Screen(said.rstrip()))
         if not self._watched and self._began is not None and now >= self._began + WATCH_AT * self._seconds:
             self._watched = True
             self._watching = subprocess.Popen(
                 [sys.executable, "-m", "pybcast.cli", "watch", "--once", "bsm.toml", "bsda.toml"], cwd=self.chain.folder,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )  # fmt: skip
+
+    def _show(self, watching: subprocess.Popen[str]) -> None:
+        try:
+            said, _ = watching.communicate(timeout=STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            watching.kill()
+            said, _ = watching.communicate()
+        self._report({"event": "watch", "text": said.rstrip(), "t": ntp_now()})
 
     def _outage(self, now: float) -> bool:
         """Whether the BSD/A was dead a moment ago: holding the last key is then what is to be done (R40)."""

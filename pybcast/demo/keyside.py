@@ -103,20 +103,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Screen:
-    """What ``pybcast watch`` shows now, several lines."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Alarm:
     """Something an operator must see."""
 
     text: str
 
 
-Event = UseKey | StopTraffic | TerminalKey | TekExpired | Announced | Rollover | FlowRan | Note | Screen | Alarm
+Event = UseKey | StopTraffic | TerminalKey | TekExpired | Announced | Rollover | FlowRan | Note | Alarm
 
 
 class KeySide(Protocol):

@@ -30,7 +30,6 @@ from pybcast.demo.keyside import (
     Note,
     Profile,
     Rollover,
-    Screen,
     StopTraffic,
     TekExpired,
     TerminalKey,
@@ -347,8 +346,6 @@ class Station:
                 self.report({"event": "flow", "flow": flow, "profile": profile, "t": now})
             case Note(text):
                 self.report({"event": "note", "text": text, "t": now})
-            case Screen(text):
-                self.report({"event": "watch", "text": text, "t": now})
             case Alarm(text):
                 self._alarm(text)
 

@@ -32,7 +32,7 @@ def test_a_file_of_lines_is_read_as_it_grows(tmp_path: Path) -> None:
 
 
 def test_a_server_that_does_not_start_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    notes: list[str] = []
+    notes: list[dict[str, object]] = []
     monkeypatch.setattr(chain, "_AIR", chain._AIR.replace("air.jsonl", "missing/air.jsonl"))
     keys = DaemonKeys(("drm",), NOW, 1.0, notes.append)
     with pytest.raises(TransportError, match=r"bsda did not start: .*air\.events.*No such file"), keys:
