@@ -40,5 +40,5 @@ def test_console_examples_give_what_they_show() -> None:
 
 
 def test_paths_exist() -> None:
-    for path in re.findall(r"`((?:pybcast|tests|benchmarks|docs)/[\w/.-]*)`", TEXT):
+    for path in re.findall(r"`((?:pybcast|tests|benchmarks|docs|examples)/[\w/.-]*)`", TEXT):
         assert (ROOT / path).exists(), path

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(directory: FolderArgument, json: JsonOption = False) -> None:
-    """Make a folder with all that two servers on this machine need: certificates, keys, configurations. To try them out."""
+    """Make a folder with all that two servers and two terminals on this machine need: certificates, keys, configurations."""
     with serving(as_json=json):
         from pybcast.servers.example import write
 

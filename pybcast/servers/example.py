@@ -1,22 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that two servers on one machine need to try them out: certificates, keys at rest, configurations."""
+"""Everything to try out two servers, what they put on air and two terminals, on one machine: certificates, keys, configurations."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import time
 from pathlib import Path
 from typing import Final
 
 from pybcast.backend import pki
 from pybcast.errors import ConfigError
+from pybcast.flows import Profile
+from pybcast.servers.runner import NTP_UNIX
+from pybcast.servers.trial import FQDN, Trial
 
 BSM_ID, BSDA_ID = "urn:example:bsm", "urn:example:bsda"
 PORTS: Final = {"bsm": (8443, 9443), "bsda": (8444, 9444)}
 """Back-end interface; health and figures."""
 INTERACTION_PORT: Final = 8445
 TERMINALS: Final = "terminals"
-"""Folder of the authority of DRM terminals: not that of the servers."""
+"""Folder of the terminals, and of the authority of DRM terminals: not that of the servers."""
+SUBSCRIBERS: Final[tuple[tuple[str, Profile], ...]] = (("alice", "smartcard"), ("bob", "drm"))
+"""Names and profiles; each has a terminal, and a right to every service."""
+SERVICES: Final = ("urn:example:news", "urn:example:sport")
+GROUP: Final = "239.255.1.1"
+"""Multicast, of the range that belongs to one site (RFC 2365); it stays on the loopback interface."""
+LTKM_PORT: Final = 4359
+"""UDP, of the LTKM push."""
+FLUTE_PORT: Final = 4001
+STKM_PORTS: Final = (5004, 5006)
+"""Of each service; those of the Smartcard Profile go to the next port."""
 
 _SERVER: Final = """\
 # {title}
@@ -44,7 +59,7 @@ url = "https://127.0.0.1:{other_port}"
 """
 
 _BSM: Final = """\
-fqdn = "bsm.example.com"              # its name in MIKEY messages
+fqdn = "{fqdn}"              # its name in MIKEY messages
 rights_issuer_id = "{issuer}" # SHA-1 of its RSA key (DRM Profile)
 """
 
@@ -53,13 +68,20 @@ _TERMINALS: Final = """
 listen = "127.0.0.1:{port}"
 certificate = "bsm.pem"
 key = "bsm-key.pem"
-authority = "terminals/ca.pem"        # of DRM terminals: see `pybcast pki terminal`; others have passwords
+authority = "terminals/ca.pem"        # of DRM terminals: see `pybcast pki terminal`; cards prove that they were registered
 """
 
 _AIR: Final = """
 [air]
 events = "air.jsonl"                  # what goes on air: ids and lengths; "-" for standard output
 keys = "keys.sock"                    # a Unix socket that tells encoders under which key to protect
+sender = "stkm.sock"                  # of `pybcast air stkm`, which repeats the STKMs
+carousel = "carousel.sock"            # of `pybcast air carousel`, which turns LTKMs and registration material
+interface = "127.0.0.1"               # the address of the interface that datagrams leave by
+ttl = 1                               # of multicast
+ltkm = "{group}:{ltkm}"           # the LTKM push, one message a datagram
+flute = "{group}:{flute}"          # the same as an object carousel, with repair symbols
+rate = 2000000                        # bits a second, of each of the two
 """
 
 _SERVICES: Final = """
@@ -77,6 +99,7 @@ serviceBaseCID = "news"               # DRM Profile
 socID = "soc.example"
 key_domain_id = "12f410"              # Smartcard Profile: MCC and MNC
 key_group = 1                         # one for each stream
+stkm = "{group}:{news}"           # where its STKMs go; those of the Smartcard Profile to the next port
 
 [[services]]
 id = "urn:example:sport"
@@ -91,36 +114,45 @@ serviceBaseCID = "sport"
 socID = "soc.example"
 key_domain_id = "12f410"
 key_group = 2
+stkm = "{group}:{sport}"
 """
 
 
-def configuration(role: str) -> str:
-    """The configuration file of ``bsm`` or ``bsda``."""
+def configuration(role: str, issuer: bytes) -> str:
+    """The configuration file of ``bsm`` or ``bsda``.  ``issuer``: id of the rights issuer (20 bytes)."""
     other = "bsda" if role == "bsm" else "bsm"
-    own = _BSM.format(issuer=secrets.token_hex(20)) if role == "bsm" else ""
+    own = _BSM.format(fqdn=FQDN, issuer=issuer.hex()) if role == "bsm" else ""
     title = "BSM: subscribers, rights, long-term keys" if role == "bsm" else "BSD/A: traffic keys, and what goes on air"
     port, status = PORTS[role]
     head = _SERVER.format(
         role=role, other=other, title=title, port=port, status=status, other_port=PORTS[other][0], own=own,
-        air=_AIR if role == "bsda" else "", terminals=_TERMINALS.format(port=INTERACTION_PORT) if role == "bsm" else "",
+        air=_AIR.format(group=GROUP, ltkm=LTKM_PORT, flute=FLUTE_PORT) if role == "bsda" else "",
+        terminals=_TERMINALS.format(port=INTERACTION_PORT) if role == "bsm" else "",
     )  # fmt: skip
-    return head + _SERVICES
+    text = head + _SERVICES.format(group=GROUP, news=STKM_PORTS[0], sport=STKM_PORTS[1])
+    return re.sub(r"^([^#\n]+?) +# ", lambda line: f"{line[1]:<37} # ", text, flags=re.M)  # comments below each other
 
 
 def write(directory: Path) -> list[Path]:
     """A folder with all of it.  ``ConfigError`` when something is there already; nothing is overwritten."""
-    files = {f"{role}.toml": configuration(role) for role in PORTS} | {
-        f"{role}.kek": secrets.token_hex(32) + "\n" for role in PORTS
-    }
-    if existing := [name for name in files if (directory / name).exists()]:
+    names = [f"{role}.{kind}" for role in PORTS for kind in ("toml", "kek")]
+    if existing := [name for name in names if (directory / name).exists()]:
         raise ConfigError(f"{directory}: {', '.join(existing)} exists already")
     made = pki.init(directory, {"bsm": BSM_ID, "bsda": BSDA_ID}) + pki.init(directory / TERMINALS, {})
-    for name, text in files.items():
-        path = directory / name
-        try:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from None
-        made.append(path)
+    trial = Trial(directory / TERMINALS, time.time() + NTP_UNIX, authority="../ca.pem")
+    for position, (name, profile) in enumerate(SUBSCRIBERS):
+        trial.add(name, profile, position, SERVICES)
+    made += trial.write()
+    for role in PORTS:
+        made.append(_put(directory / f"{role}.toml", configuration(role, trial.issuer.id)))
+        made.append(_put(directory / f"{role}.kek", secrets.token_hex(32) + "\n"))
     return made
+
+
+def _put(path: Path, text: str) -> Path:
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    return path
