@@ -177,7 +177,9 @@ def deliver(size: int, parent: Path | None = None) -> dict[str, float]:
         subprocess.run([*pybcast, "init", str(folder)], check=True, capture_output=True)
         for role in ("bsm", "bsda"):
             config = folder / f"{role}.toml"
-            config.write_text(config.read_text("utf-8").partition("[[services]]")[0] + SERVICES, "utf-8")
+            lines = config.read_text("utf-8").partition("[[services]]")[0].splitlines(keepends=True)
+            kept = [line for line in lines if not line.startswith(("sender =", "carousel ="))]  # nobody sends here
+            config.write_text("".join(kept) + SERVICES, "utf-8")
         found |= enrol(folder, size)
         processes = {}
         begun = time.perf_counter()
