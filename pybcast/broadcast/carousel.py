@@ -289,8 +289,9 @@ class Carousel:
     def state(self) -> dict[str, Any]:
         """Figures, for who asks."""
         contents = self._contents
+        light, why = self._light()
         found: dict[str, Any] = {
-            "objects": len(contents), "messages": contents.messages, "refused": contents.refused,
+            "light": light, "why": why, "objects": len(contents), "messages": contents.messages, "refused": contents.refused,
             "connected": self._link.connected, "errors": dict(self._errors),
         }  # fmt: skip
         for name, wheels, _ in self._channels:
@@ -299,3 +300,11 @@ class Carousel:
                 "stretch": wheels.stretch, "turns": {f"{cycle:g}": turns for cycle, turns in wheels.turns().items()},
             }  # fmt: skip
         return found
+
+    def _light(self) -> tuple[str, str]:
+        if not self._link.connected:
+            return "red", "no BSD/A: what turns is held"
+        stretch = max(wheels.stretch for _, wheels, _ in self._channels)
+        if stretch > 1.0:
+            return "yellow", f"cycles are {stretch:.1f} times as long: the rate is too small"
+        return "green", ""

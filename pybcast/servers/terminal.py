@@ -24,7 +24,7 @@ from typing import Final, Literal, Protocol
 from pybcast.broadcast.listener import Listener
 from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener
 from pybcast.broadcast.sdp import Description, StkmStream
-from pybcast.errors import ConfigError, KeyUnavailable, StoreError, TransportError
+from pybcast.errors import ConfigError, KeyUnavailable, Replay, StoreError, TransportError
 from pybcast.flows import Terminal, Tuning
 from pybcast.flows.config import CAROUSEL_CYCLE
 from pybcast.flows.events import Answer, Output, Persist, Refused, TekExpired, TekReady
@@ -315,9 +315,14 @@ class TerminalProcess:
         self.options.told(output)
 
     def _refused(self, output: Refused) -> None:
-        """Anyone can send anything: of each kind of refusal the first is a line, the others are counted."""
+        """Anyone can send anything: of each kind of refusal the first is a line, the others are counted.
+
+        An LTKM that was heard before is no news: two channels carry it, and it is issued anew with other COUNTERs (R7).
+        """
         reason = f"{output.kind}: {output.error.code}"
         self.refused[reason] += 1
+        if isinstance(output.error, Replay) and output.kind.endswith("ltkm"):
+            return
         if self.refused[reason] == 1:
             fields = {"event": "refused-message", "kind": output.kind, "code": output.error.code}
             LOG.info("refused %s: %s", output.kind, output.error, extra={"fields": fields})

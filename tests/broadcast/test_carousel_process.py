@@ -192,7 +192,8 @@ async def _from_the_bsda_to_terminals(folder: Path) -> None:
                     client.put(CarouselPut("two", NEWS, two))
                     client.put(CarouselDrop("three"))
                     await carousel.until(lambda state: state["messages"] == 430)
-            await carousel.until(lambda state: not state["connected"])  # the BSD/A is dead, and terminals tune in
+            state = await carousel.until(lambda state: not state["connected"])  # the BSD/A is dead, and terminals tune in
+            assert state["light"] == "red" and "no BSD/A" in state["why"]
             good.impairment = bad
             turns = await carousel.turns()
             async with CarouselReceiver(GROUP, near, 1) as receiver:
@@ -219,12 +220,14 @@ async def _reload_and_stretch(folder: Path) -> None:
     async with running(path) as carousel, bsda(carousel.socket, CarouselPut("one", NEWS, messages(100, 1))):
         state = await carousel.until(lambda state: state["messages"] == 100)
         assert state["push"]["stretch"] > 2 and state["flute"]["stretch"] > 2, "it does not fit, and is sent slower"
+        assert state["light"] == "yellow" and "the rate is too small" in state["why"]
         assert list(state["push"]["turns"]) == ["0.5"]
         await carousel.until(lambda _: "carousel-stretched" in carousel.log.read_text())
         path.write_text(path.read_text().replace("carousel_cycle = 0.5", "carousel_cycle = 9.5"))
         carousel.process.send_signal(signal.SIGHUP)
         state = await carousel.until(lambda state: list(state["push"]["turns"]) == ["9.5"])
         assert state["push"]["stretch"] == state["flute"]["stretch"] == 1.0
+        assert (state["light"], state["why"]) == ("green", "")
         path.write_text(path.read_text().replace("rate = 100000", "rate = 200000"))
         carousel.process.send_signal(signal.SIGHUP)
         await carousel.until(lambda _: "not-reloaded" in carousel.log.read_text())

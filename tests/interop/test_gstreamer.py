@@ -18,6 +18,7 @@ from outlet_support import SERVICE, KeySocket, key_socket, mki, ready, use
 from pybcast.flows import StopTraffic, TekExpired
 from pybcast.outlets.udp import Pair
 
+pytestmark = pytest.mark.media
 CHANGES: Final = 30
 STEP: Final = 10  # pictures under one key
 
