@@ -45,10 +45,13 @@ KILL_AT: Final = {"bsm": 0.25, "bsda": 0.45}  # of the seconds that are played
 OUTAGE: Final = 5.0  # seconds after a kill in which what it does is no surprise
 WATCH_AT: Final = 0.7  # of the seconds that are played: both servers have died and come back
 FULL_NAMES: Final = {"bsm": "BSM", "bsda": "BSD/A"}
-# Whoever wants no picture lost to a dead BSD/A holds the last key even where its authority has ended (R9).
+# Whoever wants no picture lost to a dead BSD/A holds the last key even where its authority has ended (R9).  A new BSD/A has its
+# first key renewed (R33), and the one after that is issued when the renewed one is off air: what is prepared ahead leaves time.
 SERVICES: Final = (
-    Service(name="A", number=1, generation="bsm", delivery="push", hold_through=True),
-    Service(name="B", number=2, generation="bsda", delivery="pull", hold_through=True, interaction=True),
+    Service(name="A", number=1, generation="bsm", delivery="push", key_period=12, look_ahead=2, hold_through=True),
+    Service(
+        name="B", number=2, generation="bsda", delivery="pull", key_period=12, look_ahead=2, hold_through=True, interaction=True
+    ),
 )
 
 
