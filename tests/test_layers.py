@@ -24,17 +24,17 @@ FLOORS: Final = {
     "wire": 1, "keys": 1, "_native": 1,
     "codec": 2,
     "flows": 3,
-    "backend": 4, "broadcast": 4, "interaction": 4, "outlets": 4, "store": 4, "unixsocket": 4,
+    "backend": 4, "broadcast": 4, "interaction": 4, "outlets": 4, "store": 4, "unixsocket": 4, "httpsfaults": 4,
     "servers": 5,
     "demo": 6,
     "cli": 7,
 }  # fmt: skip
 
 # Arrows on one floor.  Floor 0 has an order of its own: what a message says needs secrets, a wiped secret raises an error.
-# Whoever speaks with other processes of this machine does so over the same kind of socket.
+# Whoever speaks with processes of this machine does so over the same kind of socket; both kinds of HTTPS fail in the same words.
 WITHIN: Final = {
     ("secret", "errors"), ("messages", "errors"), ("messages", "secret"),
-    ("broadcast", "unixsocket"), ("outlets", "unixsocket"),
+    ("broadcast", "unixsocket"), ("outlets", "unixsocket"), ("backend", "httpsfaults"), ("interaction", "httpsfaults"),
 }  # fmt: skip
 
 # `testing` stands beside the house: it sees floors 0-3, and only those at the top, and tests, see it.

@@ -26,6 +26,7 @@ from pybcast.backend.server import ACCEPTED_TYPES, CONTENT_TYPE, PATH, UNIX_EPOC
 from pybcast.errors import BadLength, ConfigError, LocalFlowError, TransportError
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status, Tag
+from pybcast.httpsfaults import failure
 
 PULLS: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest, Tag.STKMRequest, Tag.LTKMRequest, Tag.RegRequest})
 """Whose answers may have 64 MiB (R30)."""
@@ -306,7 +307,7 @@ class Client:
         except TimeoutError:
             raise PeerUnreachable(f"{peer.id}: no answer in time") from None
         except aiohttp.ClientError as error:
-            raise PeerUnreachable(f"{peer.id}: {_why(error)}") from None
+            raise PeerUnreachable(f"{peer.id}: {failure(error)}") from None
         return answer, size
 
     async def _read(self, peer: Peer, response: aiohttp.ClientResponse, *, pull: bool) -> tuple[BackendMessage, int]:
@@ -334,16 +335,3 @@ class Client:
         ):
             if not good:
                 raise BadAnswer(f"{peer.id}: an answer to something else: {what}")
-
-
-def _why(error: BaseException) -> str:
-    """What failed, without anything that was sent: aiohttp's own texts may repeat an answer."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(cause, ssl.SSLError):
-        return f"TLS: {getattr(cause, 'verify_message', None) or cause.reason or type(cause).__name__}"
-    certificate = getattr(error, "certificate_error", None)
-    if isinstance(certificate, ssl.SSLCertVerificationError):
-        return f"TLS: {certificate.verify_message}"
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{type(error).__name__}: {cause.strerror}"
-    return type(error).__name__

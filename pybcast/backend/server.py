@@ -24,7 +24,9 @@ from pybcast.backend.identity import Peer, Peers, authorise, certificate_end, ce
 from pybcast.errors import BcastError, ConfigError, LocalFlowError, PeerFlowError, TransportError
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status
+from pybcast.httpsfaults import http_log, reporting_tls
 
+_HTTP_LOG: Final = http_log("pybcast.backend.http", logging.WARNING)
 PATH: Final = "/bcast/spcp"  # one URL for all messages - confidence: own (backend-interface 4.4)
 CONTENT_TYPE: Final = "application/xml; charset=utf-8"
 ACCEPTED_TYPES: Final = frozenset({"application/xml", "text/xml"})
@@ -71,7 +73,7 @@ class _Front(web.Server):
 
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: ServerLimits) -> None:
         super().__init__(
-            handler, keepalive_timeout=limits.idle, access_log=None, logger=_http_log(), lingering_time=1.0, auto_decompress=False
+            handler, keepalive_timeout=limits.idle, access_log=None, logger=_HTTP_LOG, lingering_time=1.0, auto_decompress=False
         )  # fmt: skip
         self.callers: dict[web.RequestHandler, _Caller] = {}
         self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
@@ -159,7 +161,7 @@ class Server:
         if context is not None:
             if context.verify_mode is not ssl.CERT_REQUIRED:
                 raise ConfigError("TLS without client certificates is no back-end interface (R26)")
-            context.sslobject_class = _ReportingTls
+            context.sslobject_class = reporting_tls(LOG, logging.WARNING, "TLS handshake refused: %s", "tls")
             handshake = self._limits.handshake
         listener = await asyncio.get_running_loop().create_server(
             self._front, sock=self._socket.dup(), ssl=context, ssl_handshake_timeout=handshake, backlog=256
@@ -369,33 +371,3 @@ def _bare(code: int, *, close: bool = False) -> web.Response:
     if close:
         response.force_close()
     return response
-
-
-class _ReportingTls(ssl.SSLObject):
-    """Says why a handshake failed; asyncio keeps it to itself."""
-
-    def do_handshake(self) -> None:
-        try:
-            super().do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise
-        except ssl.SSLError as error:
-            why = getattr(error, "verify_message", None) or error.reason or type(error).__name__
-            LOG.warning("TLS handshake refused: %s", why, extra={"fields": {"event": "tls", "reason": why}})
-            raise
-
-
-def _http_log() -> logging.Logger:
-    """aiohttp's reports of broken HTTP, without what was sent (R41)."""
-
-    def strip(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        record.msg, record.args = f"HTTP that cannot be read: {type(error).__name__}" if error else "HTTP", ()
-        record.exc_info = record.exc_text = None
-        record.levelno, record.levelname = logging.WARNING, "WARNING"
-        return True
-
-    log = logging.getLogger("pybcast.backend.http")
-    if not log.filters:
-        log.addFilter(strip)
-    return log

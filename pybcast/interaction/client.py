@@ -18,6 +18,7 @@ import aiohttp
 from yarl import URL
 
 from pybcast.errors import ConfigError
+from pybcast.httpsfaults import failure
 from pybcast.interaction import wire
 from pybcast.interaction.digest import Authenticator, BadDigest, Digest, Proof
 from pybcast.interaction.errors import (
@@ -198,7 +199,7 @@ class InteractionClient:
         except BadDigest as error:
             raise BadAnswer(str(error)) from None
         except aiohttp.ClientError as error:
-            raise Unreachable(_why(error)) from None
+            raise Unreachable(failure(error)) from None
 
     def _challenged(self, proving: Authenticator, response: aiohttp.ClientResponse, proof: Proof | None) -> None:
         failure = BadDigest("401 without a challenge")
@@ -272,16 +273,3 @@ def _refusal(answer: _Answer) -> Refused:
             return Unavailable(status, problem)
         case status:
             return Refused(status, problem)
-
-
-def _why(error: BaseException) -> str:
-    """What failed, without anything that was sent: aiohttp's own texts may repeat an answer."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(cause, ssl.SSLError):
-        return f"TLS: {getattr(cause, 'verify_message', None) or cause.reason or type(cause).__name__}"
-    certificate = getattr(error, "certificate_error", None)
-    if isinstance(certificate, ssl.SSLCertVerificationError):
-        return f"TLS: {certificate.verify_message}"
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{type(error).__name__}: {cause.strerror}"
-    return type(error).__name__

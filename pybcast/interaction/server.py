@@ -25,6 +25,7 @@ from aiohttp import web
 
 from pybcast.errors import BcastError, ConfigError, CryptoError, FlowError, PeerFlowError, TransportError, WireError
 from pybcast.flows import BSM, Output, Profile, Status
+from pybcast.httpsfaults import http_log, reporting_tls
 from pybcast.interaction import wire
 from pybcast.interaction.digest import BadDigest, Nonces, NotProven, Verifier, password_of
 from pybcast.interaction.limits import Buckets, Limits, address_name
@@ -32,6 +33,7 @@ from pybcast.interaction.waiting import Machine, Waiting
 from pybcast.interaction.wire import BadRequest
 
 LOG: Final = logging.getLogger("pybcast.interaction")
+_HTTP_LOG: Final = http_log("pybcast.interaction.http", logging.DEBUG)
 UNIX_EPOCH: Final = 2_208_988_800  # in NTP seconds
 UDN_URI: Final = "urn:x-bcast:udn:"
 """confidence: own - a device certificate names its UDN (20 digits) as a URI of this form, or, without any alternative name, as the
@@ -99,7 +101,7 @@ class _Front(web.Server):
         unreadable: Callable[[int], None],
     ) -> None:
         super().__init__(
-            handler, handler_cancellation=True, keepalive_timeout=limits.idle, access_log=None, logger=_http_log(),
+            handler, handler_cancellation=True, keepalive_timeout=limits.idle, access_log=None, logger=_HTTP_LOG,
             lingering_time=1.0, auto_decompress=False, max_line_size=MAX_LINE, max_field_size=MAX_LINE, max_headers=MAX_FIELDS,
         )  # fmt: skip
         self.callers: dict[web.RequestHandler, _Caller] = {}
@@ -201,7 +203,7 @@ class InteractionServer:
         assert self._socket is not None and self._front is not None
         if context.verify_mode is not ssl.CERT_OPTIONAL:
             raise ConfigError("the interaction channel's TLS: a certificate of the client is optional")
-        context.sslobject_class = _ReportingTls
+        context.sslobject_class = reporting_tls(LOG, logging.INFO, "a terminal's TLS handshake refused: %s", "terminal-tls")
         sslproto.SSLProtocol.max_size = TLS_BUFFER
         listener = await asyncio.get_running_loop().create_server(
             self._front, sock=self._socket.dup(), ssl=context, ssl_handshake_timeout=self._limits.handshake,
@@ -474,33 +476,3 @@ def udn_of(certificate: Mapping[str, Any] | None) -> str | None:
 
 def _end_of(certificate: Mapping[str, Any] | None) -> float:
     return float(ssl.cert_time_to_seconds(certificate["notAfter"])) if certificate else math.inf
-
-
-class _ReportingTls(ssl.SSLObject):
-    """Says why a handshake failed; asyncio keeps it to itself."""
-
-    def do_handshake(self) -> None:
-        try:
-            super().do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise
-        except ssl.SSLError as error:
-            why = getattr(error, "verify_message", None) or error.reason or type(error).__name__
-            LOG.info("a terminal's TLS handshake refused: %s", why, extra={"fields": {"event": "terminal-tls", "reason": why}})
-            raise
-
-
-def _http_log() -> logging.Logger:
-    """aiohttp's reports of broken HTTP, without what was sent, and below what an operator reads: anyone can cause them."""
-
-    def strip(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        record.msg, record.args = f"HTTP that cannot be read: {type(error).__name__}" if error else "HTTP", ()
-        record.exc_info = record.exc_text = None
-        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
-        return True
-
-    log = logging.getLogger("pybcast.interaction.http")
-    if not log.filters:
-        log.addFilter(strip)
-    return log
