@@ -32,7 +32,7 @@ RECEIVE_BUFFER: Final = 8 << 20  # octets: 25 ms of 150,000 datagrams/s, which e
 MAX_DATAGRAM: Final = 2048  # octets of a STKM; longer ones are cut, and refused when they are decoded
 MAX_UNKNOWN: Final = 200  # datagrams a second of a port whose key ids are not known - confidence: own
 MAX_WANTED: Final = 4096  # key ids for one port
-_CHANNEL: Final = 1 << 20  # octets that wait for a terminal which does something else
+_CHANNEL: Final = 1 << 20  # octets that wait for a terminal which does something else, or for its ear: all key ids of some ports
 _BURST: Final = 256  # datagrams of one port before the others are looked at
 _REPORT: Final = 1.0  # seconds between two reports of what was heard
 _RESTART: Final = 0.2  # seconds before a dead ear is replaced
@@ -82,7 +82,8 @@ class Listener:
         """Begin; in the running event loop."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL)
         numbers = [theirs.fileno(), *(made.fileno() for made in self._sockets)]
         self._child = subprocess.Popen(
             [sys.executable, "-m", __name__, *map(str, numbers)], pass_fds=numbers, stdin=subprocess.DEVNULL,

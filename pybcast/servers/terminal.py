@@ -17,7 +17,7 @@ import logging
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -93,7 +93,7 @@ class TerminalProcess:
         if options.via == "interaction" and not self.url:
             raise ConfigError("interaction: neither credentials nor descriptions say where it is")
         if options.via == "both" and not self.url:
-            self.options = Options(**{**vars(options), "via": "broadcast"})
+            self.options = replace(options, via="broadcast")
         self.store: SqliteStore
         self.machine: Terminal
         self.fetcher: Fetcher | None = None

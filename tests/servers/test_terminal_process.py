@@ -271,7 +271,6 @@ def test_what_cannot_begin_says_why(chain: Chain, tmp_path: Path, what: str) -> 
         chain.folder, folder, ignore=lambda _, names: [n for n in names if not n.startswith(("channel", "N.", "ca.", "issuer"))]
     )
     toml, sdp = folder / "channel.toml", folder / "N.sdp"
-    expected = "not fetched"
     if what == "plain SDP":
         sdp.write_text("v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=x\r\nt=0 0\r\n")
         expected = "no description has a STKM stream"
@@ -282,7 +281,7 @@ def test_what_cannot_begin_says_why(chain: Chain, tmp_path: Path, what: str) -> 
         first = _run(toml, sdp, seconds=4.0)
         assert first.returncode == 0, first.stderr
         (folder / "channel.kek").write_text(os.urandom(32).hex())
-        expected = "key"
+        expected = "the key-encryption key"
     done = _run(toml, sdp, seconds=LIMIT)
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
 
