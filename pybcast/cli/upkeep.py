@@ -78,9 +78,9 @@ def _rotate_alone(config: Any, to: str) -> dict[str, Any]:
         raise ConfigError(f"{config.database}: no database yet: only change the configuration")
     new = config.with_kek(to).kek()
     try:
-        store = SqliteStore(config.database, config.kek(), owner=config.me)
+        store = SqliteStore(config.database, config.kek(), owner=config.me, witness=config.witness)
     except WrongKek:
-        store = SqliteStore(config.database, new, owner=config.me)  # interrupted, or done before: what is left is done now
+        store = SqliteStore(config.database, new, owner=config.me, witness=config.witness)  # interrupted: do what is left
         with store:
             store.finish_rotation()
     else:

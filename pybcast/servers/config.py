@@ -41,6 +41,7 @@ class ServerConfig:
     listen: Address
     status: Address | None
     database: Path
+    witness: Path
     control: Path
     kek_source: str
     pair_source: str
@@ -120,8 +121,8 @@ class ServerConfig:
         self.kek()
         self.pair_secret()
         for path, key in (
-            (self.database, "server.database"), (self.control, "server.control"), (self.keys, "air.keys"),
-            (self.sender, "air.sender"), (self.carousel, "air.carousel"),
+            (self.database, "server.database"), (self.witness.parent, "server.witness"),
+            (self.control, "server.control"), (self.keys, "air.keys"), (self.sender, "air.sender"), (self.carousel, "air.carousel"),
         ):  # fmt: skip
             if path is not None and not path.parent.is_dir():
                 raise ConfigError(f"{self.path}: {key}: {path.parent} is not a folder")
@@ -169,6 +170,10 @@ class _Reader(TomlFile):
             if peer.url.startswith("http://") != (file.tls is None):
                 raise self.refuse(("peers", i, "url"), f"expected {'http' if file.tls is None else 'https'}://...")
         base = self.path.parent
+        database = base / server.database
+        witness = base / (server.witness or database.parent / "witness" / f"{database.name}.witness")
+        if witness.parent.resolve() == database.parent.resolve():  # one copy of a folder puts back what is in it together
+            raise self.refuse(("server", "witness"), "expected a path in another folder than the database's")
         issuer = self.hex(("server", "rights_issuer_id"), server.rights_issuer_id, 20)
         if server.role == "bsm":
             if not server.fqdn:
@@ -193,7 +198,8 @@ class _Reader(TomlFile):
         if air.carousel and not (air.ltkm or air.flute):
             raise self.refuse(("air", "carousel"), "needs air.ltkm, air.flute or both")
         return ServerConfig(
-            path=self.path, role=server.role, me=me, listen=listen, status=status, database=base / server.database,
+            path=self.path, role=server.role, me=me, listen=listen, status=status, database=database,
+            witness=witness,
             control=base / (server.control or f"{server.role}.sock"), kek_source=self.source(("server", "kek"), server.kek),
             pair_source=self.source(("server", "pair_secret"), server.pair_secret) if server.pair_secret else "", fqdn=server.fqdn,
             rights_issuer_id=issuer, log=file.log, air=file.air, peers=peers,

@@ -36,7 +36,7 @@ LOG: Final = logging.getLogger("pybcast.servers")
 CLEAN, USAGE, OUR_FAULT = 0, 2, 70
 GRACE: Final = 5.0  # seconds for requests in hand when stopping - confidence: own
 STUCK: Final = 10.0  # seconds that work may wait before /healthz says so - confidence: own
-FIXED: Final = ("role", "me", "listen", "status", "database", "control", "air", "kek_source", "pair_source", "fqdn")
+FIXED: Final = ("role", "me", "listen", "status", "database", "witness", "control", "air", "kek_source", "pair_source", "fqdn")
 """What a reload cannot change."""
 
 M = TypeVar("M", bound=Machine)
@@ -120,14 +120,17 @@ class Daemon(Generic[M]):
     async def _main(self) -> int:
         config = self.config
         listening, asking = config.contexts()
-        self.store = SqliteStore(config.database, config.kek(), owner=config.me, on_commit=self.watch.committed)
+        self.store = SqliteStore(
+            config.database, config.kek(), owner=config.me, witness=config.witness, clock=self.clock.now,
+            on_commit=self.watch.committed,
+        )  # fmt: skip
         self.messages = MessageLog(self.store)
         client = Client(
             me=config.me, side=self.side, peers=config.peers, context=asking, clock=self.clock.now,
             plain_loopback=config.tls is None, observer=self._exchanged,
         )  # fmt: skip
         try:
-            copy = self._copy = self.store.restored
+            copy = self._copy = self.store.restored is not None
             self.runner = Runner(
                 lambda state: self.make(self.config, state, copy=self._copy), self.messages, clock=self.clock, ask=client.send,
                 air=self.put, watcher=self.watch,

@@ -18,8 +18,9 @@ _Text = Annotated[str, msgspec.Meta(min_length=1)]
 class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[server]``: who this is, where it listens, what it remembers.
 
-    ``listen``: HOST:PORT of the back-end interface.  ``status``: HOST:PORT of /healthz and /metrics, loopback only.  ``control``:
-    path of the operator's socket.  ``kek``: source of the key-encryption key.  ``fqdn``: the BSM's name in MIKEY messages.
+    ``listen``: HOST:PORT of the back-end interface.  ``status``: HOST:PORT of /healthz and /metrics, loopback only.  ``witness``:
+    path of the file that tells when the database was put back, in another folder than the database.  ``control``: path of the
+    operator's socket.  ``kek``: source of the key-encryption key.  ``fqdn``: the BSM's name in MIKEY messages.
     ``rights_issuer_id``: 40 hexadecimal digits, SHA-1 of its RSA key (DRM Profile).  ``pair_secret``: source of what a main and
     a back-up BSD/A share (R33).
     """
@@ -29,6 +30,7 @@ class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     listen: _Text
     database: _Text
     kek: _Text
+    witness: str = ""
     control: str = ""
     status: str = ""
     fqdn: str = ""

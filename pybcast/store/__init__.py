@@ -16,12 +16,25 @@ from __future__ import annotations
 
 from pybcast.store.database import Database
 from pybcast.store.kek import kek_id, load_kek
-from pybcast.store.protocol import LogEntry, Stats, Store, StoreDamaged, StoreFull, StoreInUse, StoreStopped, WrongKek
+from pybcast.store.protocol import (
+    LogEntry,
+    Position,
+    Restored,
+    Stats,
+    Store,
+    StoreDamaged,
+    StoreFull,
+    StoreInUse,
+    StoreStopped,
+    WrongKek,
+)
 from pybcast.store.sqlite import SqliteStore
 
 __all__ = [
     "Database",
     "LogEntry",
+    "Position",
+    "Restored",
     "SqliteStore",
     "Stats",
     "Store",

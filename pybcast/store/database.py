@@ -8,7 +8,8 @@ import gc
 import itertools
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,9 @@ from pybcast.store.encoding import FORMAT, Codec, layouts
 from pybcast.store.files import Lock, prepare, siblings, sync_folder
 from pybcast.store.kek import kek_id
 from pybcast.store.people import Change, everyone, rewrapped, rewrapped_srk
-from pybcast.store.protocol import LogEntry, StoreDamaged, StoreFull, StoreInUse, WrongKek
+from pybcast.store.position import BLANK, KEY_NUMBERS, SMK_BASE, system_time
+from pybcast.store.progress import Progress
+from pybcast.store.protocol import LogEntry, Position, Restored, StoreDamaged, StoreFull, StoreInUse, WrongKek
 from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, Info, public, views
 from pybcast.store.types import TYPES
 
@@ -65,7 +68,7 @@ class Changes:
         self.drops: dict[_Ident, None] = {}
         self.log: list[LogEntry] = []
         self.members: list[tuple[Change, list[tuple[str, list[tuple[Any, ...]]]]]] = []
-        self.octets = 0
+        self.octets = self.key_number = self.smk_base = 0
 
     def __len__(self) -> int:
         return len(self.puts) + len(self.drops) + sum(len(rows) for _, steps in self.members for _, rows in steps)
@@ -79,13 +82,16 @@ class Changes:
         self.log += later.log
         self.members += later.members
         self.octets += later.octets
+        self.key_number = max(self.key_number, later.key_number)
+        self.smk_base = max(self.smk_base, later.smk_base)
 
 
 class Database:
     """A database of rows, for one writer or (``readonly``) for reading beside it.
 
     ``owner``: whose memory it is (a BSM's or BSD/A's id); opening another one's is ``StoreError``.  ``kek``: may be ``None`` for
-    reading: secrets then come wiped.  ``types``: what may stand in rows.
+    reading: secrets then come wiped.  ``witness``: the file that tells when the database was put back (``witness``); ``None``:
+    nothing tells.  ``clock``: NTP seconds.  ``types``: what may stand in rows.
     """
 
     def __init__(
@@ -95,6 +101,8 @@ class Database:
         *,
         owner: str = "",
         readonly: bool = False,
+        witness: Path | None = None,
+        clock: Callable[[], float] = system_time,
         log_kept: int = LOG_KEPT,
         types: Mapping[str, type] = TYPES,
         migrations: Sequence[str] = MIGRATIONS,
@@ -111,7 +119,10 @@ class Database:
         self._cursor: int | None = None
         self._member_cursor = self._srk_cursor = 0
         self._pages = 0
+        self._reached = BLANK
+        self._rows = False
         self._lock: Lock | None = None
+        self._progress: Progress | None = None
         self._db: sqlite3.Connection | None = None
         if not readonly and kek is None:
             raise StoreError("a key-encryption key is needed to write")
@@ -130,11 +141,30 @@ class Database:
                 self._codec = Codec(self._layouts(types, readonly), types)
                 self._open_kek(kek, readonly)
                 self._read_tables()
+                self._progress = Progress(self._connection, path, owner)
+                if not readonly:
+                    self._progress.begin(self._transaction, witness, clock)
         except BaseException:
             self.close()
             raise
 
     # --- opening ------------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """How far it has come."""
+        assert self._progress is not None
+        return self._progress
+
+    def found_ahead(self, reached: Position, why: str) -> Restored:
+        """Take over what a peer knows (``Progress.found_ahead``)."""
+        with self._typed():
+            return self.progress.found_ahead(self._transaction, reached, why)
+
+    def take_into_service(self) -> None:
+        """It is the memory of a living machine from now on."""
+        with self._typed():
+            self.progress.take_into_service(self._transaction)
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -242,7 +272,9 @@ class Database:
             self._tables[name], self._table_names[number] = number, name
 
     def close(self) -> None:
-        """Let go of the database and the lock."""
+        """Let go of the database, the witness and the lock."""
+        if self._progress is not None:
+            self._progress.close()
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -316,6 +348,10 @@ class Database:
                     continue
                 if type(value) is int and -(1 << 63) <= value < 1 << 63:
                     data = value  # counters: readable in SQL
+                    if persist.table == KEY_NUMBERS:
+                        into.key_number = max(into.key_number, value)
+                    elif persist.table == SMK_BASE:
+                        into.smk_base = max(into.smk_base, value)
                 else:
                     data, secret = encode(value, kek)
                     wrapped = current if secret else None
@@ -370,6 +406,7 @@ class Database:
         try:
             with self._transaction() as db:
                 yield db
+                self.progress.store(db, self._reached, rows=self._rows)
             for change in self._carried:
                 change.done = True
         except BaseException:
@@ -377,10 +414,14 @@ class Database:
                 del self._tables[name], self._table_names[number]
             raise
         finally:
-            self._new_tables = []
-            self._carried = []
+            self._new_tables, self._carried, self._reached, self._rows = [], [], BLANK, False
+        self.progress.stored()
 
     def _carry_out(self, db: sqlite3.Connection, changes: Changes) -> None:
+        self._rows = self._rows or len(changes) > 0
+        if changes.key_number or changes.smk_base:
+            numbers = replace(BLANK, key_number=changes.key_number, smk_base=changes.smk_base)
+            self._reached = self._reached.raised(numbers)
         if self._new_tables:
             db.executemany("INSERT OR IGNORE INTO flow_table (id, name) VALUES (?, ?)", self._new_tables)
         if changes.drops:  # first: what is dropped and put again goes to the end of its table, like in a dict
@@ -515,26 +556,14 @@ class Database:
 
     # --- copies -------------------------------------------------------------------------------------------------------
 
-    @property
-    def restored(self) -> bool:
-        """Whether this is a copy made by :meth:`copy_to` that has not been taken into service yet."""
-        with self._typed():
-            return self._connection.execute("SELECT 1 FROM meta WHERE name = 'copied'").fetchone() is not None
-
-    def take_into_service(self) -> None:
-        """It is the memory of a living machine from now on."""
-        with self._typed(), self._transaction() as db:
-            db.execute("DELETE FROM meta WHERE name = 'copied'")
-
     def copy_to(self, path: Path) -> None:
-        """A consistent copy in a new file, mode 0600, keys wrapped as here; whoever opens it is told that it is one."""
+        """A consistent copy in a new file, mode 0600, keys wrapped as here."""
         if path.exists():
             raise StoreError(f"{path} exists")
         prepare(path, create=True)
         try:
             with self._typed(), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
                 self._connection.backup(copy)
-                copy.execute("INSERT OR REPLACE INTO meta VALUES ('copied', 1)")
             sync_folder(path.parent)
         except BaseException:
             for file in siblings(path):
@@ -564,7 +593,7 @@ class Database:
         if kek_id(new) == self.kek_id:
             return
         old, number = self._keks[self._current], self._current + 1
-        with self._typed(), self._transaction() as db:
+        with self._typed(), self._storing() as db:
             db.execute("UPDATE kek SET wrapped = ? WHERE id = ?", (wrap(new, old), self._current))
             db.execute("INSERT INTO kek (id, name) VALUES (?, ?)", (number, kek_id(new)))
         self._keks[number], self._current, self._cursor, self._member_cursor, self._srk_cursor = new, number, 0, 0, 0
@@ -581,7 +610,7 @@ class Database:
                 (self._cursor, self._current, limit),
             ).fetchall()
             if found:
-                with self._transaction():
+                with self._storing():
                     db.executemany("UPDATE row SET value = ?, kek = ?, crc = ? WHERE seq = ?", map(self._rewrapped, found))
                 self._cursor = found[-1][0]
                 self._pages += len(found)
@@ -592,7 +621,7 @@ class Database:
             ).fetchall()
             if found:
                 made = [rewrapped(self._keks, self._current, *row) for row in found]
-                with self._transaction():
+                with self._storing():
                     db.executemany("UPDATE member SET smk = ?, kek = ?, crc = ? WHERE id = ?", made)
                 self._member_cursor = found[-1][0]
                 self._pages += len(found)
@@ -603,12 +632,12 @@ class Database:
             ).fetchall()
             if found:
                 made = [rewrapped_srk(self._keks, self._current, *row) for row in found]
-                with self._transaction():
+                with self._storing():
                     db.executemany("UPDATE member_srk SET srk = ?, kek = ?, crc = ? WHERE member = ?", made)
                 self._srk_cursor = found[-1][0]
                 self._pages += len(found)
                 return True
-            with self._transaction():
+            with self._storing():
                 db.execute("DELETE FROM kek WHERE id <> ?", (self._current,))
             self._cursor = None
             self._keks = {self._current: self._keks[self._current]}

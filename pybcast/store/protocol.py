@@ -44,6 +44,35 @@ class StoreStopped(StoreError):
     code: ClassVar[str] = "store_stopped"
 
 
+@dataclass(frozen=True)
+class Position:
+    """How far a store has come.
+
+    ``life``: 16 hexadecimal digits, random, new at every opening for writing.  ``commit``: the number of the last transaction; it
+    rises for ever, over lives and restores.  ``time``: NTP seconds at which that was made.  ``key_number``: the highest key number
+    that was ever stored.  ``smk_base``: what every SMK COUNTER has been moved by.
+    """
+
+    life: str
+    commit: int
+    time: float
+    key_number: int
+    smk_base: int
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The verdict that what is in the database may be older than what has left the server (R2).
+
+    ``why``: in plain words.  ``lost_from``: NTP seconds of the last commit in the database; 0.0 when it is empty.  ``lost_to``: NTP
+    seconds of the last commit that the witness or a peer knows of; of the opening, where they do not say.
+    """
+
+    why: str
+    lost_from: float
+    lost_to: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogEntry:
     """One back-end message that came or went; never its body (R41).
@@ -111,11 +140,34 @@ class Store(Protocol):
         """Wrap every key under ``new``; writes go on meanwhile."""
 
     @property
-    def restored(self) -> bool:
-        """Whether this is an older copy: COUNTERs must jump and keys roll (R2)."""
+    def restored(self) -> Restored | None:
+        """Why this may be an older copy: COUNTERs must jump and keys roll (R2); ``None`` when it is not."""
 
     def take_into_service(self) -> None:
         """They have, and that is stored."""
+
+    @property
+    def gap(self) -> float:
+        """Seconds for which nothing had been stored when the store was opened; 0.0 for a new one."""
+
+    @property
+    def position(self) -> Position:
+        """How far the store has come."""
+
+    def token(self) -> str:
+        """The position as text, for peers to keep and to send back."""
+
+    def note_heard(self, peer: str, token: str) -> None:
+        """What a peer says of its own position, to be sent back to it."""
+
+    def heard(self, peer: str) -> str:
+        """The highest token of a peer; empty when there is none."""
+
+    def behind(self, token: str) -> bool:
+        """Whether a token that came back names a commit that this store does not know of."""
+
+    def found_ahead(self, token: str, who: str) -> Restored | None:
+        """Take over what a token says that came back from ``who``; the verdict when it is ahead of this store."""
 
     def stats(self) -> Stats:
         """Figures for an operator."""

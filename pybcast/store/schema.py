@@ -32,6 +32,8 @@ APPLICATION_ID: Final = 0x42434153  # "BCAS": what file(1) and we know the datab
 _V1: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 INSERT INTO meta VALUES ('format', 1); -- of the rows: see encoding.py
+-- peer: a back-end peer.  token: the highest position that it has told, sent back to it (position.py)
+CREATE TABLE heard (peer TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE layout (id INTEGER PRIMARY KEY, name TEXT NOT NULL, fields TEXT NOT NULL, UNIQUE (name, fields));
 CREATE TABLE flow_table (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 -- wrapped: while keys are wrapped anew, the KEK they were under before, wrapped under the one they are wrapped under now

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -26,9 +26,12 @@ from pybcast.keys import KEK
 from pybcast.store.database import CHUNK_OCTETS, LOG_KEPT, Changes, Database
 from pybcast.store.files import siblings
 from pybcast.store.members import StoredMembers
-from pybcast.store.protocol import LogEntry, Stats, StoreStopped
+from pybcast.store.position import Tokens, system_time, token_position
+from pybcast.store.protocol import LogEntry, Position, Restored, Stats, StoreStopped
 
 GROUP_ROWS: Final = 10_000  # rows that go together at most: a transaction of about 100 ms, and bounded memory
+
+SYNC: Final = 1.0  # seconds between writes of the witness to the disk: what a power cut may take of it
 
 T = TypeVar("T")
 _F = TypeVar("_F", Future[None], asyncio.Future[None])
@@ -56,6 +59,9 @@ class _Call:
 class SqliteStore:
     """``Store`` on SQLite.  For one machine; every method may be called from any thread.
 
+    ``witness``: the file, in a folder of its own, that tells when the database was put back; ``None``: nothing tells.  ``clock``:
+    NTP seconds.
+
     ``on_commit(seconds, writes, rows)``: called by the writing thread after each transaction, for a histogram.  Raises
     ``StoreError`` (``StoreInUse``, ``WrongKek``, ``StoreDamaged``) when the database cannot be opened.
     """
@@ -66,11 +72,17 @@ class SqliteStore:
         kek: KEK,
         *,
         owner: str = "",
+        witness: Path | None = None,
+        clock: Callable[[], float] = system_time,
         log_kept: int = LOG_KEPT,
         on_commit: Callable[[float, int, int], None] | None = None,
     ) -> None:
         self.path = Path(path)
-        self._kek, self._owner, self._log_kept = kek, owner, log_kept
+        self._kek, self._owner, self._witness, self._clock, self._log_kept = kek, owner, witness, clock, log_kept
+        self._tokens = Tokens(kek, owner)
+        self._token = (self._tokens, -1, "")
+        self._believed = False
+        self._synced = -SYNC
         self._database = self._open()
         self._on_commit = on_commit
         self._queue: deque[_Write | _Call] = deque()
@@ -122,12 +134,14 @@ class SqliteStore:
         return self._call(self._load).result()
 
     def _open(self) -> Database:
-        return Database(self.path, self._kek, owner=self._owner, log_kept=self._log_kept)
+        return Database(self.path, self._kek, owner=self._owner, witness=self._witness, clock=self._clock, log_kept=self._log_kept)
 
     def _load(self) -> State:
         if self._stopped is not None:
-            self._database.close()  # after a failed fsync nobody knows what this connection's pages are worth
+            before = self._database
+            before.close()  # after a failed fsync nobody knows what this connection's pages are worth
             self._database = self._open()
+            self._database.progress.take_over(before.progress)
         state = self._database.load(members=False)
         self._stopped = None
         return state
@@ -159,7 +173,7 @@ class SqliteStore:
 
     def _rotate_begin(self, new: KEK) -> None:
         self._database.rotate_begin(new)
-        self._kek = new
+        self._kek, self._tokens = new, Tokens(new, self._owner)
 
     def finish_rotation(self) -> None:
         """Go on with a rotation that was interrupted; nothing to do when there was none."""
@@ -171,14 +185,81 @@ class SqliteStore:
         """Whether a rotation was begun and not finished."""
         return self._database.rotating
 
+    # --- how far it has come (R2, R51) --------------------------------------------------------------------------------
+
     @property
-    def restored(self) -> bool:
-        """Whether the database is a copy: what it holds may be older than what left the server (``BSM(restored=...)``, R2)."""
-        return self._call(lambda: self._database.restored).result()
+    def restored(self) -> Restored | None:
+        """Why what the database holds may be older than what left the server (``BSM(restored=...)``, R2); ``None``: it is not."""
+        return self._database.progress.restored
 
     def take_into_service(self) -> None:
         """What the machine made of a copy persisted first is stored (R2): from now on this is no copy any more."""
-        self._call(lambda: self._database.take_into_service()).result()
+        self._call(lambda: self._checked(self._database.take_into_service)).result()
+
+    @property
+    def gap(self) -> float:
+        """Seconds for which no rows had been stored when this was opened; 0.0 for a new store.  Rows that must move on for each of
+        them go into the first write: after that a crash does not count them again.
+        """
+        return self._database.progress.gap
+
+    @property
+    def position(self) -> Position:
+        """How far the store has come: what the witness has been told."""
+        return self._database.progress.stamp.position
+
+    def token(self) -> str:
+        """The position as text, URL-safe, for peers to keep and to send back; only who has the KEK can make one."""
+        tokens, stamp = self._tokens, self._database.progress.stamp
+        made, commit, text = self._token
+        if made is not tokens or commit != stamp.commit:
+            text = tokens.of(stamp)
+            self._token = (tokens, stamp.commit, text)
+        return text
+
+    def note_heard(self, peer: str, token: str) -> None:
+        """Keep what a peer says of its own position; it is stored with the next write.  What is no token is ignored."""
+        self._database.progress.note_heard(peer, token)
+
+    def heard(self, peer: str) -> str:
+        """The highest token of a peer, to be sent back to it; empty when there is none."""
+        return self._database.progress.heard(peer)
+
+    def behind(self, token: str) -> bool:
+        """Whether a token that came back to us names a commit that is not in the database."""
+        found = token_position(token)
+        return found is not None and found.commit > self._database.progress.stamp.commit
+
+    def found_ahead(self, token: str, who: str) -> Restored | None:
+        """When :meth:`behind`: go up to what the token says, keep the verdict, and return it; ``None`` when not.
+
+        A token that we did not make may move the commit number, once for each opening: it may be from before a change of the KEK.
+        """
+        return self._call(lambda: self._found_ahead(token, who)).result()
+
+    def _found_ahead(self, token: str, who: str) -> Restored | None:
+        found, commit = token_position(token), self.position.commit
+        if found is None or found.commit <= commit:
+            return None
+        if not self._tokens.genuine(token):
+            if self._believed:
+                return None
+            self._believed = True
+            found = replace(found, time=0.0, key_number=0, smk_base=0)
+        why = f"{who} has heard of commit {found.commit}, the database is at {commit}"
+        return self._checked(lambda: self._database.found_ahead(found, why))
+
+    def _checked(self, action: Callable[[], T]) -> T:
+        """A transaction of our own; when it fails, no write is stored until :meth:`load`."""
+        if self._stopped is not None:
+            raise StoreStopped(f"a write before this one failed: {self._stopped}")
+        try:
+            return action()
+        except StoreError as error:
+            self._stopped = error
+            raise
+
+    # --- for the operator -----------------------------------------------------------------------------------------------
 
     def backup(self, path: Path | str) -> None:
         """A consistent copy of all that was acknowledged, in a new file; writes go on meanwhile.  It needs the same KEK."""
@@ -204,6 +285,7 @@ class SqliteStore:
             self._wake.notify()
         self._thread.join()
         self._close_members()
+        self._sync()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -217,16 +299,29 @@ class SqliteStore:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._queue:
+                while not self._queue and self._sync_in() != 0.0:
                     if self._closing:
                         return
-                    self._wake.wait()
-                items = self._next()
-            first = items[0]
-            if isinstance(first, _Call):
-                _settle_call(first)
-            else:
+                    self._wake.wait(self._sync_in())
+                items = self._next() if self._queue else []
+            if items and isinstance(items[0], _Call):
+                _settle_call(items[0])
+            elif items:
                 self._commit([item for item in items if isinstance(item, _Write)])
+            if self._sync_in() == 0.0:
+                self._sync()
+
+    def _sync_in(self) -> float | None:
+        """Seconds until the witness goes to the disk; ``None``: it is there."""
+        return max(0.0, self._synced + SYNC - time.monotonic()) if self._database.progress.dirty else None
+
+    def _sync(self) -> None:
+        self._synced = time.monotonic()
+        try:
+            self._database.progress.sync()
+        except StoreError as error:
+            _log.error("%s", error)
+            self._stopped = self._stopped or error
 
     def _next(self) -> list[_Write | _Call]:
         """What is carried out together: one call, one write of unknown size, or all writes that wait."""

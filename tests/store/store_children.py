@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from pybcast.flows import Persist
 from pybcast.keys import KEK, TEK
 from pybcast.store import Database, SqliteStore
+from pybcast.store.database import Changes
 
 KEK_A, KEK_B = KEK(bytes(range(32))), KEK(bytes(range(1, 17)))
 IN_FLIGHT: Final = 8
+STEPS: Final = ("store/database.py", "store/progress.py", "store/witness.py")
+"""Where ``step`` counts calls: all that touches a file when a database is opened or written to."""
+
+
+def witness_of(path: Path) -> Path:
+    """Where the witness of a database is."""
+    return path.parent / "witness" / path.name
 
 
 def batch(seed: int, number: int) -> list[Persist]:
@@ -41,7 +51,7 @@ def _say(text: str) -> None:
 
 def _write(seed: int, path: Path) -> None:
     """A server: writes on, several in flight."""
-    store = SqliteStore(path, KEK_A)
+    store = SqliteStore(path, KEK_A, owner="urn:bsm", witness=witness_of(path))
     waiting: deque[tuple[int, Future[None]]] = deque()
     number = store.load().get("last", {}).get((), -1)
     assert isinstance(number, int)
@@ -52,6 +62,29 @@ def _write(seed: int, path: Path) -> None:
             acknowledged, future = waiting.popleft()
             future.result()
             _say(f"ack {acknowledged}")
+
+
+def _step(seed: int, path: Path) -> None:
+    """Opens, writes a row, and closes; dies at call ``seed`` into the interpreter's C functions, before it or after it."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        if event.startswith("c_") and frame.f_code.co_filename.endswith(STEPS):
+            calls += 1
+            if calls == seed:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count)
+    database = Database(path, KEK_A, owner="urn:bsm", witness=witness_of(path))
+    _say("ack 0")
+    changes = Changes()
+    database.encode([Persist("last", (), seed)], changes)
+    database.commit(changes)
+    _say("ack 1")
+    database.close()
+    sys.setprofile(None)
+    _say("ack 2")
 
 
 def _rotate(seed: int, path: Path) -> None:
@@ -67,7 +100,7 @@ def _rotate(seed: int, path: Path) -> None:
         _say("ack 0")
 
 
-KINDS: Final[dict[str, Callable[[int, Path], None]]] = {"write": _write, "rotate": _rotate}
+KINDS: Final[dict[str, Callable[[int, Path], None]]] = {"write": _write, "rotate": _rotate, "step": _step}
 
 
 def main() -> None:

@@ -6,9 +6,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from pybcast.flows import Output, Persist, StreamConfig, Terminal
 from pybcast.flows.events import State
@@ -192,3 +195,47 @@ def run_world(folder: Path, *, seed: int, seconds: float) -> StoredWorld:
     for store in world.stores:
         store.copy()
     return world
+
+
+class Children:
+    """Starts writers and kills them."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("store_children.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def _in(self) -> IO[str]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def run(self, kind: str, seed: int, path: Path, acks: int = 1 << 30, spin: int = 0) -> list[int]:
+        """Kill -9 when so many writes have been acknowledged and a moment has passed; all that were acknowledged before it died."""
+        assert self._process.stdout is not None
+        self._in.write(f"{kind} {seed} {path}\n")
+        self._in.flush()
+        found: list[int] = []
+        pid = None
+        for line in self._process.stdout:
+            word, _, number = line.strip().partition(" ")
+            if word == "dead":
+                break
+            if word == "pid":
+                pid = int(number)
+            else:
+                found.append(int(number))
+            if pid is not None and len(found) >= acks:
+                sum(range(spin))  # not a wait: it moves the blow to any place within a transaction
+                os.kill(pid, signal.SIGKILL)
+                pid, acks = None, 1 << 30
+        return found
+
+    def close(self) -> None:
+        self._in.close()
+        self._process.wait(60)
+        assert self._process.stdout is not None
+        self._process.stdout.close()

@@ -6,18 +6,16 @@ from __future__ import annotations
 import os
 import random
 import resource
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import pytest
-from store_children import IN_FLIGHT, KEK_A, KEK_B, batch
-from store_support import LONG, after, counters, put, states_differ
+from store_children import IN_FLIGHT, KEK_A, KEK_B, batch, witness_of
+from store_support import LONG, Children, after, counters, put, states_differ
 
 from pybcast.errors import StoreError
 from pybcast.flows import Persist
@@ -27,50 +25,6 @@ from pybcast.store import Database, LogEntry, SqliteStore, StoreStopped, WrongKe
 from pybcast.store.database import Changes
 
 KILLS: Final = 200 if LONG else 20
-
-
-class Children:
-    """Starts writers and kills them."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("store_children.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    @property
-    def _in(self) -> IO[str]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    def run(self, kind: str, seed: int, path: Path, acks: int, spin: int) -> list[int]:
-        """Kill -9 when so many writes have been acknowledged and a moment has passed; all that were acknowledged before it died."""
-        assert self._process.stdout is not None
-        self._in.write(f"{kind} {seed} {path}\n")
-        self._in.flush()
-        found: list[int] = []
-        pid = None
-        for line in self._process.stdout:
-            word, _, number = line.strip().partition(" ")
-            if word == "dead":
-                break
-            if word == "pid":
-                pid = int(number)
-            else:
-                found.append(int(number))
-            if pid is not None and len(found) >= acks:
-                sum(range(spin))  # not a wait: it moves the blow to any place within a transaction
-                os.kill(pid, signal.SIGKILL)
-                pid, acks = None, 1 << 30
-        return found
-
-    def close(self) -> None:
-        self._in.close()
-        self._process.wait(60)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +52,9 @@ def test_killed_at_any_moment(children: Children, tmp_path: Path) -> None:
     for _ in range(KILLS):
         acknowledged = children.run("write", seed, path, rng.randrange(1, 25), rng.randrange(200_000))
         assert acknowledged == list(range(stored + 1, stored + 1 + len(acknowledged)))
-        database = Database(path, KEK_A)
-        state = database.load()
-        database.close()
+        with SqliteStore(path, KEK_A, owner="urn:bsm", witness=witness_of(path)) as store:
+            assert store.restored is None
+            state = store.load()
         last = _last(state)
         assert acknowledged[-1] <= last <= acknowledged[-1] + IN_FLIGHT
         for number in range(stored + 1, last + 1):
