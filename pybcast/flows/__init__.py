@@ -35,10 +35,12 @@ from pybcast.flows.ltkm import Group
 from pybcast.flows.members import Members, Right, Subscriber
 from pybcast.flows.periods import PeriodRecord
 from pybcast.flows.registration import RightsIssuer, device_registration, domain_registration, smartcard_registration
+from pybcast.flows.restart import Restored, Start
 from pybcast.flows.schedule import Period, Schedule
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
-from pybcast.flows.stkm import TekSource, TrafficKey, derived_teks, random_teks
+from pybcast.flows.stkm import TrafficKey
 from pybcast.flows.tables import FLOWS, MACHINES, TAGS, Status, Tag
+from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks, random_teks
 from pybcast.flows.terminal import Terminal, Tuning
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "Members",
     "OffAir",
     "Output",
+    "OwnSecrets",
     "PartialItem",
     "Period",
     "PeriodRecord",
@@ -74,11 +77,13 @@ __all__ = [
     "Profile",
     "Programme",
     "Refused",
+    "Restored",
     "Right",
     "RightsIssuer",
     "Schedule",
     "Send",
     "SimulatedCard",
+    "Start",
     "Status",
     "StkmItem",
     "StopTraffic",

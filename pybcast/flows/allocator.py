@@ -160,7 +160,8 @@ class Allocator:
 class SmkCounters:
     """One COUNTER per SMK, rising, stored before use (R2).
 
-    A row says how far it has risen since its SMK came, above a base that all have in common: what moves them all is one row.
+    A row says how far it has risen since its SMK came, above a base that all have in common: what moves them all is one row.  The
+    base only rises and does not wrap; COUNTERs are taken modulo 2^32.
     """
 
     TABLE: Final = "smk-counter"
@@ -194,9 +195,6 @@ class SmkCounters:
         """
         self._journal.put(self.TABLE, (subscriber,), 0)
 
-    def jump(self) -> None:
-        """After a restore from an older copy: past anything that copy cannot know of (R2).
-
-        Rows that an older version wrote hold the base already: they move twice as far, which hurts nobody.
-        """
-        self._journal.put(self.BASE, (), (self.base + RESTORE_JUMP) % MOD)
+    def jump(self, by: int, at_least: int = 0) -> None:
+        """Every COUNTER moves forward by ``by``, from a base of ``at_least`` where the store knows of less (R2, R51)."""
+        self._journal.put(self.BASE, (), max(self.base, at_least) + by)

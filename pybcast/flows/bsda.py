@@ -31,11 +31,12 @@ from pybcast.flows.events import (
     Send,
 )
 from pybcast.flows.peer import RETRY, Asked, Peering
-from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, PeriodRecord, Periods
+from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, OnAir, PeriodRecord, Periods
+from pybcast.flows.restart import Recoveries, Restored, Start
 from pybcast.flows.schedule import Period
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
-from pybcast.flows.stkm import TekSource
 from pybcast.flows.tables import PeriodEvent, PeriodState, Side, Status, Tag
+from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks
 from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
 
@@ -45,9 +46,11 @@ _Checked = tuple[PeriodRecord, DrmStkm | SmartcardStkm, bytes]
 class BSDA:
     """One BSD/A (service distribution/adaptation) of any number of streams.
 
-    ``me``: its id (absolute URI).  ``teks``: where traffic keys come from.  ``randomness(n)``: n random bytes, for messageIDs.
-    ``state``: what was persisted. ``fresh``: True when it has run before but its store is lost or was restored from an older
-    copy; then nothing that was prepared is used again, and it asks for new keys instead of sealing under the old ones (R33).
+    ``me``: its id (absolute URI).  ``teks``: where traffic keys come from, by default from secrets of its own (``OwnSecrets``).
+    ``randomness(n)``: n random bytes, for messageIDs and these secrets.  ``state``: what was persisted.  ``start``: what is known
+    of the time before, where a process starts: with a store that is lost, or older than what has left, nothing that was prepared
+    is used again, and it asks for new keys instead of sealing under the old ones (R33).  ``None``: this machine goes on where the
+    one before it stopped, in one process.
     """
 
     def __init__(
@@ -55,18 +58,21 @@ class BSDA:
         *,
         me: str,
         streams: Iterable[StreamConfig],
-        teks: TekSource,
         randomness: Callable[[int], bytes],
+        teks: TekSource | None = None,
         state: dict[str, dict[tuple[object, ...], object]] | None = None,
-        fresh: bool = False,
+        start: Start | None = None,
     ) -> None:
         self.me = me
         self._streams = {config.key: config for config in streams}
-        self._teks = teks
         self._journal = Journal(state)
+        self._secrets = OwnSecrets(self._journal, randomness) if teks is None else None
+        self._teks = derived_teks(OwnSecrets(self._journal, randomness).of) if teks is None else teks
+        self._secrets_due: dict[tuple[str, int], float] = {}
         self._allocator = Allocator(self._journal)
         self._peers = Peering(me, Side.BSDA, self._journal, randomness, self._handle, self._answered, self._expired, self._overdue)
-        self._lost = fresh
+        self._recoveries = Recoveries(self._journal)
+        self._restored = None if start is None else start.restored
         self._fresh = {key for key in self._streams if self._journal.get("fresh", key, bool)}
         self._services: dict[str, list[tuple[str, int]]] = {}
         self._periods = Periods(self._journal, self._allocator, self._streams.values())
@@ -161,6 +167,35 @@ class BSDA:
         times += [self._polls.next(), self._carousel_ends.next()]
         return min((t for t in times if t is not None), default=None)
 
+    def clock_forward(self, seconds: float, now: float) -> list[Output]:
+        """The clock was put forward: nothing here counts with it, as the BSM's COUNTERs do (R51)."""
+        return self.tick(now)
+
+    def unknown(self, service: str, stream: int, start: int, same: Callable[[bytes], bool]) -> bool:
+        """Whether a STKM is on air that this store does not know of: then the store is older than what has left (R51).
+
+        ``same``: whether a STKM is the one on air.  Of a stream that is not ours, or a period that is forgotten, nothing is known.
+        """
+        config = self._streams.get((service, stream))
+        if config is None:
+            return False
+        records = self._periods.records(config)
+        record = self._periods.record(config, start)
+        if record is not None and record.stkms:
+            return not any(same(stkm.data) for stkm in record.stkms)
+        air = self._journal.get("on-air", config.key, OnAir)
+        return start > max(records[0].period.start if records else 0, 0 if air is None else air.announced)
+
+    def restored(self, service: str, stream: int) -> Restored | None:
+        """What a stream still recovers from (for views)."""
+        recovery = self._recoveries.of(self._config(service, stream))
+        return None if recovery is None else recovery.restored
+
+    @property
+    def last_restored(self) -> Restored | None:
+        """The last time that an older store was put back (for views)."""
+        return self._recoveries.last
+
     def records(self, service: str, stream: int) -> tuple[PeriodRecord, ...]:
         """The crypto periods it knows, oldest first (for views and tests)."""
         return tuple(self._periods.records(self._config(service, stream)))
@@ -203,6 +238,7 @@ class BSDA:
             self._periods.announce(config, now)
             self._periods.switch(config, now)
             self._periods.end(config, now)
+            self._recover(config)
             self._ask_for_keys(config, now)
             self._periods.prune(config, now)
             self._wakes.set(key, self._wake(config, now))
@@ -216,13 +252,23 @@ class BSDA:
         if asked.message.stream is not None:
             self._touched[asked.message.service, asked.message.stream] = None
 
+    def _recover(self, config: StreamConfig) -> None:
+        """A stream has recovered when a key that was made since is in use."""
+        recovery = self._recoveries.of(config)
+        if recovery is None or config.key in self._fresh:
+            return
+        if any(record.state in USED for record in self._periods.records(config)):
+            self._recoveries.over(config)
+
     def _resume(self, now: float) -> None:
         """After a restart: what was on air goes on air again, the key in use stays in use (R40), the carousel turns."""
         for (name,), put in self._journal.rows("carousel", CarouselPut).items():
             self._journal.emit(put)
             self._carousel_ends.set(str(name), self._journal.get("carousel-end", (name,), int))
+        if self._restored is not None:
+            self._recoveries.note(self._restored)
         for service in (*self._services, ALL_SERVICES):
-            if self._lost:  # what turned on the carousel is lost with the store, and nobody will send it again
+            if self._restored is not None:  # what turned on the carousel is lost with the store, and nobody will send it again
                 self._journal.put("refetch", (service,), True)
             if self._pulls(service) or self._journal.get("refetch", (service,), bool):
                 self._polls.set(service, now)
@@ -230,13 +276,15 @@ class BSDA:
             self._touched[config.key] = None
             self._periods.clock_back(config, now)
             self._periods.catch_up(config)
-            if self._lost and config.generation == "bsda":
+            if self._restored is not None and config.generation == "bsda":
                 self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
                 self._fresh.add(config.key)
-            if self._lost:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
+            if self._restored is not None:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
+                self._recoveries.begin(self._restored, config, now)
                 self._periods.lose(config)
                 for key in self._journal.select("key", config.key, object) if config.generation == "bsda" else ():
                     self._journal.drop("key", key)
+            self._recoveries.alarm(config)
             for record in self._periods.records(config):
                 if record.stkms and (record.state in USED or record.state is PeriodState.ON_AIR):
                     self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
@@ -249,6 +297,8 @@ class BSDA:
         """Prepare the running period and ``look_ahead`` more; never one whose key is missing (F4)."""
         if config.key in self._fresh:
             return
+        if self._secrets is not None and now >= self._secrets_due.get(config.key, now):
+            self._secrets_due[config.key] = self._secrets.keep(config, now)
         for period in self._periods.missing(config, now):
             if self._may_prepare(config, period):
                 self._key(config, period)

@@ -16,13 +16,14 @@ from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
-from pybcast.flows.allocator import Allocator
+from pybcast.flows.allocator import RESTORE_JUMP, Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
 from pybcast.flows.keychain import KeyChain, LongTermKey, Programme
 from pybcast.flows.ltkm import Batch, Group, Issuer, Job, Page
 from pybcast.flows.members import JournalMembers, Members, PageKey, Right, Subscriber
 from pybcast.flows.peer import Asked, Peering
+from pybcast.flows.restart import Recoveries, Restored, Start, counters_in
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import near
 from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, BackendMessage, KeyMaterial, KeyType, PartialItem, Profile, StkmItem
@@ -78,8 +79,10 @@ class BSM:
     """One BSM (subscription management) of any number of streams.
 
     ``me``: its id (absolute URI).  ``fqdn``: its name in MIKEY messages (IDi) and GBA.  ``rights_issuer_id``: SHA-1 of its RSA
-    key (DRM Profile).  ``randomness(n)``: n random bytes.  ``state``: what was persisted. ``restored``: True when ``state`` is
-    an older copy: COUNTERs jump and every key is rolled (R2).  ``members``: who has a card, by default kept in ``state`` too.
+    key (DRM Profile).  ``randomness(n)``: n random bytes.  ``state``: what was persisted.  ``start``: what is known of the time
+    before, where a process starts: COUNTERs and key numbers move forward, and after a restore every key is rolled (R2, R51);
+    ``None``: this machine goes on where the one before it stopped, in one process.  ``members``: who has a card, by default kept
+    in ``state`` too.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class BSM:
         randomness: Callable[[int], bytes],
         rights_issuer_id: bytes | None = None,
         state: dict[str, dict[tuple[object, ...], object]] | None = None,
-        restored: bool = False,
+        start: Start | None = None,
         members: Members | None = None,
     ) -> None:
         self.me = me
@@ -118,7 +121,8 @@ class BSM:
         self._to_deliver: dict[str, dict[str, PageKey]] = {}
         self._in_flight: dict[str, set[str]] = {}
         self._pulled: dict[tuple[str, str], PageKey] = {}
-        self._restored = restored
+        self._recoveries = Recoveries(self._journal)
+        self._start = start
         self._resumed = False
         self._now = self._next_go = 0.0
 
@@ -140,6 +144,13 @@ class BSM:
             self._issue_some(now)
             self._deliver(now)
         return self._take()
+
+    def clock_forward(self, seconds: float, now: float) -> list[Output]:
+        """The clock was put forward by so many seconds: a store that was put back unnoticed may be that much older (R51)."""
+        self._begin(now)
+        self._issuer.skip(counters_in(seconds))
+        self._keys.skip(self._streams.values(), seconds)
+        return self._done(now)
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
@@ -299,7 +310,10 @@ class BSM:
             return [PeerFlowError(Status.INVALID_REQUEST, "stream or profile not known here") for _ in askers]
         items: list[tuple[StkmItem, float]] = []
         before: StkmItem | None = None
+        recovery = self._recoveries.of(config)
         for item in self._stkms(config, profile):
+            if recovery is not None and item.period_start <= recovery.until:
+                continue  # what the lost store sealed for that period may be on air: two STKMs for one period (R50)
             of = item if before is None or before.period_end != item.period_start else before
             before = item
             if item.period_end > now:
@@ -379,6 +393,16 @@ class BSM:
         except KeyError:
             raise LocalFlowError(f"no stream {stream} of {service}") from None
 
+    def restored(self, service: str, stream: int) -> Restored | None:
+        """What a stream still recovers from (for views)."""
+        recovery = self._recoveries.of(self._config(service, stream))
+        return None if recovery is None else recovery.restored
+
+    @property
+    def last_restored(self) -> Restored | None:
+        """The last time that an older store was put back (for views)."""
+        return self._recoveries.last
+
     def keys(self, service: str, stream: int) -> tuple[LongTermKey, ...]:
         """The long-term keys of a stream, oldest first (for views and tests)."""
         return tuple(self._keys.rows(self._config(service, stream)))
@@ -400,10 +424,10 @@ class BSM:
         if self._resumed:
             return
         self._resumed = True
-        if self._restored:
-            self._issuer.distrust(now)
-            self._keys.distrust(self._streams.values(), now)
+        if self._start is not None:
+            self._started(self._start, now)
         for config in self._streams.values():
+            self._recoveries.alarm(config)
             self._keys.clock_back(config, now)
         for page in self._issuer.all_pages():
             if (page.service, page.stream) in self._streams:
@@ -413,6 +437,31 @@ class BSM:
         for (name,), data in self._journal.rows("registration", bytes).items():
             self._offer_registration(str(name), data, now)
         self._touched.update(dict.fromkeys(self._streams))
+
+    def _started(self, start: Start, now: float) -> None:
+        """Nothing that was given before is given again, whatever the store knows of it (R51)."""
+        streams, restored = list(self._streams.values()), start.restored
+        if restored is None:
+            if any(self._journal.tables.values()):
+                self._issuer.skip(start.counters)
+                self._keys.skip(streams, start.gap)
+            return
+        self._issuer.skip(RESTORE_JUMP + start.counters, start.smk_base)
+        self._issuer.distrust(now)
+        self._keys.skip(streams, start.gap, restored=True, at_least=start.key_number)
+        self._keys.distrust(streams, now)
+        self._recoveries.note(restored)
+        for config in streams:
+            known = [row.material.key_id for row in self._keys.rows(config)]
+            self._recoveries.begin(restored, config, now, known, self._keys.unprepared(config, now))
+
+    def _recover(self, config: StreamConfig, now: float) -> None:
+        """A stream has recovered when keys that the restored store did not know are in force."""
+        recovery = self._recoveries.of(config)
+        if recovery is not None:
+            period = Period(0, int(now), int(now) + 1)
+            if any(row.material.key_id not in recovery.known for row in self._keys.at(config, period).values()):
+                self._recoveries.over(config)
 
     def _work(self, now: float) -> None:
         """The streams that this input touched, and those whose time has come; never all of them."""
@@ -426,6 +475,7 @@ class BSM:
                 if item.period_end <= now:
                     self._journal.drop("received", name)
             self._keys.roll(config, now)
+            self._recover(config, now)
             self._offer_keys(config, now)
             self._poll(config, now)
             self._wakes.set(key, self._wake(config, now))

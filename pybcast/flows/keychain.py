@@ -15,15 +15,20 @@ from pybcast.flows import stkm
 from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, Journal
+from pybcast.flows.restart import keys_in
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import counter_of
 from pybcast.flows.spcp import KeyMaterial, KeyType
 from pybcast.flows.tables import KEY, KeyEvent, KeyState, step
 from pybcast.secret import Secret
 
+KEY_TYPES: Final[tuple[KeyType, ...]] = ("SEK", "SEAK", "PEAK")
+"""The kinds of keys that are made here: a PEK is a SEK with another window."""
 PROGRAMME_EXTENSIONS: Final = 0x80000000
 """programme_CID_extension numbers begin here: a BCI does not say whether it names a service or a programme - confidence: own."""
 KEY_NUMBER_JUMP: Final = 256  # after a restore from an older copy: past key ids that copy cannot know of (R2) - confidence: own
+NUMBERS: Final = "key-number"
+"""The table of the last key numbers and CID extensions, by (service, stream, key type).  They only rise."""
 ENDED_KEPT: Final = 10  # periods for which a key that has ended is kept: its last STKMs may be asked for again
 
 
@@ -98,9 +103,22 @@ class KeyChain:
 
     def _number(self, config: StreamConfig, key_type: KeyType) -> int:
         """The next key number or CID extension of a stream; never used twice, stored before use."""
-        last = self._journal.get("key-number", (*config.key, key_type), int) or 0
-        self._journal.put("key-number", (*config.key, key_type), last + 1)
-        return last + 1
+        return self._pass_over(config, key_type, 1)
+
+    def _pass_over(self, config: StreamConfig, key_type: KeyType, by: int, at_least: int = 0) -> int:
+        last = max(at_least, self._journal.get(NUMBERS, (*config.key, key_type), int) or 0) + by
+        self._journal.put(NUMBERS, (*config.key, key_type), last)
+        return last
+
+    def skip(self, streams: Iterable[StreamConfig], seconds: float, *, restored: bool = False, at_least: int = 0) -> None:
+        """Pass over the key numbers that can have been given in the ``seconds`` since the last commit (R51).
+
+        ``restored``: the store is known to be older than what has left; ``at_least``: the highest number that is known of.
+        """
+        for config in streams:
+            by = keys_in(seconds, config) + (KEY_NUMBER_JUMP if restored else 0)
+            for key_type in KEY_TYPES:  # also where the store knows of none yet
+                self._pass_over(config, key_type, by, at_least)
 
     def live(self, config: StreamConfig, now: float) -> list[KeyMaterial]:
         """The keys whose LTKMs are worth issuing again: an LTKM that comes after its key has ended only takes room on the card."""
@@ -139,11 +157,8 @@ class KeyChain:
         self._journal.put("rekey", config.key, True)
 
     def distrust(self, streams: Iterable[StreamConfig], now: float) -> None:
-        """The memory is an older copy (R2): go past whatever it cannot know of, and roll every key."""
+        """The memory is an older copy (R2): roll every key, and seal nothing under an old one that may have been sealed already."""
         for config in streams:
-            for key_type in ("SEK", "SEAK", "PEAK"):  # also where the copy knows of none yet
-                last = self._journal.get("key-number", (*config.key, key_type), int) or 0
-                self._journal.put("key-number", (*config.key, key_type), last + KEY_NUMBER_JUMP)
             for row in self.rows(config):
                 # What a BSD/A can have prepared by now was sealed by the memory that is lost.
                 self._allocator.sent(stkm.key_identity(config, row.material), self.unprepared(config, now))

@@ -210,9 +210,12 @@ class Issuer:
         self._journal.put("page", page.key, page)
         return page
 
+    def skip(self, counters: int, at_least: int = 0) -> None:
+        """Every COUNTER moves forward (R2, R51)."""
+        self._members.jump(counters, at_least)
+
     def distrust(self, now: float) -> None:
-        """The memory is an older copy: COUNTERs and BCRO timestamps go past what it cannot know of (R2, R21)."""
-        self._members.jump()
+        """The memory is an older copy: BCRO timestamps go past what it cannot know of (R21)."""
         self._journal.put("bcro-floor", (), int(now) + BCRO_TIME_JUMP)
         for key, stamp in self._journal.rows("bcro-time", int).items():
             self._journal.put("bcro-time", key, max(stamp, int(now)) + BCRO_TIME_JUMP)

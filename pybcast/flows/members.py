@@ -160,8 +160,8 @@ class Members(Protocol):
     def spend(self, people: People, numbers: Sequence[int]) -> None:
         """So many COUNTERs of each have been used beyond ``people.counters``: rising, stored before they are used (R2)."""
 
-    def jump(self) -> None:
-        """After a restore from an older copy: every COUNTER moves past anything that copy cannot know of (R2)."""
+    def jump(self, by: int, at_least: int = 0) -> None:
+        """Every COUNTER moves forward by ``by``, from a base of ``at_least`` where the store knows of less (R2, R51)."""
 
     def told(self, key_id: bytes, names: Collection[str]) -> set[str]:
         """Which of them :meth:`tell` was called for."""
@@ -275,8 +275,8 @@ class JournalMembers:
         for name, counter, number in zip(people.names, people.counters, numbers, strict=True):
             self._counters.reach(name, (counter + number) % MOD)
 
-    def jump(self) -> None:
-        self._counters.jump()
+    def jump(self, by: int, at_least: int = 0) -> None:
+        self._counters.jump(by, at_least)
 
     def told(self, key_id: bytes, names: Collection[str]) -> set[str]:
         return {name for name in names if self._journal.get(self.TOLD, (key_id, name), bool)}

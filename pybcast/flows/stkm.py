@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a STKM says, as a pure function of (stream, period, keys, TEK).
 
-Here and nowhere else: the ids a period gets (R8, R38, R43), the partial forms of F3 and who owns which field (R31), sealing under
-``KeyMaterial``, and where a TEK comes from.  The same input gives the same bytes on every headend.
+Here and nowhere else: the ids a period gets (R8, R38, R43), the partial forms of F3 and who owns which field (R31), and sealing
+under ``KeyMaterial``.  The same input gives the same bytes on every headend.  Where a TEK comes from is in ``teks``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from pybcast.keys import (
     TAS,
     TEK,
     Keys,
-    derived_tas,
-    derived_tek,
     ipsec_auth_key_drm,
     ipsec_auth_key_smartcard,
     ipsec_spi,
@@ -60,42 +58,6 @@ class TrafficKey:
     tek: TEK
     salt: bytes | None = None
     tas: TAS | None = None
-
-
-TekSource = Callable[[StreamConfig, Period, bytes], TrafficKey]
-"""(stream, period, key id or b"" when the BSD/A does not know it) -> the traffic key."""
-
-
-def random_teks(randomness: Callable[[int], bytes]) -> TekSource:
-    """Fresh keys from ``randomness(n) -> n bytes``: the source of a single headend."""
-
-    def source(config: StreamConfig, period: Period, key_id: bytes) -> TrafficKey:
-        return TrafficKey(
-            TEK(randomness(16)),
-            randomness(14) if config.protocol is Protocol.SRTP else None,
-            TAS(randomness(16)) if config.ipsec_auth and config.drm else None,
-        )
-
-    return source
-
-
-def derived_teks(pair_secret: Secret) -> TekSource:
-    """The same keys on main and back-up (R33).
-
-    Where the BSD/A does not know the key id (F3) the service takes its place: the stream number alone repeats between services.
-    """
-
-    def source(config: StreamConfig, period: Period, key_id: bytes) -> TrafficKey:
-        who = key_id or hashlib.sha256(config.service.encode()).digest()[:8]
-        tek, salt = derived_tek(
-            pair_secret, stream=config.stream, key_id=who, period=period.start, with_salt=config.protocol is Protocol.SRTP
-        )
-        tas = None
-        if config.ipsec_auth and config.drm:
-            tas = derived_tas(pair_secret, stream=config.stream, key_id=who, period=period.start)
-        return TrafficKey(tek, salt, tas)
-
-    return source
 
 
 def key_identity(config: StreamConfig, key: KeyMaterial) -> bytes:

@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from pybcast.backend import Client
 from pybcast.errors import ConfigError
 from pybcast.flows import BSDA, derived_teks, random_teks
 from pybcast.flows.events import Output, State, StopTraffic, UseKey
+from pybcast.flows.restart import Restored, Start
 from pybcast.flows.tables import PeriodState, Side
 from pybcast.outlets.keyline import Outlet
 from pybcast.outlets.keysocket import KeyOutlet
@@ -41,7 +43,7 @@ class Bsda(Daemon[BSDA]):
         self._keys = None if config.keys is None else KeyOutlet(config.keys)
         self._outlets = (*outlets, *(() if self._keys is None else (self._keys,)))
         pair = config.pair_secret()
-        self._teks = derived_teks(pair) if pair is not None else random_teks(os.urandom)
+        self._teks = derived_teks(pair) if pair is not None else random_teks(os.urandom) if config.random_teks else None
         self._on_air: ProcessAir | None = None
         if config.sender is not None or config.carousel is not None:
             self.air = self._on_air = ProcessAir(
@@ -49,24 +51,25 @@ class Bsda(Daemon[BSDA]):
                 alarm=self.watch.alarm,
             )  # fmt: skip
 
-    def make(self, config: ServerConfig, state: State, *, copy: bool) -> BSDA:
+    def make(self, config: ServerConfig, state: State, start: Start | None) -> BSDA:
         """An empty database counts as a lost one (R33): nobody can tell it from a new one, and a first start only costs one change
         of the long-term keys (F4) for it.
         """
         if self._on_air is not None:
             self._on_air.keep({stream.key for stream in config.streams})  # the machine says anew what of them is on air
-        lost = copy or not state
-        if lost:
+        if start is not None and start.restored is None and not state:
+            start = replace(start, restored=Restored("there was no database", 0.0, self.clock.now()))
+        if start is not None and start.restored is not None:
             LOG.warning("no store, or an old copy of it: asking for new keys (R33)", extra={"fields": {"event": "store-lost"}})
-        return BSDA(me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, fresh=lost)
+        return BSDA(me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, start=start)
 
-    async def _run(self, client: Client, listening: Any, copy: bool) -> int:
+    async def _run(self, client: Client, listening: Any) -> int:
         if self._on_air is not None:
             self._on_air.start()
         try:
             if self._keys is not None:
                 await self._keys.start()  # here and not before: the database is ours, so an old socket is nobody's
-            return await super()._run(client, listening, copy)
+            return await super()._run(client, listening)
         finally:
             if self._keys is not None:
                 await self._keys.stop()
@@ -108,6 +111,9 @@ class Bsda(Daemon[BSDA]):
                 light, why = "red", "no key in use"
             elif not ahead:
                 light, why = "yellow", "no period prepared ahead"
+            restored = machine.restored(*stream.key)
+            if restored is not None:
+                light, why = "red", str(restored)
             change = max((r.period.end for r in used), default=None)
             yield ServiceView(
                 service=stream.service, stream=stream.stream, light=light, why=why, ahead=ahead, held=held, next_change=change

@@ -12,6 +12,7 @@ from typing import Any, Final
 from pybcast.errors import ConfigError
 from pybcast.flows import BSM, FlowDone
 from pybcast.flows.events import State
+from pybcast.flows.restart import Start
 from pybcast.flows.tables import KeyState, Side
 from pybcast.interaction.digest import REALM
 from pybcast.interaction.limits import Limits
@@ -34,10 +35,10 @@ class Bsm(Daemon[BSM]):
     side = Side.BSM
     interaction: InteractionServer | None = None
 
-    def make(self, config: ServerConfig, state: State, *, copy: bool) -> BSM:
+    def make(self, config: ServerConfig, state: State, start: Start | None) -> BSM:
         return BSM(
             me=config.me, fqdn=config.fqdn, streams=config.streams, randomness=os.urandom,
-            rights_issuer_id=config.rights_issuer_id, state=state, restored=copy, members=self.store.members(),
+            rights_issuer_id=config.rights_issuer_id, state=state, start=start, members=self.store.members(),
         )  # fmt: skip
 
     def views(self, config: ServerConfig, machine: BSM, now: float) -> Iterable[ServiceView]:
@@ -46,6 +47,9 @@ class Bsm(Daemon[BSM]):
             current = [row for row in rows if row.material.valid_from <= now < row.material.valid_to]
             light: Light = "green" if current or stream.start > now else "red"
             why = "" if light == "green" else "no long-term key in force"
+            restored = machine.restored(*stream.key)
+            if restored is not None:
+                light, why = "red", str(restored)
             yield ServiceView(
                 service=stream.service, stream=stream.stream, light=light, why=why,
                 next_change=min((row.material.valid_to for row in current), default=None),

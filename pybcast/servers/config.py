@@ -45,6 +45,8 @@ class ServerConfig:
     control: Path
     kek_source: str
     pair_source: str
+    random_teks: bool
+    """Traffic keys are drawn, not derived (R1)."""
     fqdn: str
     rights_issuer_id: bytes | None
     tls: TlsFiles | None
@@ -182,6 +184,8 @@ class _Reader(TomlFile):
                 raise self.refuse(("server", "rights_issuer_id"), "missing: a service has the DRM Profile")
         elif not server.pair_secret and any(len(s.bsdas) > 1 for s in streams):
             raise self.refuse(("server", "pair_secret"), "missing: a service has a main and a back-up BSD/A (R33)")
+        if server.teks == "random" and (server.role == "bsm" or server.pair_secret):
+            raise self.refuse(("server", "teks"), "random: is for a BSD/A that is alone; a pair derives its traffic keys (R33)")
         if server.role == "bsm" and file.air != AirTable():
             raise self.refuse(("air",), "is for a BSD/A")
         if server.role == "bsda" and file.interaction is not None:
@@ -202,7 +206,7 @@ class _Reader(TomlFile):
             witness=witness,
             control=base / (server.control or f"{server.role}.sock"), kek_source=self.source(("server", "kek"), server.kek),
             pair_source=self.source(("server", "pair_secret"), server.pair_secret) if server.pair_secret else "", fqdn=server.fqdn,
-            rights_issuer_id=issuer, log=file.log, air=file.air, peers=peers,
+            rights_issuer_id=issuer, log=file.log, air=file.air, peers=peers, random_teks=server.teks == "random",
             peer_ids=tuple(peer.id for peer in file.peers), streams=streams, groups=groups,
             ltkm=self._optional(("air", "ltkm"), air.ltkm), flute=self._optional(("air", "flute"), air.flute),
             heartbeat=self._optional(("air", "heartbeat"), air.heartbeat), interaction=file.interaction,

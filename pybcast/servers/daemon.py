@@ -22,6 +22,7 @@ import pybcast
 from pybcast.backend import Client, Exchanged, Server
 from pybcast.errors import ConfigError, FlowError, StoreError, TransportError
 from pybcast.flows.events import State
+from pybcast.flows.restart import Start
 from pybcast.flows.tables import Side
 from pybcast.servers import log
 from pybcast.servers.air import Air, CountingAir
@@ -36,8 +37,12 @@ LOG: Final = logging.getLogger("pybcast.servers")
 CLEAN, USAGE, OUR_FAULT = 0, 2, 70
 GRACE: Final = 5.0  # seconds for requests in hand when stopping - confidence: own
 STUCK: Final = 10.0  # seconds that work may wait before /healthz says so - confidence: own
-FIXED: Final = ("role", "me", "listen", "status", "database", "witness", "control", "air", "kek_source", "pair_source", "fqdn")
-"""What a reload cannot change."""
+FIXED: Final = {
+    "role": "server.role", "me": "server.id", "listen": "server.listen", "status": "server.status", "database": "server.database",
+    "witness": "server.witness", "control": "server.control", "air": "air", "kek_source": "server.kek",
+    "pair_source": "server.pair_secret", "random_teks": "server.teks", "fqdn": "server.fqdn",
+}  # fmt: skip
+"""What a reload cannot change, and its key in the file."""
 
 M = TypeVar("M", bound=Machine)
 
@@ -62,8 +67,8 @@ class Daemon(Generic[M]):
 
     # --- what is different between the two ------------------------------------------------------------------------------
 
-    def make(self, config: ServerConfig, state: State, *, copy: bool) -> M:
-        """The machine of what was persisted; ``copy``: that may be older than what has left."""
+    def make(self, config: ServerConfig, state: State, start: Start | None) -> M:
+        """The machine of what was persisted; ``start``: what is known of the time before, where the process starts."""
         raise NotImplementedError
 
     def views(self, config: ServerConfig, machine: M, now: float) -> Iterable[ServiceView]:
@@ -130,21 +135,26 @@ class Daemon(Generic[M]):
             plain_loopback=config.tls is None, observer=self._exchanged,
         )  # fmt: skip
         try:
-            copy = self._copy = self.store.restored is not None
+            self._start: Start | None = self._known(self.store.gap)
             self.runner = Runner(
-                lambda state: self.make(self.config, state, copy=self._copy), self.messages, clock=self.clock, ask=client.send,
+                lambda state: self.make(self.config, state, self._start), self.messages, clock=self.clock, ask=client.send,
                 air=self.put, watcher=self.watch,
             )  # fmt: skip
             self.watch.views = lambda: self.views(self.config, self.runner.machine, self.clock.now())
             gc.freeze()  # what was loaded stays: no collection walks through it again
-            return await self._run(client, listening, copy)
+            return await self._run(client, listening)
         finally:
             await client.close()
             await asyncio.to_thread(self.messages.flush)
             await asyncio.to_thread(self.store.close)
             self.air.close()
 
-    async def _run(self, client: Client, listening: Any, copy: bool) -> int:
+    def _known(self, gap: float) -> Start:
+        """What the store knows of the time before."""
+        at = self.store.position
+        return Start(gap=gap, restored=self.store.restored, key_number=at.key_number, smk_base=at.smk_base)
+
+    async def _run(self, client: Client, listening: Any) -> int:
         config = self.config
         server = Server(
             me=config.me, side=self.side, peers=config.peers, handler=self.runner.request, clock=self.clock.now,
@@ -159,7 +169,7 @@ class Daemon(Generic[M]):
         control = ControlServer(config.control, self._all_commands())
         status: web.AppRunner | None = None
         try:
-            await self._first(work, copy)
+            await self._first(work)
             await server.start(config.listen.host, config.listen.port, listening, plain_loopback=config.tls is None)
             status, status_port = await self._start_status()
             await control.start()
@@ -187,18 +197,21 @@ class Daemon(Generic[M]):
         LOG.info("stopped", extra={"fields": {"event": "stopped"}})
         return CLEAN
 
-    async def _first(self, work: asyncio.Task[None], copy: bool) -> None:
-        """What the machine does on waking is stored before anyone can ask it something (R2)."""
+    async def _first(self, work: asyncio.Task[None]) -> None:
+        """What the machine does on waking is stored before anyone can ask it something (R2, R51)."""
         try:
             await self.runner.command(lambda machine, now: machine.tick(now))
         except (FlowError, ConfigError):
             await work  # it has failed: says why
             raise
-        if copy:
+        start, self._start = self._start, None
+        if start is not None and start.restored is not None:
             await asyncio.to_thread(self.store.take_into_service)
-            self._copy = False
+            found = start.restored
             LOG.warning(
-                "the database is a restored copy: counters and keys have moved on (R2)", extra={"fields": {"event": "restored"}}
+                "%s",
+                found,
+                extra={"fields": {"event": "restored", "why": found.why, "lost_from": found.lost_from, "lost_to": found.lost_to}},
             )
 
     # --- reload ---------------------------------------------------------------------------------------------------------
@@ -206,9 +219,8 @@ class Daemon(Generic[M]):
     async def _reload(self, server: Server, client: Client) -> None:
         try:
             fresh = load(self.config.path)
-            for name in FIXED:
+            for name, key in FIXED.items():
                 if getattr(fresh, name) != getattr(self.config, name):
-                    key = name if name == "air" else f"server.{name.removesuffix('_source')}"
                     raise ConfigError(f"{fresh.path}: {key}: needs a restart")
             if (fresh.tls is None) != (self.config.tls is None):
                 raise ConfigError(f"{fresh.path}: tls: needs a restart")
@@ -225,7 +237,7 @@ class Daemon(Generic[M]):
             del self.watch.peers[name]
         log.start(fresh.log.format, fresh.log.level)
         if changed:
-            await self.runner.remake(lambda state: self.make(fresh, state, copy=False))
+            await self.runner.remake(lambda state: self.make(fresh, state, None))
         await self.reopen(prepared)
         await server.reload(context=listening, peers=fresh.peers)
         await client.reload(context=asking, peers=fresh.peers)

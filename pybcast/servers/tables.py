@@ -22,7 +22,8 @@ class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     path of the file that tells when the database was put back, in another folder than the database.  ``control``: path of the
     operator's socket.  ``kek``: source of the key-encryption key.  ``fqdn``: the BSM's name in MIKEY messages.
     ``rights_issuer_id``: 40 hexadecimal digits, SHA-1 of its RSA key (DRM Profile).  ``pair_secret``: source of what a main and
-    a back-up BSD/A share (R33).
+    a back-up BSD/A share (R33).  ``teks``: where a BSD/A's traffic keys come from: ``"derived"`` from secrets in its database, or
+    ``"random"``; with random ones an older database that is put back can use a COUNTER twice (R1).
     """
 
     role: Role
@@ -36,6 +37,7 @@ class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     fqdn: str = ""
     rights_issuer_id: str = ""
     pair_secret: str = ""
+    teks: Literal["derived", "random"] = "derived"
     plain_loopback: bool = False
 
 

@@ -14,12 +14,12 @@
 
 from __future__ import annotations
 
+from pybcast.flows.restart import Restored
 from pybcast.store.database import Database
 from pybcast.store.kek import kek_id, load_kek
 from pybcast.store.protocol import (
     LogEntry,
     Position,
-    Restored,
     Stats,
     Store,
     StoreDamaged,

@@ -17,6 +17,7 @@ import msgspec
 
 from pybcast.errors import Integrity, StoreError
 from pybcast.flows.events import Persist, RowKey, State
+from pybcast.flows.restart import Restored
 from pybcast.keys import KEK, unwrap, wrap
 from pybcast.store.encoding import FORMAT, Codec, layouts
 from pybcast.store.files import Lock, prepare, siblings, sync_folder
@@ -24,7 +25,7 @@ from pybcast.store.kek import kek_id
 from pybcast.store.people import Change, everyone, rewrapped, rewrapped_srk
 from pybcast.store.position import BLANK, KEY_NUMBERS, SMK_BASE, system_time
 from pybcast.store.progress import Progress
-from pybcast.store.protocol import LogEntry, Position, Restored, StoreDamaged, StoreFull, StoreInUse, WrongKek
+from pybcast.store.protocol import LogEntry, Position, StoreDamaged, StoreFull, StoreInUse, WrongKek
 from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, Info, public, views
 from pybcast.store.types import TYPES
 

@@ -375,8 +375,8 @@ class StoredMembers:
             self._counters[member] = counter
         self._step(COUNTER, [counter_row(member, counter) for member, counter in counters])
 
-    def jump(self) -> None:
-        self._base.jump()
+    def jump(self, by: int, at_least: int = 0) -> None:
+        self._base.jump(by, at_least)
 
     def told(self, key_id: bytes, names: Collection[str]) -> set[str]:
         self._settle()

@@ -23,18 +23,18 @@ from typing import Final, TypeVar
 import msgspec
 
 from pybcast.flows.allocator import SmkCounters
+from pybcast.flows.keychain import NUMBERS
+from pybcast.flows.restart import Restored
 from pybcast.keys import KEK
-from pybcast.store.protocol import Position, Restored, StoreDamaged
+from pybcast.store.protocol import Position, StoreDamaged
+from pybcast.wire.times import NTP_UNIX
 
-KEY_NUMBERS: Final = "key-number"
-"""The table of the highest key number of each stream (``flows.keychain``)."""
+KEY_NUMBERS: Final = NUMBERS
 SMK_BASE: Final = SmkCounters.BASE
-"""The table of one row: what every SMK COUNTER has been moved by."""
 
 COMMITS: Final = 1 << 48  # 89,000 years at 100 commits a second; a token cannot move a store further
 TOKEN: Final = 200  # characters that a token may have; ours have at most 99
 _NUMBERS: Final = 1 << 63  # what an integer of SQLite holds
-_NTP_UNIX: Final = 2_208_988_800  # NTP seconds of the Unix epoch
 _MAC: Final = 16  # bytes: a guess is right once in 2^128
 _MAC_KEY: Final = b"pybcast position token"
 _TOKEN: Final = re.compile(r"([0-9]{1,15})\.([0-9]{1,14})\.([0-9]{1,19})\.([0-9]{1,19})\.[A-Za-z0-9_-]{22}")
@@ -45,7 +45,7 @@ _T = TypeVar("_T")
 
 def system_time() -> float:
     """NTP seconds."""
-    return time.time() + _NTP_UNIX
+    return time.time() + NTP_UNIX
 
 
 @dataclass(frozen=True, kw_only=True)

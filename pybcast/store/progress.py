@@ -23,8 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from pybcast.flows.restart import Restored
 from pybcast.store.position import BLANK, Stamp, decode, encode, merged, older, token_position
-from pybcast.store.protocol import Position, Restored, StoreDamaged
+from pybcast.store.protocol import Position, StoreDamaged
 from pybcast.store.witness import Witness
 
 PEERS: Final = 64  # whose tokens are kept; a back end has a handful

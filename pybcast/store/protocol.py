@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Protocol, Self
 
 from pybcast.errors import StoreError
 from pybcast.flows.events import Persist, RowKey, State
+from pybcast.flows.restart import Restored
 from pybcast.keys import KEK
 
 
@@ -58,19 +59,6 @@ class Position:
     time: float
     key_number: int
     smk_base: int
-
-
-@dataclass(frozen=True)
-class Restored:
-    """The verdict that what is in the database may be older than what has left the server (R2).
-
-    ``why``: in plain words.  ``lost_from``: NTP seconds of the last commit in the database; 0.0 when it is empty.  ``lost_to``: NTP
-    seconds of the last commit that the witness or a peer knows of; of the opening, where they do not say.
-    """
-
-    why: str
-    lost_from: float
-    lost_to: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,13 @@ from typing import Any, Final, Self, TypeVar
 
 from pybcast.errors import StoreError
 from pybcast.flows.events import Persist, RowKey, State
+from pybcast.flows.restart import Restored
 from pybcast.keys import KEK
 from pybcast.store.database import CHUNK_OCTETS, LOG_KEPT, Changes, Database
 from pybcast.store.files import siblings
 from pybcast.store.members import StoredMembers
 from pybcast.store.position import Tokens, system_time, token_position
-from pybcast.store.protocol import LogEntry, Position, Restored, Stats, StoreStopped
+from pybcast.store.protocol import LogEntry, Position, Stats, StoreStopped
 
 GROUP_ROWS: Final = 10_000  # rows that go together at most: a transaction of about 100 ms, and bounded memory
 

@@ -23,10 +23,12 @@ from pybcast.flows import (
     members,
     peer,
     periods,
+    restart,
     schedule,
     spcp,
     stkm,
     tables,
+    teks,
     terminal,
 )
 from pybcast.secret import Secret
@@ -45,6 +47,8 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "BackendMessage": spcp.BackendMessage,
     "KeyMaterial": spcp.KeyMaterial,
     "PartialItem": spcp.PartialItem,
+    "Recovery": restart.Recovery,
+    "Restored": restart.Restored,
     "Sealed": allocator.Sealed,
     "SealedBlock": allocator.SealedBlock,
     "Status": tables.Status,
@@ -75,6 +79,7 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "PeriodRecord": periods.PeriodRecord,
     "PeriodState": tables.PeriodState,
     "Segment": schedule.Segment,
+    "TekSecret": teks.TekSecret,
     "TrafficKey": stkm.TrafficKey,
     # terminal, card and device
     "Constraint": messages.Constraint,

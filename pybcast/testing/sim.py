@@ -29,9 +29,11 @@ from pybcast.flows import (
     Persist,
     Programme,
     Refused,
+    Restored,
     Right,
     Send,
     SimulatedCard,
+    Start,
     StopTraffic,
     StreamConfig,
     Subscriber,
@@ -41,7 +43,6 @@ from pybcast.flows import (
     Tuning,
     UseKey,
     derived_teks,
-    random_teks,
 )
 from pybcast.flows.allocator import SealedBlock
 from pybcast.flows.card import SekFile
@@ -152,6 +153,7 @@ class World:
         self._subscriptions: dict[str, tuple[Subscriber, bytes]] = {}
         self._commands: deque[Callable[[BSM], list[Output]]] = deque()
         self._wakes: dict[str, float] = {}
+        self._committed: dict[str, float] = {}
         self._sender, self._took_over = next(iter(self.headends)), start
         self._traffic: dict[StreamKey, tuple[str, UseKey]] = {}
         self._boundaries: dict[StreamKey, set[int]] = {}
@@ -168,17 +170,26 @@ class World:
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
-    def start_bsm(self, state: State | None = None, *, restored: bool = False) -> None:
-        """Start (again) from the durable state, or from an older copy of it."""
+    def start_bsm(self, state: State | None = None, *, restored: bool = False, gap: float | None = None) -> None:
+        """Start (again) from the durable state, or from an older copy of it; ``restored``: that is noticed.
+
+        ``gap``: seconds since the last commit that the store knows of, where it is not the last there was.
+        """
         if state is not None:
             self.bsm_store.state = state
         issuer, _ = rights_issuer()
         self.bsm = BSM(
             me=BSM_ID, fqdn=FQDN, streams=self.streams.values(), randomness=self.rng.randbytes, rights_issuer_id=issuer.id,
-            state=self.bsm_store.copy(), restored=restored, members=self.members(),
+            state=self.bsm_store.copy(), start=self._start(BSM_ID, restored, gap), members=self.members(),
         )  # fmt: skip
         if self.call_bsm(lambda bsm: bsm.tick(self.clock.now)):
             self._run_commands()
+
+    def _start(self, name: str, restored: bool, gap: float | None = None) -> Start:
+        """What a server is told when it starts."""
+        last = self._committed.get(name, self.clock.now)
+        found = Restored("the simulation put it back", last, self.clock.now) if restored else None
+        return Start(gap=self.clock.now - last if gap is None else gap, restored=found)
 
     def members(self) -> Members | None:
         """Where a BSM that is started keeps who has a card; ``None``: with everything else."""
@@ -213,8 +224,8 @@ class World:
         headend.lost = headend.lost or fresh
         pair = len(self.headends) > 1
         headend.machine = BSDA(
-            me=name, streams=self._configured(), randomness=self.rng.randbytes, state=headend.store.copy(), fresh=headend.lost,
-            teks=derived_teks(self.pair_secret) if pair else random_teks(self.rng.randbytes),
+            me=name, streams=self._configured(), randomness=self.rng.randbytes, state=headend.store.copy(),
+            start=self._start(name, headend.lost), teks=derived_teks(self.pair_secret) if pair else None,
         )  # fmt: skip
         headend.life += 1
         self._elect()
@@ -283,6 +294,7 @@ class World:
         if self.bsm is None:
             return False
         done, crashed = carry_out(action(self.bsm), self.bsm_store, self.rng, self.crash)
+        self._committed[BSM_ID] = self.clock.now
         self._do(done, BSM_ID)
         if crashed:
             self.crashes += 1

@@ -9,6 +9,8 @@ from typing import Final
 from pybcast.errors import BadValue
 from pybcast.wire.schema import Converted, Fault, Octets, octets
 
+NTP_UNIX: Final = 2_208_988_800
+"""NTP seconds of the Unix epoch."""
 MJD_OF_NTP_EPOCH: Final = 15020
 """Modified Julian Date of 1900-01-01, where NTP seconds start."""
 LAST_MJD: Final = 0xFFFF

@@ -19,7 +19,9 @@ from pybcast.flows import (
     KeyMaterial,
     Period,
     Persist,
+    Restored,
     SimulatedCard,
+    Start,
     StreamConfig,
     Terminal,
     TrafficKey,
@@ -44,6 +46,8 @@ from pybcast.secret import Secret
 from pybcast.testing.parties import FQDN, CardParty, DrmParty, make_card, make_device, make_group, rights_issuer
 from pybcast.wire.content_id import BCI
 
+RESTORED: Final = Start(restored=Restored("a test put it back", 3_989_999_000.0, 3_990_000_000.0))
+"""A server starts, and its store is known to be older than what has left it."""
 NOW: Final = 3_990_000_000.0
 START: Final = 3_990_000_000
 WRAP: Final = 1 << 32

@@ -13,6 +13,7 @@ import pytest
 from room_support import (
     BSDA_URI,
     BSM_URI,
+    RESTORED,
     SERVICE,
     START,
     period,
@@ -255,7 +256,7 @@ def test_a_key_that_was_used_before_seals_nothing_else() -> None:
     machine = bsda(HERE)
     tell(machine, Tag.KeyDelivery, START - 50, sek_material())
     assert records(machine)[0].state is PeriodState.SEALED
-    again = bsda(HERE, seed=2, state=machine._journal.tables, fresh=True)
+    again = bsda(HERE, seed=2, state=machine._journal.tables, start=RESTORED)
     (asked,) = sent(again.tick(START - 40), Tag.KeyRequest)
     assert asked.fresh
     outputs = answered(again, asked, START - 40, 0, sek_material())
@@ -563,7 +564,7 @@ def test_a_request_that_is_refused_as_a_whole() -> None:
 
 def test_the_carousel_of_a_lost_store_is_fetched() -> None:
     """R33: LTKMs and registration material, until there is an answer; that there is none is an answer too (17)."""
-    machine = bsda(CARD, fresh=True)
+    machine = bsda(CARD, start=RESTORED)
     outputs = machine.tick(START)
     (ltkms,), (registration,) = sent(outputs, Tag.LTKMRequest), sent(outputs, Tag.RegRequest)
     assert registration.service == ALL_SERVICES
@@ -581,7 +582,7 @@ def test_the_carousel_of_a_lost_store_is_fetched() -> None:
 
 def test_r33_a_fresh_key_is_asked_for_once_however_slow_the_answer() -> None:
     """Another messageID would say that the store was lost once more, and the key on its way would be no good."""
-    machine = bsda(HERE, fresh=True)
+    machine = bsda(HERE, start=RESTORED)
     (asked,) = sent(machine.tick(START + 7), Tag.KeyRequest)
     later = sent(machine.tick(START + 9), Tag.KeyRequest)
     assert later == [asked], "its period is over, the request is not"

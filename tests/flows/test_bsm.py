@@ -14,6 +14,7 @@ from room_support import (
     BSDA_URI,
     BSM_URI,
     GROUP_KEYS,
+    RESTORED,
     SERVICE,
     START,
     card_party,
@@ -572,7 +573,7 @@ def test_r02_a_fetch_is_the_first_input_after_a_restore() -> None:
     machine.grant(party.subscriber.id, right(), START)
     old = {table: dict(rows) for table, rows in machine._journal.tables.items()}
     used = {codec.decode(data, "smartcard-ltkm").counter for data in machine.fetch_ltkms(party.subscriber.id, START + 1)[0]}  # type: ignore[union-attr]
-    restored = bsm(CARD, seed=2, state=old, restored=True)
+    restored = bsm(CARD, seed=2, state=old, start=RESTORED)
     again = {codec.decode(data, "smartcard-ltkm").counter for data in restored.fetch_ltkms(party.subscriber.id, START + 2)[0]}  # type: ignore[union-attr]
     assert used and again and min(again) > max(used)
 
@@ -583,7 +584,7 @@ def test_r02_a_key_type_that_the_older_copy_never_saw_gets_new_numbers_too() -> 
     machine.tick(START)
     old = {table: dict(rows) for table, rows in machine._journal.tables.items()}
     ids = []
-    for each in (machine, bsm(DRM, seed=2, state=old, restored=True)):
+    for each in (machine, bsm(DRM, seed=2, state=old, start=RESTORED)):
         each.tick(START + 1)
         each.add_programme(Programme(*NAME, "urn:event", START + 200, START + 280), START + 1)
         ids.append({r.material.key_id for r in each.keys(*NAME) if r.programme})

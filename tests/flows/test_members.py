@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
-from room_support import BSDA_URI, BSM_URI, GROUP_KEYS, SERVICE, START, card_party, request, stream_config
+from room_support import BSDA_URI, BSM_URI, GROUP_KEYS, RESTORED, SERVICE, START, card_party, request, stream_config
 
 from pybcast import codec
 from pybcast.errors import LocalFlowError
-from pybcast.flows import BSM, Alarm, BackendMessage, Enrolment, Output, Persist, Right, Send, StreamConfig, Subscriber, Tag
+from pybcast.flows import BSM, Alarm, BackendMessage, Enrolment, Output, Persist, Right, Send, Start, StreamConfig, Subscriber, Tag
 from pybcast.flows.bsm import ISSUE_PAUSE, ISSUED_AT_ONCE, JOBS_AT_ONCE, PAGES_IN_FLIGHT
 from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES
 from pybcast.flows.events import State
@@ -31,9 +31,9 @@ DRM: Final = stream_config(generation="bsm", profiles=("drm",))
 HEALED: Final = REISSUE_CYCLES * CAROUSEL_CYCLE
 
 
-def machine(*configs: StreamConfig, state: State | None = None, restored: bool = False) -> BSM:
+def machine(*configs: StreamConfig, state: State | None = None, start: Start | None = None) -> BSM:
     return BSM(
-        me=BSM_URI, fqdn=FQDN, streams=configs or (CARD,), randomness=random.Random(1).randbytes, restored=restored,
+        me=BSM_URI, fqdn=FQDN, streams=configs or (CARD,), randomness=random.Random(1).randbytes, start=start,
         rights_issuer_id=rights_issuer()[0].id, state=state,
     )  # fmt: skip
 
@@ -187,7 +187,7 @@ def test_a_restored_copy_does_not_use_a_counter_again() -> None:
     """R2, also for whoever was enrolled after the copy was made."""
     bsm = machine(state=enrolled(5))
     finish(bsm)
-    again = machine(state=bsm._journal.tables, restored=True)
+    again = machine(state=bsm._journal.tables, start=RESTORED)
     again.tick(START + 5)
     made_again = again.grant("card3", right(), START + 5)
     assert [c.counter for bundle in made(made_again) for c in clear(bundle, "card3")] == [65536 + 3, 65536 + 4], "the new key had 2"

@@ -189,7 +189,7 @@ def test_r02_a_restored_store_jumps_past_what_it_cannot_know() -> None:
     for _ in range(1000):
         counters.next("a")
     restored = SmkCounters(copy)
-    restored.jump()
+    restored.jump(RESTORE_JUMP)
     assert restored.next("a") == 1 + RESTORE_JUMP + 1 > counters.next("a")
 
 

@@ -134,10 +134,10 @@ class StoredWorld(World):
         self.terminals: dict[str, OnDisk] = {}
         super().__init__(configs, seed=seed, start=START)
 
-    def start_bsm(self, state: State | None = None, *, restored: bool = False) -> None:
+    def start_bsm(self, state: State | None = None, *, restored: bool = False, gap: float | None = None) -> None:
         if not isinstance(self.bsm_store, OnDisk):
             self.bsm_store = OnDisk(self.folder / "bsm.db")
-        super().start_bsm(state, restored=restored)
+        super().start_bsm(state, restored=restored, gap=gap)
 
     def start_bsda(self, name: str, state: State | None = None, *, fresh: bool = False) -> None:
         headend = self.headends[name]

@@ -12,7 +12,7 @@ import pytest
 from store_support import KEK_A, KEK_B, after, counters, states_differ
 
 from pybcast.errors import StoreError
-from pybcast.flows import BSM, Persist, Right
+from pybcast.flows import BSM, Persist, Right, Start
 from pybcast.flows.allocator import SmkCounters
 from pybcast.flows.events import Journal, Output
 from pybcast.keys import TEK
@@ -97,7 +97,7 @@ def test_counters_jump_after_a_restore(tmp_path: Path) -> None:
     def machine(store: SqliteStore) -> BSM:
         return BSM(
             me=BSM_ID, fqdn=FQDN, streams=[config], randomness=rng.randbytes, rights_issuer_id=bytes(20), state=store.load(),
-            restored=store.restored is not None,
+            start=Start(gap=store.gap, restored=store.restored),
         )  # fmt: skip
 
     def carry_out(store: SqliteStore, outputs: list[Output]) -> None:

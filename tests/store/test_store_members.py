@@ -165,7 +165,7 @@ def test_the_store_says_what_the_journal_says(stored: Stored, seed: int) -> None
                     stored.members.keep(("urn:a", 1, str(number)), bundle)
                 case _:
                     for members in both:
-                        members.jump()
+                        members.jump(RESTORE_JUMP)
                     stored.members.untell(b"key")
                     other.untell(b"key")
                     stored.taken()
@@ -228,7 +228,7 @@ def test_counters_jump_in_one_row(stored: Stored) -> None:
     stored.members.put([person("a")])
     stored.members.spend(stored.members.some(["a"], STREAMS[0]), [3])
     stored.taken()
-    stored.members.jump()
+    stored.members.jump(RESTORE_JUMP)
     assert [row.table for row in stored.journal.take() if isinstance(row, Persist)] == [SmkCounters.BASE]
     stored.members.put([person("b")])
     assert list(stored.members.some(["a", "b"], STREAMS[0]).counters) == [RESTORE_JUMP + 3, RESTORE_JUMP]
@@ -444,10 +444,10 @@ class MembersOnDisk(OnDisk):
 class MembersWorld(StoredWorld):
     """A system whose BSM keeps its subscribers with cards in its store; what it puts is written now and then."""
 
-    def start_bsm(self, state: State | None = None, *, restored: bool = False) -> None:
+    def start_bsm(self, state: State | None = None, *, restored: bool = False, gap: float | None = None) -> None:
         if not isinstance(self.bsm_store, MembersOnDisk):
             self.bsm_store = MembersOnDisk(self.folder / "bsm.db")
-        super().start_bsm(state, restored=restored)
+        super().start_bsm(state, restored=restored, gap=gap)
 
     def members(self) -> StoredMembers:
         database = self.bsm_store.database  # type: ignore[attr-defined]
