@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unix sockets of this machine's own user: a listening one of mode 0600, and who is at the other end."""
+"""Unix sockets of one user: they listen with mode 0600, and each end checks who owns the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-from pybcast.errors import ConfigError
+from pybcast.errors import ConfigError, TransportError
 
 
 def listening(path: Path, *, alone: bool = False) -> socket.socket:
@@ -41,16 +41,48 @@ def listening(path: Path, *, alone: bool = False) -> socket.socket:
 
 
 def this_user() -> int:
-    """The user whose peers may come in."""
+    """The user of this process."""
     return os.geteuid()
 
 
-def peer_user(writer: asyncio.StreamWriter) -> int:
-    """The user at the other end of a Unix socket, as the system knows it."""
-    return socket_user(writer.get_extra_info("socket"))
-
-
 def socket_user(peer: socket.socket) -> int:
-    """The same of a socket."""
+    """The user at the other end, as the system knows it (``SO_PEERCRED``): for a client, who called ``listen``."""
     size = struct.calcsize("3i")
     return int(struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
+
+
+def trusted(peer: socket.socket | asyncio.StreamWriter) -> bool:
+    """Whether this user or root is at the other end.  Both ends of every socket ask this before they say or take anything."""
+    if isinstance(peer, asyncio.StreamWriter):
+        peer = peer.get_extra_info("socket")
+    return socket_user(peer) in (0, this_user())
+
+
+class OtherUser(TransportError):
+    """Another user listens on the socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: another user listens there: nothing is said to it and nothing taken from it")
+
+
+def connected(path: Path, timeout: float | None = None) -> socket.socket:
+    """A connection to the socket at ``path``.  ``OSError``: nobody listens; ``OtherUser``: not this user or root."""
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.settimeout(timeout)
+        made.connect(str(path))
+        if not trusted(made):
+            raise OtherUser(path)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+async def opened(path: Path, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The same for an event loop.  ``limit``: bytes that are read ahead."""
+    reader, writer = await asyncio.open_unix_connection(path, limit=limit)
+    if not trusted(writer):
+        writer.transport.abort()
+        raise OtherUser(path)
+    return reader, writer

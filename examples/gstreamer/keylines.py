@@ -2,7 +2,9 @@
 """What a key socket of pybcast says, for a program that knows nothing else of pybcast: one JSON object a line."""
 
 import json
+import os
 import socket
+import struct
 import threading
 import time
 
@@ -12,6 +14,11 @@ RETRY = 0.2  # seconds until connecting again
 
 def ntp_now():
     return time.time() + NTP_UNIX
+
+
+def owner(connection):
+    """The user who listens at the other end."""
+    return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1]
 
 
 def follow(path, service, stream, told):
@@ -25,6 +32,8 @@ def follow(path, service, stream, told):
             try:
                 with socket.socket(socket.AF_UNIX) as connection:
                     connection.connect(path)
+                    if owner(connection) not in (0, os.geteuid()):
+                        raise OSError("another user listens there")
                     with connection.makefile("rb") as lines:
                         for line in lines:
                             said = json.loads(line)

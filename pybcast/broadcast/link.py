@@ -29,7 +29,7 @@ import msgspec
 from pybcast.errors import BadLength, BadValue, WireError
 from pybcast.flows import Profile
 from pybcast.flows.events import AirStkm, Announce, CarouselDrop, CarouselPut, OffAir
-from pybcast.unixsocket import listening, socket_user, this_user
+from pybcast.unixsocket import OtherUser, connected, listening, opened, trusted
 
 MAX_FRAME: Final = 80 << 20  # octets: a pull's answer (R30) in one CarouselPut, with room for its lengths
 MAX_PEERS: Final = 8  # connections: a BSD/A, the one whose place it takes, and who asks for the state - confidence: own
@@ -327,7 +327,7 @@ class LinkServer:
         with suppress(OSError):  # BlockingIOError: that was all
             while True:
                 connection, _ = self._listener.accept()
-                if socket_user(connection) not in (0, this_user()) or len(self._peers) >= MAX_PEERS:
+                if not trusted(connection) or len(self._peers) >= MAX_PEERS:
                     self.refused += 1
                     connection.close()
                     continue
@@ -477,9 +477,11 @@ class LinkClient:
         while True:
             why = "lost"
             try:
-                reader, writer = await asyncio.open_unix_connection(self.path, limit=CHUNK)
+                reader, writer = await opened(self.path, CHUNK)
             except OSError as error:
                 why = f"{self.path}: {error.strerror or error}"
+            except OtherUser as error:
+                why = str(error)
             else:
                 try:
                     why = await self._talk(reader, writer)
@@ -498,9 +500,6 @@ class LinkClient:
         self.state = {}
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
-        connection = writer.get_extra_info("socket")
-        if socket_user(connection) not in (0, this_user()):
-            return "another user listens there"
         writer.transport.set_write_buffer_limits(CHUNK)
         writer.write(frame(_Begin(self._me, self._mark)))
         self._unsaid = dict.fromkeys((*self._holds, _END))
@@ -580,9 +579,7 @@ def _object(said: Announce | CarouselPut) -> str:
 
 def ask(path: Path, *, timeout: float = 5.0) -> dict[str, Any]:
     """How the process that listens at ``path`` is.  ``OSError`` when nobody answers; it blocks: for commands and tests."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(timeout)
-        connection.connect(str(path))
+    with connected(path, timeout) as connection:
         connection.sendall(frame(_Ask()))
         frames = Frames()
         while True:

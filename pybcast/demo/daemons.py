@@ -39,6 +39,7 @@ from pybcast.demo.keyside import (
 from pybcast.demo.keyside import SERVICES as NAMES
 from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.outlets.keyline import KeyOutput, read_line
+from pybcast.unixsocket import connected
 
 Report = Callable[[dict[str, object]], None]
 KILL_AT: Final = {"bsm": 0.25, "bsda": 0.45}  # of the seconds that are played
@@ -78,11 +79,9 @@ class Feed:
                 yield said
 
     def _connect(self) -> bool:
-        made = socket.socket(socket.AF_UNIX)
         try:
-            made.connect(str(self._path))
+            made = connected(self._path)
         except OSError:
-            made.close()
             return False
         made.setblocking(False)
         self._socket, self._rest = made, b""

@@ -2,25 +2,26 @@
 """Traffic keys for other programs of this machine: a Unix socket of mode 0600, one JSON object a line (``keyline``).
 
 ``[air] keys`` of a BSD/A names one for encoders, ``pybcast terminal --keys`` one for players.  A reader must run as the server's
-own user (``SO_PEERCRED``).  On connecting it is told what holds - the key in use of every stream, or the keys that may be used -
-then each change as it happens.  A reader that loses the connection keeps to what it was told last and connects again; what it
-then hears may be what it heard before.  It has nothing to say: one that writes is cut off, and so is one that does not read.
+own user or root (``SO_PEERCRED``), and takes keys from no other user.  On connecting it is told what holds - the key in use of
+every stream, or the keys that may be used - then each change as it happens.  A reader that loses the connection keeps to what it
+was told last and connects again; what it then hears may be what it heard before.  It has nothing to say: one that writes is cut
+off, and so is one that does not read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from pybcast.errors import BadValue, TransportError
 from pybcast.flows.events import TekExpired, TekReady
 from pybcast.outlets.keyline import MAX_LINE, KeyOutput, read_line, write_line
-from pybcast.unixsocket import listening, peer_user, socket_user, this_user
+from pybcast.unixsocket import OtherUser, connected, listening, opened, trusted
 
 LOG: Final = logging.getLogger("pybcast.keys")
 MAX_READERS: Final = 64  # encoders or players of one machine - confidence: own
@@ -98,7 +99,7 @@ class KeyOutlet:
 
     async def _serve(self, commands: asyncio.StreamReader, reader: asyncio.StreamWriter) -> None:
         refusal = (
-            "runs as another user" if peer_user(reader) != this_user() else "is one too many" if len(self._readers) >= MAX_READERS
+            "runs as another user" if not trusted(reader) else "is one too many" if len(self._readers) >= MAX_READERS
             else ""
         )  # fmt: skip
         if refusal:
@@ -127,8 +128,8 @@ class KeyReader:
     def __init__(self, path: Path, told: Callable[[KeyOutput], None]) -> None:
         self._path, self._told = path, told
         self.connected = False
-        self.lines = self.refused = self.losses = 0
-        """Lines heard, lines that could not be read, how often the other side was lost."""
+        self.lines = self.refused = self.losses = self.strangers = 0
+        """Lines heard, lines that could not be read, how often the other side was lost, how often it was another user."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -145,15 +146,15 @@ class KeyReader:
     async def _follow(self) -> bool:
         """Was there a connection?"""
         try:
-            reader, writer = await asyncio.open_unix_connection(self._path, limit=MAX_LINE)
+            reader, writer = await opened(self._path, MAX_LINE)
         except OSError:
             return False
-        try:
-            try:
-                _check_server(peer_user(writer), self._path)
-            except TransportError as error:
+        except OtherUser as error:
+            if not self.strangers:
                 LOG.warning("keys are not taken: %s", str(error), extra={"fields": {"event": "keys-refused"}})
-                return False
+            self.strangers += 1
+            return False
+        try:
             self.connected = True
             LOG.info("following the keys of %s", str(self._path), extra={"fields": {"event": "keys-connected"}})
             while line := await _next(reader):
@@ -176,17 +177,11 @@ def follow(path: Path, *, patience: float | None = None) -> Iterator[KeyOutput]:
     """
     attempt, since = 0, time.monotonic()
     while True:
-        with socket.socket(socket.AF_UNIX) as connection:
-            try:
-                connection.connect(str(path))
-                _check_server(socket_user(connection), path)
-                with connection.makefile("rb") as lines:
-                    while line := lines.readline(MAX_LINE):
-                        attempt, since = 0, time.monotonic()
-                        if (output := _heard(line)) is not None:
-                            yield output
-            except OSError:
-                pass
+        with suppress(OSError), connected(path) as connection, connection.makefile("rb") as lines:
+            while line := lines.readline(MAX_LINE):
+                attempt, since = 0, time.monotonic()
+                if (output := _heard(line)) is not None:
+                    yield output
         if patience is not None and time.monotonic() - since >= patience:
             raise TransportError(f"{path}: no keys for {patience:.0f} s")
         time.sleep(RETRY[min(attempt, len(RETRY) - 1)])
@@ -202,11 +197,6 @@ async def _next(reader: asyncio.StreamReader) -> bytes:
     except ValueError:
         LOG.warning("a line of keys without end", extra={"fields": {"event": "keys-bad"}})
         return b""
-
-
-def _check_server(user: int, path: Path) -> None:
-    if user not in (0, this_user()):
-        raise TransportError(f"{path}: belongs to another user, whose keys are nothing to us")
 
 
 def _heard(line: bytes) -> KeyOutput | None:

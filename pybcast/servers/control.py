@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from pybcast.errors import BcastError, ConfigError, TransportError
-from pybcast.unixsocket import listening, peer_user, this_user
+from pybcast.unixsocket import connected, listening, trusted
 
 LOG: Final = logging.getLogger("pybcast.control")
 MAX_LINE: Final = 4 << 20  # octets of a command: some ten thousand subscribers
@@ -47,7 +46,7 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if peer_user(writer) not in (0, this_user()):
+            if not trusted(writer):
                 return
             while line := await reader.readline():
                 writer.write((json.dumps(await self._answer(line)) + "\n").encode())
@@ -77,24 +76,26 @@ class ControlServer:
 
 
 def ask(path: Path, command: str, *, timeout: float = TIMEOUT, **arguments: Any) -> Any:
-    """Ask a running server.  ``TransportError`` when it does not answer within ``timeout`` s, ``ConfigError`` when it refuses."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(timeout)
-        try:
-            connection.connect(str(path))
+    """Ask a running server.
+
+    ``TransportError`` when it does not answer within ``timeout`` s or belongs to another user: what is said may hold keys.
+    ``ConfigError`` when it refuses.
+    """
+    try:
+        with connected(path, timeout) as connection:
             connection.sendall((json.dumps({"command": command, **arguments}) + "\n").encode())
             with connection.makefile("rb") as file:
                 line = file.readline()
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise NoServer(f"no server at {path}: is it running?") from None
-        except ConnectionError:
-            line = b""  # reset while we wrote, or waited
-        except PermissionError:
-            raise TransportError(f"{path}: permission denied: only the server's own user may command it") from None
-        except TimeoutError:
-            raise TransportError(f"{path}: no answer within {timeout:.0f} s") from None
-        except OSError as error:
-            raise TransportError(f"no server at {path}: {error.strerror or error}") from None
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise NoServer(f"no server at {path}: is it running?") from None
+    except ConnectionError:
+        line = b""  # reset while we wrote, or waited
+    except PermissionError:
+        raise TransportError(f"{path}: permission denied: only the server's own user may command it") from None
+    except TimeoutError:
+        raise TransportError(f"{path}: no answer within {timeout:.0f} s") from None
+    except OSError as error:
+        raise TransportError(f"no server at {path}: {error.strerror or error}") from None
     if not line:
         raise TransportError(f"{path}: the server hung up: it stops, or another user runs it")
     answer = json.loads(line)

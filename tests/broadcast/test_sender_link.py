@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybcast import unixsocket
 from pybcast.broadcast import link
 from pybcast.broadcast.link import Ask, Begin, End, Frames, Gone, LinkClient, LinkServer, Said, told, understood
 from pybcast.errors import BadLength, BcastError, ConfigError, WireError
@@ -247,10 +248,10 @@ def test_who_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="another process listens there"):
         LinkServer(path).open()
     with monkeypatch.context() as patch, stranger(server, path) as idle:
-        patch.setattr(link, "socket_user", lambda _: 54321)
+        patch.setattr(unixsocket, "socket_user", lambda _: 54321)
         with stranger(server, path) as other:
             assert other.recv(1) == b""
-        patch.setattr(link, "socket_user", lambda _: 0)
+        patch.setattr(unixsocket, "socket_user", lambda _: 0)
         patch.setattr(link, "MAX_PEERS", 1)
         with stranger(server, path) as other:
             assert other.recv(1) == b""

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pybcast import unixsocket
 from pybcast.errors import BadValue, ConfigError, TransportError
 from pybcast.flows import OffAir, StopTraffic, TekExpired, TekReady, UseKey
 from pybcast.messages import Protocol
@@ -118,7 +119,7 @@ def test_who_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         async with encoder(path, says=b"x") as talker:
             assert (await talker.read()).count(b"\n") <= 1
         with monkeypatch.context() as patch:
-            patch.setattr(keysocket, "this_user", lambda: -5)
+            patch.setattr(unixsocket, "socket_user", lambda _: 54321)
             async with encoder(path) as stranger:
                 assert await stranger.read() == b""
         with monkeypatch.context() as patch:
@@ -228,8 +229,7 @@ def test_a_script_follows_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        monkeypatch.setattr(keysocket, "this_user", lambda: -5)
-        monkeypatch.setattr(keysocket, "socket_user", lambda _: -6)
+        monkeypatch.setattr(unixsocket, "socket_user", lambda _: 54321)
         with pytest.raises(TransportError, match="another user"):
             next(follow(path))
 

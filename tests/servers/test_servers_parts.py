@@ -187,7 +187,7 @@ def test_another_user_may_not_command(tmp_path: Path, monkeypatch: pytest.Monkey
     async def test() -> None:
         server = ControlServer(tmp_path / "s", {})
         await server.start()
-        monkeypatch.setattr("pybcast.servers.control.peer_user", lambda writer: 4_000_000)
+        monkeypatch.setattr("pybcast.servers.control.trusted", lambda writer: False)
         with pytest.raises(TransportError, match="hung up"):
             await asyncio.to_thread(ask, tmp_path / "s", "status")
         await server.stop()
