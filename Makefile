@@ -10,7 +10,7 @@ STAMP := .venv/.pybcast-ready
 
 # Floors 0-3: all that has no socket, clock or process. Totality and real video add no line, only time.
 ELSEWHERE := backend broadcast demo interaction interop outlets servers store
-COVERED := errors secret messages wire keys _native codec flows
+COVERED := errors secret messages jsontext wire keys _native codec flows
 COVERAGE := $(COVERED:%=--cov=pybcast.%) --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 help: ## this list

@@ -53,9 +53,8 @@ def socket_user(peer: socket.socket) -> int:
 
 def trusted(peer: socket.socket | asyncio.StreamWriter) -> bool:
     """Whether this user or root is at the other end.  Both ends of every socket ask this before they say or take anything."""
-    if isinstance(peer, asyncio.StreamWriter):
-        peer = peer.get_extra_info("socket")
-    return socket_user(peer) in (0, this_user())
+    found = peer.get_extra_info("socket") if isinstance(peer, asyncio.StreamWriter) else peer
+    return socket_user(found) in (0, this_user())
 
 
 class OtherUser(TransportError):

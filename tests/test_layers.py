@@ -20,7 +20,7 @@ BUILD: Final = ROOT / "_native" / "build.py"
 """Run by setup.py to compile the C core, never imported: it may ask the compiler."""
 
 FLOORS: Final = {
-    "errors": 0, "secret": 0, "messages": 0,
+    "errors": 0, "secret": 0, "messages": 0, "jsontext": 0,
     "wire": 1, "keys": 1, "_native": 1,
     "codec": 2,
     "flows": 3,
@@ -33,7 +33,7 @@ FLOORS: Final = {
 # Arrows on one floor.  Floor 0 has an order of its own: what a message says needs secrets, a wiped secret raises an error.
 # Whoever speaks with processes of this machine does so over the same kind of socket; both kinds of HTTPS fail in the same words.
 WITHIN: Final = {
-    ("secret", "errors"), ("messages", "errors"), ("messages", "secret"),
+    ("secret", "errors"), ("messages", "errors"), ("messages", "secret"), ("jsontext", "errors"),
     ("broadcast", "unixsocket"), ("outlets", "unixsocket"), ("backend", "httpsfaults"), ("interaction", "httpsfaults"),
 }  # fmt: skip
 

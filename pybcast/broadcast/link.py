@@ -29,6 +29,7 @@ import msgspec
 from pybcast.errors import BadLength, BadValue, WireError
 from pybcast.flows import Profile
 from pybcast.flows.events import AirStkm, Announce, CarouselDrop, CarouselPut, OffAir
+from pybcast.jsontext import bounded
 from pybcast.unixsocket import OtherUser, connected, listening, opened, trusted
 
 MAX_FRAME: Final = 80 << 20  # octets: a pull's answer (R30) in one CarouselPut, with room for its lengths
@@ -186,9 +187,12 @@ def understood(body: bytes, peer: int = 0) -> Said:
 
 def _decoded(decoder: msgspec.msgpack.Decoder[Any], body: bytes) -> Any:
     try:
-        return decoder.decode(body)
+        message = decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise BadValue(None, "frame", "a message of the link", type(error).__name__) from None
+    if isinstance(message, _State):  # the only message with room for anything
+        bounded(message.figures, "frame")
+    return message
 
 
 class Frames:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pybcast import jsontext
 from pybcast.broadcast.datagrams import hearing
 from pybcast.errors import ConfigError
 
@@ -207,7 +208,7 @@ class _Ear:
                 return False
             if not said:
                 return False
-            index, needles = json.loads(said)
+            index, needles = jsontext.read(said)
             self._match[index] = _matcher(needles)
 
     def _drain(self, index: int) -> None:

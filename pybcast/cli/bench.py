@@ -8,7 +8,6 @@ messages (``csrc/bench``); both are the smallest of several rounds.  ``ratio_to_
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from pybcast import jsontext
 from pybcast._native.engine import engine
 from pybcast.codec import Keys, reference
 from pybcast.errors import ConfigError
@@ -100,7 +100,7 @@ def measure(
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            found = json.loads(line)
+            found = jsontext.read(line)
             found["ratio_to_reference"] = round(found["messages_per_s"] * reference_ns[found["job"]] / 1e9, 1)
             yield {name: found[name] for name in NAMES}
     if process.returncode:

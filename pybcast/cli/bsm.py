@@ -7,12 +7,12 @@ runs or not.
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pybcast import jsontext
 from pybcast.cli import importing, output, upkeep
 from pybcast.cli import input as reading
 from pybcast.cli.asking import (
@@ -33,7 +33,7 @@ from pybcast.cli.asking import (
     serving,
 )
 from pybcast.cli.status import USAGE
-from pybcast.errors import ConfigError
+from pybcast.errors import BadValue, ConfigError
 
 ServicesOption = Annotated[
     list[str] | None, typer.Option("--service", metavar="ID", help="A service he may see; may be repeated.", show_default=False)
@@ -170,9 +170,9 @@ def subscriber_add(
 
 def _json_file(path: Path) -> Any:
     try:
-        return jsonlib.loads(reading.read(str(path), reading.MAX_KEYS))
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{path}: not JSON") from None
+        return jsontext.read(reading.read(str(path), reading.MAX_KEYS), strict=True)
+    except BadValue as error:
+        raise ConfigError(f"{path}: not JSON: {error.found}") from None
 
 
 @subscriber.command("import")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import datetime
 import enum
 import io
-import json
 import os
 import stat
 import string
@@ -18,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from pybcast import jsontext
 from pybcast.broadcast import capture
 from pybcast.cli.output import warn
-from pybcast.errors import BadValue, BcastError, ConfigError, WireError
+from pybcast.errors import BadValue, ConfigError, WireError
 from pybcast.keys import Keys
 
 MAX_INPUT: Final = 64 * 2**20
@@ -175,25 +175,6 @@ def _hex_lines(data: bytes) -> Iterator[Item]:
         yield Item(None, b"")  # an empty input is an empty message: the codec says what is missing
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = dict(pairs)
-    if len(names) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return names
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _json(text: bytes) -> object:
-    """``ValueError`` for what is not JSON, has a name twice in one object, or is nested too deep."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
 def json_messages(argument: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
     """The JSON objects of a file or ``-``: one object, or one a line.  Each with its line, from 1, if there are several.
 
@@ -201,24 +182,15 @@ def json_messages(argument: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
     """
     data = read(argument)
     try:
-        whole = _json(data)
-    except ValueError as error:
+        whole = jsontext.read(data, strict=True)
+    except BadValue:
         lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
         if len(lines) < 2:
-            raise _not_json(error) from None
+            raise
         for number, line in lines:
-            try:
-                yield number, _object(_json(line))
-            except ValueError as fault:
-                raise fault if isinstance(fault, BcastError) else _not_json(fault, f"line {number}") from None
+            yield number, _object(jsontext.read(line, f"line {number}", strict=True))
         return
     yield None, _object(whole)
-
-
-def _not_json(error: ValueError, where: str = "") -> BadValue:
-    at = f"line {error.lineno}, column {error.colno}: " if isinstance(error, json.JSONDecodeError) and not where else ""
-    text = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8" if isinstance(error, UnicodeError) else str(error)
-    return BadValue(None, where, "a JSON object", f"{at}{text[:80]}")
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -239,10 +211,9 @@ def load_keys(path: Path, *, as_json: bool) -> Keys:
             mode = stat.S_IMODE(status.st_mode)
             warn(f"others can read the keys in {path} (mode {mode:04o}): chmod 600 {path}", as_json=as_json)
     try:
-        values = _json(data)
-    except ValueError as error:
-        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise ConfigError(f"{path}: not JSON{place}, or a name twice") from None
+        values = jsontext.read(data, strict=True)
+    except BadValue as error:
+        raise ConfigError(f"{path}: not JSON: {error.found}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: not a JSON object")
     return Keys.from_dict(values)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
+from pybcast import jsontext
 from pybcast.backend import pki
 from pybcast.errors import TransportError
 from pybcast.flows import Profile
@@ -150,7 +151,7 @@ class Tail:
                     break
                 self._at += len(line)
                 try:
-                    found = json.loads(line)
+                    found = jsontext.read(line)
                 except ValueError:  # a kill -9 may cut one short; what comes before the log begins is plain text
                     self.said = line.decode(errors="replace").strip()
                     continue

@@ -8,7 +8,6 @@ events to the protectors and terminals, and what happened is recorded for report
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import subprocess
@@ -18,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
+from pybcast import jsontext
 from pybcast.demo.keyside import (
     FLOWS,
     SERVICES,
@@ -176,7 +176,7 @@ class Child:
         data = os.read(self.output.fileno(), 1 << 16)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            said = json.loads(line)
+            said = jsontext.read(line)
             self.frames, self.damaged = said.get("frames", self.frames), said.get("damaged", self.damaged)
             self.ready |= said.get("ready", False)
             self.done |= said.get("done", False)

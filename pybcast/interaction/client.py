@@ -6,7 +6,6 @@ One request is one attempt (and one more where the server wants another nonce): 
 
 from __future__ import annotations
 
-import json
 import re
 import ssl
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from pybcast.errors import ConfigError
+from pybcast import jsontext
+from pybcast.errors import BadValue, ConfigError
 from pybcast.httpsfaults import failure
 from pybcast.interaction import wire
 from pybcast.interaction.digest import Authenticator, BadDigest, Digest, Proof
@@ -253,8 +253,8 @@ def _refusal(answer: _Answer) -> Refused:
     problem = ""
     if answer.content_type == wire.PROBLEM_TYPE:
         try:
-            said: Any = json.loads(answer.body)
-        except (ValueError, RecursionError):
+            said: Any = jsontext.read(answer.body)
+        except BadValue:
             said = None
         name = said.get("type") if isinstance(said, dict) else None
         if isinstance(name, str) and name in wire.PROBLEMS:

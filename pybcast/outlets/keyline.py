@@ -28,6 +28,7 @@ import math
 from typing import Any, Final
 from typing import Protocol as Contract
 
+from pybcast import jsontext
 from pybcast.errors import BadValue
 from pybcast.flows.events import StopTraffic, TekExpired, TekReady, UseKey
 from pybcast.messages import Protocol
@@ -79,10 +80,7 @@ def read_line(line: bytes) -> KeyOutput | None:
 
     Raises ``BadValue`` with the field, which never repeats what stands in it: it may be a key.
     """
-    try:
-        said = json.loads(line)
-    except (ValueError, RecursionError):
-        raise BadValue(None, "line", "JSON", "something else") from None
+    said = jsontext.read(line, "line")
     if not isinstance(said, dict):
         raise BadValue(None, "line", "an object", type(said).__name__)
     event = said.get("event")

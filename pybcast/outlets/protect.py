@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from pybcast import jsontext
 from pybcast.errors import BcastError
 from pybcast.flows.events import Alarm, StopTraffic, UseKey
 from pybcast.messages import Protocol
@@ -137,7 +138,7 @@ class Positions:
     def load(self) -> None:
         """Resume what the file holds.  One that is missing or damaged is none: the streams begin anew."""
         try:
-            found = json.loads(self._path.read_bytes())
+            found = jsontext.read(self._path.read_bytes())
             for stream in self._streams:
                 of = found.get(self._name(stream), {})
                 stream.resume({int(ssrc, 16): int(index) for ssrc, index in of.items()})

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pybcast.errors import BcastError, ConfigError, TransportError
+from pybcast import jsontext
+from pybcast.errors import BadValue, BcastError, ConfigError, TransportError
 from pybcast.unixsocket import connected, listening, trusted
 
 LOG: Final = logging.getLogger("pybcast.control")
@@ -59,7 +60,7 @@ class ControlServer:
     async def _answer(self, line: bytes) -> dict[str, Any]:
         name = ""
         try:
-            asked = json.loads(line)
+            asked = jsontext.read(line, "command")
             name = asked.pop("command")
             command = self._commands.get(name)
             if command is None:
@@ -98,7 +99,10 @@ def ask(path: Path, command: str, *, timeout: float = TIMEOUT, **arguments: Any)
         raise TransportError(f"no server at {path}: {error.strerror or error}") from None
     if not line:
         raise TransportError(f"{path}: the server hung up: it stops, or another user runs it")
-    answer = json.loads(line)
+    try:
+        answer = jsontext.read(line, "answer")
+    except BadValue as error:
+        raise TransportError(f"{path}: {error}") from None
     if not answer["ok"]:
         raise ConfigError(str(answer["error"].get("found") or answer["error"]))
     return answer["result"]

@@ -16,7 +16,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from pybcast.errors import ConfigError
+from pybcast import jsontext
+from pybcast.errors import BadValue, ConfigError
 from pybcast.secret import Secret
 from pybcast.store import load_kek
 
@@ -55,14 +56,14 @@ class TomlFile:
         if len(data) > MAX_FILE:
             raise ConfigError(f"{path}: more than {MAX_FILE} octets")
         try:
-            self.raw: dict[str, Any] = tomllib.loads(text)
+            self.raw: dict[str, Any] = jsontext.bounded(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
             found = re.search(r"\s*\(at (?:line (\d+), column \d+|end of document)\)", str(error))
             line = "" if found is None else f":{found.group(1) or text.count(chr(10)) + 1}"
             reason = str(error)[: found.start()] if found else str(error)
             raise ConfigError(f"{path}{line}: not TOML: {reason}") from None
-        except RecursionError:
-            raise ConfigError(f"{path}: not TOML: nested too deep") from None
+        except (RecursionError, BadValue):
+            raise ConfigError(f"{path}: nested too deep") from None
         self._lines = line_numbers(text)
 
     def refuse(self, where: Where, reason: str) -> ConfigError:

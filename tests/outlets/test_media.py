@@ -265,7 +265,9 @@ def test_the_rollover_counter_goes_on_over_keys_and_processes(tmp_path: Path) ->
     assert json.loads((tmp_path / "positions").read_text()) == {f"1 {SERVICE}": {"cafebabe": index}}
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"1 urn:example:news": {"cafebabe": -1}}', '{"1 urn:example:news": [1]}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"1 urn:example:news": {"cafebabe": -1}}', '{"1 urn:example:news": [1]}', "\xff", "[" * 99_999]
+)
 def test_damaged_positions_are_none(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "positions").write_text(text, "latin-1")
     bench = Bench()
