@@ -7,8 +7,10 @@ priority number.  One that has been better for the time of detection silences th
 change places; one that is not heard for four of five beats is no more.  Both send the same (R33): two at once do no harm.
 
 A heartbeat is authenticated (HMAC-SHA-256, truncated to 16 bytes) under a key that the BSD/A derives from the pair's secret and
-gives its sender, and holds its time: what is forged or replayed silences nobody.  The clocks of a pair agree, or it would not send
-the same.  confidence: own - all of it is between two senders of one operator.
+gives its sender, and holds its time: what is forged silences nobody, and what was recorded is refused when it is older than one
+time of detection.  One that is as far ahead is refused too: it could be sent again later.  The clocks of a pair must agree within
+that, or both send, which does no harm.
+confidence: own - all of it is between two senders of one operator.
 """
 
 from __future__ import annotations
@@ -22,8 +24,7 @@ from pybcast.errors import BadLength, BadValue, Integrity
 
 BEATS: Final = 5  # in the time of detection
 SILENCE: Final = 0.8  # of the time of detection: 4 beats; with a repetition before and after it is over in time
-SKEW: Final = 5.0  # seconds by which a heartbeat's time may differ from ours
-FORGOTTEN: Final = 3 * SKEW + 60.0  # seconds: longer than detection may take, and than SKEW before and after
+FORGOTTEN: Final = 3.0  # times of detection: what a peer said is refused for its time after two of them
 MAX_PEERS: Final = 16  # senders that are remembered
 LARGEST: Final = 1024  # octets of a heartbeat
 _HEAD: Final = struct.Struct(">4sBBBBI8sQH")  # magic, version, able, priority, 0, missing, instance, NTP ms, length of the id
@@ -103,10 +104,11 @@ class Election:
         return self._mine
 
     def heard(self, beat: Heartbeat, now: float, wall: float) -> None:
+        """Take a heartbeat, if its time is ours and later than that of the one before."""
         known = self._peers.get(beat.instance)
         if beat.instance == self._mine.instance:
             return
-        if abs(beat.time / 1000 - wall) > SKEW or (known is not None and beat.time <= known.beat.time):
+        if abs(beat.time / 1000 - wall) > self._detection or (known is not None and beat.time <= known.beat.time):
             self.strange += 1
             return
         if known is None and len(self._peers) >= MAX_PEERS:
@@ -115,7 +117,7 @@ class Election:
 
     def peers(self, now: float) -> list[Heartbeat]:
         """Who lives.  The dead are remembered until what they said would be refused for its time."""
-        for instance in [instance for instance, heard in self._peers.items() if heard.at < now - FORGOTTEN]:
+        for instance in [instance for instance, heard in self._peers.items() if heard.at < now - FORGOTTEN * self._detection]:
             del self._peers[instance]
         limit = now - SILENCE * self._detection
         return [heard.beat for heard in self._peers.values() if heard.at >= limit]

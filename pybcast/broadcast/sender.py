@@ -133,6 +133,7 @@ class Sender:
         self._mark = b""
         self._instance = os.urandom(8)
         self._election = Election("", self._instance, settings.priority, settings.detection)
+        self._said_clocks = False  # that a heartbeat's time is not ours: once, for anyone may send an old one
         self._figures = _Figures()
         self._began = time.monotonic()
         self._repeater = Repeater(settings.groups, self._began, slot=PackedSlot)
@@ -344,8 +345,14 @@ class Sender:
                 beat = heartbeat.decode(data, self._mark)
             except BcastError:
                 self._figures.refused += 1
-            else:
-                self._election.heard(beat, time.monotonic(), self._wall())
+                continue
+            wall = self._wall()
+            self._election.heard(beat, time.monotonic(), wall)
+            if abs(wall - beat.time / 1000) > self._settings.detection and not self._said_clocks:
+                self._said_clocks = True
+                text = "a heartbeat of %s is refused: its time is not ours (%+.1f s); do the clocks agree?"
+                fields = {"event": "heartbeat-refused", "peer": beat.me}
+                LOG.warning(text, beat.me, beat.time / 1000 - wall, extra={"fields": fields})
 
     def _changed(self) -> None:
         """The other headend is told at once."""

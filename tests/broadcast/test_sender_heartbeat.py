@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybcast.broadcast.heartbeat import LARGEST, SILENCE, SKEW, Election, Heartbeat, decode, encode
+from pybcast.broadcast.heartbeat import LARGEST, SILENCE, Election, Heartbeat, decode, encode
 from pybcast.errors import BcastError, Integrity
 
 WALL = 4_000_000_000.0
+DETECTION = 0.5
 MARK = b"m" * 32
 BEATS = st.builds(
     Heartbeat, st.text(max_size=200).filter(lambda text: len(text.encode()) <= 900),
@@ -26,7 +27,7 @@ class Pair:
     """One election, and what it hears."""
 
     def __init__(self, priority: int = 5) -> None:
-        self.election = Election("c", b"c" * 8, priority, 0.5)
+        self.election = Election("c", b"c" * 8, priority, DETECTION)
 
     def hears(self, at: float, **changes: object) -> None:
         self.election.heard(beat(at=at, **changes), at, WALL + at)  # type: ignore[arg-type]
@@ -112,10 +113,48 @@ def test_who_has_another_time_or_says_it_twice_is_not_heard() -> None:
         assert pair.sends(step / 10)
     for step in range(8, 28):
         pair.election.heard(old, step / 10, WALL + step / 10)  # recorded and sent again
-        pair.election.heard(beat("e", at=step / 10 + 2 * SKEW), step / 10, WALL + step / 10)
-        pair.election.heard(beat("f", at=step / 10 - 2 * SKEW), step / 10, WALL + step / 10)
+        pair.election.heard(beat("e", at=step / 10 + 2 * DETECTION), step / 10, WALL + step / 10)
+        pair.election.heard(beat("f", at=step / 10 - 2 * DETECTION), step / 10, WALL + step / 10)
         assert pair.sends(step / 10)
     assert pair.election.strange >= 50
+
+
+@pytest.mark.parametrize("off", [0.9 * DETECTION, -0.9 * DETECTION])
+def test_a_heartbeat_within_the_time_of_detection_is_heard(off: float) -> None:
+    """A network that delays and clocks that differ a little are no attack."""
+    pair = Pair()
+    for step in range(20):
+        pair.election.heard(beat(at=step / 10 + off), step / 10, WALL + step / 10)
+        pair.sends(step / 10)
+    assert not pair.sends(2.0) and pair.election.strange == 0
+
+
+def test_heartbeats_that_were_held_back_silence_nobody() -> None:
+    """The better sender dies at 2 s.  Its heartbeats from 1 s on were held back, and come one by one, each 1 s late, in order."""
+    pair = Pair()
+    for step in range(10):
+        pair.hears(at=step / 10)
+        pair.sends(step / 10)
+    assert not pair.sends(1.0), "the other one sends"
+    for step in range(20, 30):
+        pair.election.heard(beat(at=step / 10 - 1.0), step / 10, WALL + step / 10)
+        assert pair.sends(step / 10), "none of them counts"
+    assert pair.election.strange == 10
+    for step in range(30, 50):  # the other one comes back: its own heartbeats are heard at once
+        pair.hears(at=step / 10)
+        pair.sends(step / 10)
+    assert not pair.sends(5.0)
+
+
+@given(st.floats(0.05, 60.0), st.floats(-1.0, 1.0), st.floats(0.0, 10.0))
+def test_what_was_heard_is_not_heard_again(detection: float, off: float, later: float) -> None:
+    election = Election("c", b"c" * 8, 5, detection)
+    said = beat(at=off * detection)
+    election.heard(said, 0.0, WALL)
+    strange = election.strange
+    election.peers(later * detection)
+    election.heard(said, later * detection, WALL + later * detection)
+    assert election.strange == strange + 1
 
 
 def test_peers_are_bounded() -> None:
