@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pybcast import jsontext
+from pybcast import coredumps, jsontext
 from pybcast.broadcast.datagrams import hearing
 from pybcast.errors import ConfigError
 
@@ -241,6 +241,7 @@ class _Ear:
 
 def main(numbers: Sequence[int]) -> None:
     """Be an ear: the channel's descriptor, then those of the ports."""
+    coredumps.switch_off()
     channel, *ports = (socket.socket(fileno=number) for number in numbers)
     channel.setblocking(False)
     with contextlib.suppress(OSError):

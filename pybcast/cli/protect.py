@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pybcast import coredumps
 from pybcast.cli import output
 from pybcast.cli.asking import JsonOption
 from pybcast.cli.status import answering
@@ -154,5 +155,6 @@ def _run(keys: Path, routes: list[Route], every: float, json: bool, beside: Call
             loop.add_signal_handler(number, routing.stop)
         await routing.run()
 
+    coredumps.switch_off()
     log.start("json" if json else "text", "info")
     asyncio.run(carry())

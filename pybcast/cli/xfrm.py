@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pybcast import coredumps
 from pybcast.cli.asking import JsonOption
 from pybcast.cli.protect import KeysOption
 from pybcast.cli.status import answering
@@ -53,6 +54,7 @@ def xfrm(
         with_port = "]:" in to or to.count(":") == 1
         host, port = Address.parse(to) if with_port else (to.removeprefix("[").removesuffix("]"), 0)
         traffic = Traffic(host, port, source)
+        coredumps.switch_off()
         log.start("json" if json else "text", "info")
         asyncio.run(_follow(keys, service, stream, traffic, inbound=inbound, apply=apply))
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+from pybcast import coredumps
 from pybcast.broadcast.listener import Listener
 from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener
 from pybcast.broadcast.sdp import Description, StkmStream
@@ -112,6 +113,7 @@ class TerminalProcess:
 
     def serve(self) -> int:
         """Run until a signal; the exit status."""
+        coredumps.switch_off()
         style = self.credentials.file.log
         log.start(style.format, style.level)
         try:
