@@ -14,9 +14,10 @@ from typing import Any, Final, Protocol
 
 import pytest
 
-from pybcast.backend import Client, Peer, Peers, Server, client_context, decode, encode, pki, server_context
+from pybcast.backend import Client, Peer, Peers, Server, decode, encode, pki
 from pybcast.flows import BackendMessage, PartialItem, StkmItem, Tag
 from pybcast.flows.tables import Side
+from pybcast.https.contexts import client_context, server_context
 from pybcast.secret import Secret
 
 NOW: Final = 3_990_000_000.0

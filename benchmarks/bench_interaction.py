@@ -25,7 +25,8 @@ import aiohttp
 from bench_servers import IDS, NTP_UNIX, Benchmark, Server, _free_ports, _growth, _services, _sum, _toml
 
 from pybcast.backend import pki
-from pybcast.interaction import Digest, InteractionClient, InteractionError, terminal_context
+from pybcast.https.contexts import terminal_context
+from pybcast.interaction import Digest, InteractionClient, InteractionError
 from pybcast.keys import SRK
 
 PERIOD: Final = 4

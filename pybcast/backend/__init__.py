@@ -2,8 +2,8 @@
 """The back-end interface between BSM and BSD/A: SP-4 and CP-4, XML over mutually authenticated HTTPS.
 
 ``Server`` listens and hands (message, peer) to a handler; ``Client`` asks and brings answers; ``encode`` and ``decode`` turn
-messages into XML and back; ``Peers`` says whose certificate may touch what; ``pki`` makes TLS contexts, and certificates for
-tests.  Needs what ``pip install pybcast[server]`` brings.
+messages into XML and back; ``Peers`` says whose certificate may touch what; ``pki`` makes certificates for tests.  Needs what
+``pip install pybcast[server]`` brings.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pybcast.backend.audit import Exchanged
 from pybcast.backend.client import Client, ClientLimits, Retry
 from pybcast.backend.errors import BadAnswer, BadMessage, PeerRefused, PeerUnreachable, Unparseable, WrongPeer
 from pybcast.backend.identity import Peer, Peers
-from pybcast.backend.pki import TlsFiles, client_context, server_context
 from pybcast.backend.server import PATH, Handler, Server, ServerLimits
 from pybcast.backend.xml import MAX_ANSWER, MAX_REQUEST, NAMESPACE, decode, encode
 
@@ -34,11 +33,8 @@ __all__ = [
     "Retry",
     "Server",
     "ServerLimits",
-    "TlsFiles",
     "Unparseable",
     "WrongPeer",
-    "client_context",
     "decode",
     "encode",
-    "server_context",
 ]

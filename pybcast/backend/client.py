@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,12 +20,16 @@ import aiohttp
 from pybcast.backend import xml
 from pybcast.backend.audit import Exchanged, audit, log_exchange
 from pybcast.backend.errors import BadAnswer, BadMessage, PeerRefused, PeerUnreachable, Unparseable, WrongPeer
-from pybcast.backend.identity import Peer, Peers, certificate_end, certificate_names, is_loopback
+from pybcast.backend.identity import Peer, Peers, certificate_names
 from pybcast.backend.server import ACCEPTED_TYPES, CONTENT_TYPE, PATH, UNIX_EPOCH
 from pybcast.errors import BadLength, ConfigError, LocalFlowError, TransportError
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status, Tag
-from pybcast.httpsfaults import failure
+from pybcast.https.contexts import Context
+from pybcast.https.faults import failure
+from pybcast.https.limits import is_loopback
+from pybcast.https.listener import certificate_end, shown
+from pybcast.https.revocation import RevocationList
 
 PULLS: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest, Tag.STKMRequest, Tag.LTKMRequest, Tag.RegRequest})
 """Whose answers may have 64 MiB (R30)."""
@@ -72,7 +75,7 @@ class ClientLimits:
 class _Connector(aiohttp.TCPConnector):
     """Connections to one peer: none is used before its certificate is seen to be the peer's (R26)."""
 
-    def __init__(self, peer: Peer, context: ssl.SSLContext | None, limits: ClientLimits, clock: Callable[[], float]) -> None:
+    def __init__(self, peer: Peer, context: Context | None, limits: ClientLimits, clock: Callable[[], float]) -> None:
         super().__init__(ssl=context or False, limit=limits.connections, keepalive_timeout=limits.idle)
         self._peer, self._tls, self._clock = peer, context is not None, clock
         self._until: WeakKeyDictionary[object, float] = WeakKeyDictionary()
@@ -85,10 +88,12 @@ class _Connector(aiohttp.TCPConnector):
         if self._tls:
             until = self._until.get(connection.protocol)
             if until is None:
-                certificate = None if connection.transport is None else connection.transport.get_extra_info("peercert")
-                if self._peer.certificate not in certificate_names(certificate):
+                certificate, data = shown(connection.transport)
+                names = certificate_names(certificate)
+                if not self._peer.shown(names, data):
                     connection.close()
-                    raise WrongPeer(f"{self._peer.id}: the certificate at its address is not {self._peer.certificate}")
+                    why = "has another fingerprint" if self._peer.certificate in names else f"is not {self._peer.certificate}"
+                    raise WrongPeer(f"{self._peer.id}: the certificate at its address {why}")
                 until = self._until[connection.protocol] = certificate_end(certificate)
             if self._clock() - UNIX_EPOCH >= until:
                 connection.close()
@@ -101,6 +106,16 @@ class _Connector(aiohttp.TCPConnector):
             protocol.abort()
         super()._release(key, protocol, should_close=should_close)
 
+    def drop(self, peer: Peer | None, revoked: RevocationList | None) -> None:
+        """Cut the connections to a certificate that was taken back, or is not one of the ``peer`` any more."""
+        for transport in list(self._transports):
+            certificate, data = shown(transport)
+            if data is None:
+                continue
+            good = peer is not None and peer.shown(certificate_names(certificate), data)
+            if not good or (revoked is not None and revoked.holds(data)):
+                transport.abort()
+
     async def close(self, *, abort_ssl: bool = True) -> None:
         """End all connections, also those that aiohttp does not count any more: they wait for the peer's end of TLS."""
         await super().close(abort_ssl=abort_ssl)
@@ -111,15 +126,16 @@ class _Connector(aiohttp.TCPConnector):
 class _Link:
     """The connections to one peer under one TLS context; closed when retired and no longer in use."""
 
-    def __init__(self, peer: Peer, context: ssl.SSLContext | None, limits: ClientLimits, clock: Callable[[], float]) -> None:
+    def __init__(self, peer: Peer, context: Context | None, limits: ClientLimits, clock: Callable[[], float]) -> None:
         split = urlsplit(peer.url or "")
         self.url = f"{peer.url}".rstrip("/") + ("" if split.path.strip("/") else PATH)
         self.brief, self.long = (
             aiohttp.ClientTimeout(total=total, sock_connect=limits.connect, sock_read=limits.read)
             for total in (min(limits.brief, limits.total), limits.total)
         )
+        self.connector = _Connector(peer, context, limits, clock)
         self.session = aiohttp.ClientSession(
-            connector=_Connector(peer, context, limits, clock),
+            connector=self.connector,
             headers={"Content-Type": CONTENT_TYPE, "Accept": "application/xml", "User-Agent": "pybcast"},
             skip_auto_headers=("Accept-Encoding",),
             auto_decompress=False,
@@ -155,8 +171,8 @@ class _Flight:
 class Client:
     """Asks peers on behalf of one BSM or BSD/A.
 
-    ``me``: our id.  ``side``: which of the two we are.  ``context``: from ``pki.client_context``; ``None`` for plain HTTP, which
-    needs ``plain_loopback`` and loopback addresses (R26).  ``clock``: 64-bit NTP seconds.  ``chance``: a number in [0, 1),
+    ``me``: our id.  ``side``: which of the two we are.  ``context``: of ``https.contexts.client_context``; ``None`` for plain HTTP,
+    which needs ``plain_loopback`` and loopback addresses (R26).  ``clock``: 64-bit NTP seconds.  ``chance``: a number in [0, 1),
     ``pause``: waits that many seconds; both for the repeats.  ``observer``: is told of every exchange.
     """
 
@@ -166,7 +182,7 @@ class Client:
         me: str,
         side: Side,
         peers: Peers,
-        context: ssl.SSLContext | None,
+        context: Context | None,
         clock: Callable[[], float],
         plain_loopback: bool = False,
         retry: Retry | None = None,
@@ -204,12 +220,16 @@ class Client:
         if not task.cancelled():
             task.exception()  # seen, also when nobody waits any more
 
-    async def reload(self, *, context: ssl.SSLContext | None = None, peers: Peers | None = None) -> None:
-        """New certificates or peers: for every request from now on; those on their way end on their old connections."""
+    async def reload(self, *, context: Context | None = None, peers: Peers | None = None) -> None:
+        """New certificates or peers: for every request from now on.
+
+        Those on their way end on their old connections, unless the peer's certificate is not to be believed any more.
+        """
         self._context = context or self._context
         self._peers = peers or self._peers
-        links, self._links = list(self._links.values()), {}
-        for link in links:
+        links, self._links = self._links, {}
+        for name, link in links.items():
+            link.connector.drop(self._peers.get(name), None if self._context is None else self._context.revoked)
             await link.retire()
 
     async def close(self) -> None:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Container, Iterable, Mapping
+import hashlib
+import re
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any, Final
 
 from pybcast.backend.xml import is_uri
@@ -21,14 +21,16 @@ class Peer:
 
     ``id``: absolute URI, the ``source`` it may claim.  ``services``: the GlobalServiceIDs it may touch, in any container, also one
     that changes; ``urn:x-bcast:all`` is a right of its own (R26, R29).  ``certificate``: the name its certificate carries,
-    ``URI:...``, ``DNS:...`` or ``CN:...``; by default ``URI:`` and the id.  ``url``: where it listens, for asking it.
+    ``URI:...``, ``DNS:...`` or ``CN:...``; by default ``URI:`` and the id.  ``fingerprints``: where given, SHA-256 of the
+    certificates it may show, in hexadecimal, with or without colons.  ``url``: where it listens, for asking it.
 
-    ``ConfigError`` for an id that is no absolute URI or a name of another form.
+    ``ConfigError`` for an id that is no absolute URI, a name of another form, and what is no fingerprint.
     """
 
     id: str
     services: Container[str] = field(default=frozenset(), repr=False)
     certificate: str = ""
+    fingerprints: frozenset[str] = frozenset()
     url: str | None = None
 
     def __post_init__(self) -> None:
@@ -38,8 +40,17 @@ class Peer:
             object.__setattr__(self, "certificate", f"URI:{self.id}")
         if not self.certificate.startswith(("URI:", "DNS:", "CN:")) or self.certificate.endswith(":"):
             raise ConfigError(f"peer {self.id}: certificate: expected URI:..., DNS:... or CN:...")
+        object.__setattr__(self, "fingerprints", frozenset(map(_fingerprint, self.fingerprints)))
+        if "" in self.fingerprints:
+            raise ConfigError(f"peer {self.id}: fingerprints: expected 64 hexadecimal digits each, SHA-256 of a certificate")
         if self.url is not None and not self.url.startswith(("https://", "http://")):
             raise ConfigError(f"peer {self.id}: url: expected https://...")
+
+    def shown(self, names: Container[str], data: bytes | None) -> bool:
+        """Whether a certificate with these names, and this DER, is one of the peer's."""
+        if self.certificate not in names:
+            return False
+        return not self.fingerprints or hashlib.sha256(data or b"").hexdigest() in self.fingerprints
 
 
 class Peers:
@@ -58,10 +69,20 @@ class Peers:
     def get(self, peer_id: str) -> Peer | None:
         return self._by_id.get(peer_id)
 
-    def of_certificate(self, names: Iterable[str]) -> Peer | None:
-        """The peer whose name a certificate carries; ``None`` for a stranger, and for one that would be two peers."""
+    def of_certificate(self, names: Collection[str], data: bytes | None = None) -> Peer | None:
+        """The peer whose name a certificate carries; ``None`` for a stranger, and for one that would be two peers.
+
+        ``data``: the certificate in DER, for peers whose fingerprints are given.
+        """
         found = {self._by_name[name].id: self._by_name[name] for name in names if name in self._by_name}
-        return next(iter(found.values())) if len(found) == 1 else None
+        peer = next(iter(found.values())) if len(found) == 1 else None
+        return peer if peer is not None and peer.shown(names, data) else None
+
+
+def _fingerprint(text: str) -> str:
+    """64 digits in lower case; empty for what is none.  With colons it is what ``openssl x509 -fingerprint -sha256`` says."""
+    digits = text.replace(":", "").lower()
+    return digits if re.fullmatch("[0-9a-f]{64}", digits) else ""
 
 
 def certificate_names(certificate: Mapping[str, Any] | None) -> frozenset[str]:
@@ -78,11 +99,6 @@ def certificate_names(certificate: Mapping[str, Any] | None) -> frozenset[str]:
     return frozenset(names)
 
 
-def certificate_end(certificate: Mapping[str, Any] | None) -> float:
-    """When a certificate, as ``getpeercert()`` shows it, ends: Unix seconds; infinite without one."""
-    return float(ssl.cert_time_to_seconds(certificate["notAfter"])) if certificate else float("inf")
-
-
 def authorise(message: BackendMessage, peer: Peer | None) -> None:
     """Whether this peer may say this: its own id as ``source``, and a service of its own.  ``PeerFlowError`` status 11 (R26)."""
     if peer is None:
@@ -91,13 +107,3 @@ def authorise(message: BackendMessage, peer: Peer | None) -> None:
         raise PeerFlowError(Status.NOT_PERMITTED, "source is not the id of the peer's certificate")
     if message.service not in peer.services:
         raise PeerFlowError(Status.NOT_PERMITTED, "no right to this service")
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host is this machine: a loopback address, or the name ``localhost``."""
-    if host in ("localhost", "localhost."):
-        return True
-    try:
-        return ip_address((host or "").strip("[]").partition("%")[0]).is_loopback
-    except ValueError:
-        return False

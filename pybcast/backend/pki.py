@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificates: TLS contexts from files, and a small authority of one's own for tests and first steps.
+"""A small certificate authority of one's own, for tests and first steps.
 
 The authority is for trying things out; its key lies in the same folder.  ECDSA P-256 with SHA-256, X.509 v3.
 """
@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import ssl
-import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -23,69 +20,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pybcast.backend.xml import is_uri
 from pybcast.errors import ConfigError
+from pybcast.https.contexts import TlsFiles
 
 HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 AUTHORITY_DAYS: Final = 3650
 LEAF_DAYS: Final = 825  # of a test certificate: what common verifiers accept of a private authority
 BACKDATE: Final = timedelta(hours=1)  # of a test certificate: two servers' clocks may differ
-CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # confidence: own - in TLS 1.2: forward secrecy and AEAD, as in 1.3
-
-
-@dataclass(frozen=True, kw_only=True)
-class TlsFiles:
-    """PEM files of one server: its certificate (chain, leaf first), its key, and the authorities whose peers it talks to."""
-
-    certificate: Path
-    key: Path
-    authority: Path
-
-
-def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """TLS for listening: 1.2 or later, with a client certificate (R26).  ``ConfigError`` names the file that does not fit."""
-    return _context(ssl.PROTOCOL_TLS_SERVER, files)
-
-
-def client_context(files: TlsFiles) -> ssl.SSLContext:
-    """TLS for asking: 1.2 or later, with our certificate.
-
-    Names are compared by the client itself, against the peer's configured one (:mod:`pybcast.backend.identity`): a host name says
-    nothing about which server of an operator this is.  ``ConfigError`` names the file that does not fit.
-    """
-    return _context(ssl.PROTOCOL_TLS_CLIENT, files)
-
-
-def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.set_ciphers(CIPHERS)
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    try:
-        mode = files.key.stat().st_mode
-        if mode & stat.S_IRWXO:
-            raise ConfigError(f"{files.key}: everyone may read this key (mode {stat.S_IMODE(mode):04o}); expected 0600")
-        context.load_cert_chain(files.certificate, files.key, password=_no_password)
-    except ssl.SSLError as error:
-        raise ConfigError(f"{files.certificate} with {files.key}: {error.reason or 'not usable'}") from None
-    except OSError as error:
-        missing = files.key if files.certificate.exists() else files.certificate
-        raise ConfigError(f"{missing}: {error.strerror}") from None
-    try:
-        context.load_verify_locations(files.authority)
-    except ssl.SSLError as error:
-        raise ConfigError(f"{files.authority}: {error.reason or 'not usable'}") from None
-    except OSError as error:
-        raise ConfigError(f"{files.authority}: {error.strerror}") from None
-    return context
-
-
-def _no_password() -> str:
-    # OpenSSL would ask the terminal, and a server without one would hang.
-    raise ConfigError("encrypted keys are not supported")
-
-
-# --- an authority of one's own ----------------------------------------------------------------------------------------
 
 
 def init(directory: Path, parties: Mapping[str, str], *, hosts: Iterable[str] = HOSTS, now: datetime | None = None) -> list[Path]:

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from pybcast.backend import xml
 from pybcast.backend.audit import LOG, Exchanged, audit, log_exchange
 from pybcast.backend.errors import BadMessage, Echo, Unparseable, answer_tag, refusal
-from pybcast.backend.identity import Peer, Peers, authorise, certificate_end, certificate_names, is_loopback
-from pybcast.errors import BcastError, ConfigError, LocalFlowError, PeerFlowError, TransportError
+from pybcast.backend.identity import Peer, Peers, authorise, certificate_names
+from pybcast.errors import BcastError, ConfigError, LocalFlowError, PeerFlowError
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status
-from pybcast.httpsfaults import http_log, reporting_tls
+from pybcast.https.contexts import Context
+from pybcast.https.faults import http_log
+from pybcast.https.limits import ConnectionLimits
+from pybcast.https.listener import Connection, Listener, Stranger
 
 _HTTP_LOG: Final = http_log("pybcast.backend.http", logging.WARNING)
 PATH: Final = "/bcast/spcp"  # one URL for all messages - confidence: own (backend-interface 4.4)
@@ -32,7 +34,6 @@ CONTENT_TYPE: Final = "application/xml; charset=utf-8"
 ACCEPTED_TYPES: Final = frozenset({"application/xml", "text/xml"})
 UNIX_EPOCH: Final = 2_208_988_800  # in NTP seconds
 _CHUNK: Final = 1 << 16
-_TURNS: Final = 100  # of the event loop that a connection which was cut may take to be gone; it takes three - confidence: own
 _HEADERS: Final = {"Content-Type": CONTENT_TYPE, "Server": "pybcast", "Cache-Control": "no-store"}
 
 _ASKED: Final = {row.answer: int(tag) for tag, row in TAGS.items() if row.answer is not None}
@@ -43,67 +44,28 @@ Handler = Callable[[BackendMessage, str], Awaitable[BackendMessage]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerLimits:
+class ServerLimits(ConnectionLimits):
     """Bounds in time (seconds) and number for what callers may cost - confidence: own.
 
-    ``handshake``: for TLS.  ``idle``: between requests, and for the head of one.  ``body``: for a request's body.  ``send``: for an
-    answer to be taken.  ``connections``: at once, of all callers.  ``in_flight``: requests of one peer read or handled at once;
-    more of them wait, unread.
+    ``body``: for a request's body.  ``send``: for an answer to be taken.  ``in_flight``: requests of one peer read or handled at
+    once; more of them wait, unread.  Of these one at a time is parsed.
     """
 
-    handshake: float = 5.0
-    idle: float = 75.0  # longer than a client keeps a connection for reuse, so that it is the client who closes
     body: float = 10.0
     send: float = 30.0
-    connections: int = 512
     in_flight: int = 8
 
 
-@dataclass(frozen=True)
-class _Caller:
-    """Who is at the other end of a connection, by its certificate (no names without one), until when (Unix seconds)."""
+@dataclass
+class _Work:
+    """What one peer may have done at once: ``slots`` for its requests, ``turn`` for parsing one.
 
-    names: frozenset[str]
-    until: float
-    epoch: int
+    Parsing takes up to 90 ms of a core (1 MiB of attributes), in one piece.  With a turn for each peer, one that sends eight such
+    requests at a time makes another wait for one of them, not for all.
+    """
 
-
-class _Front(web.Server):
-    """The connections: whose each is, and not too many of them."""
-
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], limits: ServerLimits) -> None:
-        super().__init__(
-            handler, keepalive_timeout=limits.idle, access_log=None, logger=_HTTP_LOG, lingering_time=1.0, auto_decompress=False
-        )  # fmt: skip
-        self.callers: dict[web.RequestHandler, _Caller] = {}
-        self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
-        self.epoch = 0
-        self._most = limits.connections
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        self._transports[handler] = transport
-        if len(self.callers) >= self._most:
-            LOG.warning("connection refused: %d are open", self._most)
-            transport.abort()
-            return
-        certificate = transport.get_extra_info("peercert")
-        self.callers[handler] = _Caller(certificate_names(certificate), certificate_end(certificate), self.epoch)
-
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        self.callers.pop(handler, None)
-        self._transports.pop(handler, None)
-
-    async def abort(self) -> None:
-        """End what is still open: a peer that does not answer the end of TLS would keep its socket for half a minute."""
-        for transport in list(self._transports.values()):
-            transport.abort()
-        for _ in range(_TURNS):  # each is lost in one of the next turns of the loop
-            if not self._transports:
-                return
-            await asyncio.sleep(0)
-        LOG.warning("%d connections do not end: left to the system", len(self._transports))
+    slots: asyncio.Semaphore
+    turn: asyncio.Lock
 
 
 class Server:
@@ -126,87 +88,69 @@ class Server:
         self._me, self._side, self._peers, self._handler, self._clock = me, side, peers, handler, clock
         self._limits = limits or ServerLimits()
         self._observer = observer
-        self._front: _Front | None = None
-        self._listeners: list[asyncio.Server] = []
-        self._socket: socket.socket | None = None
+        self.listener: Listener[str] | None = None
         self._plain = False
-        self.port = 0
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._work: dict[str, _Work] = {}
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    async def start(self, host: str, port: int, context: ssl.SSLContext | None, *, plain_loopback: bool = False) -> None:
+    @property
+    def port(self) -> int:
+        return 0 if self.listener is None else self.listener.port
+
+    async def start(self, host: str, port: int, context: Context | None, *, plain_loopback: bool = False) -> None:
         """Listen.  ``port`` 0: any free one (``port`` of the server tells).
 
         Without a ``context`` it is plain HTTP, where everyone is who he says: only on a loopback address, and only when
         ``plain_loopback`` says so (R26).  ``ConfigError`` otherwise; ``TransportError`` when the address cannot be had.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, _, _, _, address = found[0]
-            if context is None and not (plain_loopback and is_loopback(str(address[0]))):
-                raise ConfigError(f"{host}: plain HTTP is only for loopback addresses, with the flag that says so (R26)")
-            self._socket = socket.create_server(address[:2], family=family, backlog=256)
-        except OSError as error:
-            raise TransportError(f"{host} port {port}: {error.strerror}") from None
-        self.port = int(self._socket.getsockname()[1])
+        if context is None and not plain_loopback:
+            raise ConfigError(f"{host}: plain HTTP is only for loopback addresses, with the flag that says so (R26)")
+        if context is not None and context.verify_mode is not ssl.CERT_REQUIRED:
+            raise ConfigError("TLS without client certificates is no back-end interface (R26)")
         self._plain = context is None
-        self._front = _Front(self._handle, self._limits)
-        await self._listen(context)
+        self.listener = Listener(
+            self._handle, limits=self._limits, admit=self._admit, log=LOG, level=logging.WARNING, logger=_HTTP_LOG
+        )  # fmt: skip
+        await self.listener.start(host, port, context)
 
-    async def _listen(self, context: ssl.SSLContext | None) -> None:
-        assert self._socket is not None and self._front is not None
-        handshake = None
-        if context is not None:
-            if context.verify_mode is not ssl.CERT_REQUIRED:
-                raise ConfigError("TLS without client certificates is no back-end interface (R26)")
-            context.sslobject_class = reporting_tls(LOG, logging.WARNING, "TLS handshake refused: %s", "tls")
-            handshake = self._limits.handshake
-        listener = await asyncio.get_running_loop().create_server(
-            self._front, sock=self._socket.dup(), ssl=context, ssl_handshake_timeout=handshake, backlog=256
-        )
-        self._listeners.append(listener)
+    def _admit(self, certificate: Mapping[str, Any] | None, data: bytes | None) -> tuple[str, str]:
+        """The id of the peer that a certificate belongs to: nobody else's requests are read."""
+        if self._plain:
+            return "", ""
+        peer = self._peers.of_certificate(certificate_names(certificate), data)
+        if peer is None:
+            raise Stranger("its certificate belongs to no configured peer")
+        return peer.id, peer.id
 
-    async def reload(self, *, context: ssl.SSLContext | None = None, peers: Peers | None = None) -> None:
+    async def reload(self, *, context: Context | None = None, peers: Peers | None = None) -> None:
         """New certificates or peers, without a moment of not listening.
 
         What is being answered is answered; rights are the new ones at once; after a new ``context`` connections under the old one
-        end with their next answer.
+        end with their next answer, and those of a certificate that was taken back, or is no peer's any more, at once.
         """
         if peers is not None:
             self._peers = peers
-        if context is not None:
-            assert self._front is not None and not self._plain
-            await self._listen(context)
-            self._listeners.pop(0).close()
-            self._front.epoch += 1
+        if self.listener is not None:
+            self.listener.reload(context=context)
 
     async def stop(self, grace: float = 10.0) -> None:
         """Stop listening; requests in hand get ``grace`` seconds for their answer."""
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        if self._socket is not None:
-            self._socket.close()
-        if self._front is not None:
-            self._front.pre_shutdown()
-            await self._front.shutdown(grace)
-            await self._front.abort()
+        if self.listener is not None:
+            await self.listener.stop(grace)
 
     # --- one request --------------------------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        assert self._front is not None
-        caller = self._front.callers.get(request.protocol)
+        assert self.listener is not None
+        caller = self.listener.connection(request)
         if caller is None:
             return _bare(503, close=True)
         code = _unacceptable(request)
         if code:
             return _bare(code, close=code == 413)
-        peer = self._peer(caller)
-        slots = self._slots.setdefault(peer.id if peer else "", asyncio.Semaphore(self._limits.in_flight))
-        async with slots:
+        work = self._work.setdefault(caller.share, _Work(asyncio.Semaphore(self._limits.in_flight), asyncio.Lock()))
+        async with work.slots:
             if request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0  # an interim answer does not count as one
@@ -220,7 +164,7 @@ class Server:
             if body is None:
                 return _bare(413, close=True)
             started = asyncio.get_running_loop().time()
-            answered = await self._answer(body, caller)
+            answered = await self._answer(body, caller, work.turn)
             response = await self._send(request, answered, caller)
         done = Exchanged(
             role="server",
@@ -240,24 +184,27 @@ class Server:
             self._observer(done)
         return response
 
-    def _peer(self, caller: _Caller) -> Peer | None:
+    def _peer(self, caller: Connection[str], source: str | None) -> Peer | None:
+        """Who asks; without TLS, whoever he says (R26)."""
         if self._clock() - UNIX_EPOCH >= caller.until:
-            return None  # it has expired while the connection was open
-        return self._peers.of_certificate(caller.names)
+            return None  # its certificate has expired while the connection was open
+        return self._peers.get((source if self._plain else caller.who) or "")
 
-    async def _answer(self, body: bytes, caller: _Caller) -> _Answered:
+    async def _answer(self, body: bytes, caller: Connection[str], turn: asyncio.Lock) -> _Answered:
         now = self._clock()
         try:
-            message = xml.decode(body, self._side, now)
+            async with turn:
+                await asyncio.sleep(0)  # the others' turn
+                message = xml.decode(body, self._side, now)
         except Unparseable as error:
-            peer = self._peer(caller)
+            peer = self._peer(caller, None)
             return _Answered(peer=peer.id if peer else "", error=str(error))
         except BadMessage as error:
-            peer = self._peer(caller) if not self._plain else self._peers.get(error.echo.source or "")
+            peer = self._peer(caller, error.echo.source)
             # A stranger learns nothing but that he is one.
             status = error.status if peer is not None else Status.NOT_PERMITTED
             return _Answered.of(refusal(self._me, error.echo, status, now=now), now, peer, str(error))
-        peer = self._peer(caller) if not self._plain else self._peers.get(message.source)
+        peer = self._peer(caller, message.source)
         error_text = ""
         try:
             authorise(message, peer)
@@ -281,8 +228,8 @@ class Server:
             status, error_text = Status.SERVER_ERROR, type(error).__name__
         return _Answered.of(_refused(message, self._me, status, now), now, peer, error_text)
 
-    async def _send(self, request: web.BaseRequest, answered: _Answered, caller: _Caller) -> web.StreamResponse:
-        assert self._front is not None
+    async def _send(self, request: web.BaseRequest, answered: _Answered, caller: Connection[str]) -> web.StreamResponse:
+        assert self.listener is not None
         if answered.status is None:
             return _bare(400)
         body = answered.body
@@ -292,7 +239,7 @@ class Server:
         else:
             response = web.StreamResponse(headers=_HEADERS)
             response.content_length = len(body)
-        if caller.epoch != self._front.epoch or self._clock() - UNIX_EPOCH >= caller.until:
+        if caller.epoch != self.listener.epoch or self._clock() - UNIX_EPOCH >= caller.until:
             response.force_close()
         try:
             async with asyncio.timeout(self._limits.send):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interaction channel: HTTPS between terminals and the BSM (F6 and the pull of LTKMs; rules R35, R36)."""
 
-from pybcast.interaction.client import Fetched, InteractionClient, terminal_context
+from pybcast.interaction.client import Fetched, InteractionClient
 from pybcast.interaction.digest import Digest
 from pybcast.interaction.errors import (
     BadAnswer,
@@ -17,5 +17,5 @@ from pybcast.interaction.errors import (
 
 __all__ = [
     "BadAnswer", "Digest", "Fetched", "Forbidden", "InteractionClient", "InteractionError", "Limited", "NotKnown", "Refused",
-    "Unauthorised", "Unavailable", "Unreachable", "terminal_context",
+    "Unauthorised", "Unavailable", "Unreachable",
 ]  # fmt: skip

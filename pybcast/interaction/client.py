@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -18,7 +17,7 @@ from yarl import URL
 
 from pybcast import jsontext
 from pybcast.errors import BadValue, ConfigError
-from pybcast.httpsfaults import failure
+from pybcast.https.faults import failure
 from pybcast.interaction import wire
 from pybcast.interaction.digest import Authenticator, BadDigest, Digest, Proof
 from pybcast.interaction.errors import (
@@ -41,7 +40,6 @@ PROOF: Final = "Authentication-Info"
 MAX_STKM: Final = 65_536  # octets; one STKM is one UDP datagram elsewhere
 MAX_LTKMS: Final = 8 << 20  # octets of all LTKMs of one subscriber - confidence: own
 MAX_PROBLEM: Final = 4096  # octets of a refusal's text
-CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"  # in TLS 1.2: forward secrecy and AEAD, as in 1.3 - confidence: own
 
 _BOUNDARY: Final = re.compile(r';\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
 _SECONDS: Final = re.compile("[0-9]{1,6}")
@@ -66,38 +64,11 @@ class _Answer:
     body: bytes
 
 
-def terminal_context(authority: Path, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
-    """TLS 1.2 or later for a terminal: PEM of those who certify the BSM, and a DRM terminal's own certificate and key.
-
-    ``ConfigError`` names the file that does not fit.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # names are checked
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHERS)
-    try:
-        context.load_verify_locations(authority)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{authority}: {_reason(error)}") from None
-    if certificate is not None:
-        try:
-            context.load_cert_chain(certificate, key, password=_no_password)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{certificate}: {_reason(error)}") from None
-    return context
-
-
-def _no_password() -> str:
-    raise ConfigError("encrypted keys are not supported")  # OpenSSL would ask the terminal
-
-
-def _reason(error: OSError) -> str:
-    return (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or type(error).__name__
-
-
 class InteractionClient:
     """Asks one BSM on behalf of one terminal.
 
-    ``base_url``: ``https://HOST:PORT``.  ``context``: of :func:`terminal_context`; with the certificate of a DRM terminal.
+    ``base_url``: ``https://HOST:PORT``.  ``context``: of ``https.contexts.terminal_context``; with the certificate of a DRM
+    terminal.
     ``digest``: of a Smartcard terminal.
 
     What can go wrong is an ``InteractionError``: ``Unreachable``, ``BadAnswer``, or a ``Refused``: ``Unauthorised``,

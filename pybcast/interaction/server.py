@@ -12,11 +12,9 @@ import asyncio
 import json
 import logging
 import math
-import socket
 import ssl
-from asyncio import sslproto
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, Final
@@ -25,10 +23,13 @@ from aiohttp import web
 
 from pybcast.errors import BcastError, ConfigError, CryptoError, FlowError, PeerFlowError, TransportError, WireError
 from pybcast.flows import BSM, Output, Profile, Status
-from pybcast.httpsfaults import http_log, reporting_tls
+from pybcast.https.contexts import Context
+from pybcast.https.faults import http_log
+from pybcast.https.limits import Buckets
+from pybcast.https.listener import Connection, Listener
 from pybcast.interaction import wire
 from pybcast.interaction.digest import BadDigest, Nonces, NotProven, Verifier, password_of
-from pybcast.interaction.limits import Buckets, Limits, address_name
+from pybcast.interaction.limits import Limits
 from pybcast.interaction.waiting import Machine, Waiting
 from pybcast.interaction.wire import BadRequest
 
@@ -40,9 +41,6 @@ UDN_URI: Final = "urn:x-bcast:udn:"
 common name."""
 MAX_LINE: Final = 4096  # octets of a request line, and of a field of its head: a service's URI three times over - confidence: own
 MAX_FIELDS: Final = 32  # of a request's head - confidence: own
-TLS_BUFFER: Final = 32_768  # octets read at once: two records of TLS - confidence: own
-"""asyncio keeps a buffer of 256 KiB for each TLS connection, also of terminals that only wait: 290 KB each became 60 KB."""
-_TURNS: Final = 100  # of the event loop that a connection which was cut may take to be gone; it takes three - confidence: own
 _PATHS: Final = {wire.LTKM: "ltkm", wire.REGISTRATION: "registration", wire.VERIFICATION: "verification"}
 _FIELDS: Final = {"Server": "pybcast", "Cache-Control": "no-store"}
 
@@ -59,14 +57,17 @@ class _Who:
     proof: str = ""
 
 
-@dataclass(frozen=True)
-class _Caller:
-    """The other end of a connection.  ``udn``: of its certificate; ``None`` without one; ``until``: its end, Unix seconds."""
+@dataclass(eq=False)
+class _Terminal:
+    """The other end of a connection.  ``udn``: of its certificate; ``None`` without one.  ``unproven``: requests that proved
+    nothing since the last one that did.
+    """
 
-    address: str
     udn: str | None
-    until: float
-    epoch: int
+    unproven: int = 0
+
+
+_Caller = Connection[_Terminal]
 
 
 class _Refusal(Exception):
@@ -91,66 +92,6 @@ class _Handler(web.RequestHandler):
         return response
 
 
-class _Front(web.Server):
-    """The connections: whose each is, and not too many of them."""
-
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        limits: Limits,
-        unreadable: Callable[[int], None],
-    ) -> None:
-        super().__init__(
-            handler, handler_cancellation=True, keepalive_timeout=limits.idle, access_log=None, logger=_HTTP_LOG,
-            lingering_time=1.0, auto_decompress=False, max_line_size=MAX_LINE, max_field_size=MAX_LINE, max_headers=MAX_FIELDS,
-        )  # fmt: skip
-        self.callers: dict[web.RequestHandler, _Caller] = {}
-        self.refused = 0
-        self.epoch = 0
-        self._unreadable = unreadable
-        self._limits = limits
-        self._transports: dict[web.RequestHandler, asyncio.Transport] = {}
-        self._addresses: Counter[str] = Counter()
-
-    def __call__(self) -> web.RequestHandler:
-        handler = _Handler(self, loop=self._loop, **self._kwargs)
-        handler.unreadable = self._unreadable
-        return handler
-
-    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        self._transports[handler] = transport
-        peer = transport.get_extra_info("peername")
-        address = address_name(str(peer[0])) if peer else ""
-        if len(self.callers) >= self._limits.connections or self._addresses[address] >= self._limits.per_address:
-            self.refused += 1
-            if self.refused & (self.refused - 1) == 0:  # the first, second, fourth...: no flood of lines
-                LOG.warning("connections refused so far: %d", self.refused, extra={"fields": {"event": "connections-refused"}})
-            transport.abort()
-            return
-        certificate = transport.get_extra_info("peercert")
-        self._addresses[address] += 1
-        self.callers[handler] = _Caller(address, udn_of(certificate), _end_of(certificate), self.epoch)
-
-    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        super().connection_lost(handler, exc)
-        self._transports.pop(handler, None)
-        caller = self.callers.pop(handler, None)
-        if caller is not None:
-            self._addresses[caller.address] -= 1
-            if not self._addresses[caller.address]:
-                del self._addresses[caller.address]
-
-    async def abort(self) -> None:
-        """End what is still open: a terminal that does not answer the end of TLS would keep its socket for half a minute."""
-        for transport in list(self._transports.values()):
-            transport.abort()
-        for _ in range(_TURNS):
-            if not self._transports:
-                return
-            await asyncio.sleep(0)
-
-
 class InteractionServer:
     """Listens for terminals of one BSM.
 
@@ -171,10 +112,7 @@ class InteractionServer:
         self._machine, self._clock, self._monotonic, self._observer = machine, clock, monotonic, observer
         self._verifier = Verifier(realm, Nonces(monotonic))
         self.waiting = Waiting(machine, clock)
-        self.port = 0
-        self._front: _Front | None = None
-        self._socket: socket.socket | None = None
-        self._listeners: list[asyncio.Server] = []
+        self.listener: Listener[_Terminal] | None = None
         self._open: Counter[str] = Counter()
         self._set(limits or Limits())
 
@@ -186,57 +124,51 @@ class InteractionServer:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    async def start(self, host: str, port: int, context: ssl.SSLContext) -> None:
-        """Listen; ``port`` 0: any free one (``port`` of the server tells).  ``TransportError`` when the address cannot be had."""
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, _, _, _, address = found[0]
-            self._socket = socket.create_server(address[:2], family=family, backlog=1024)
-        except OSError as error:
-            raise TransportError(f"{host} port {port}: {error.strerror}") from None
-        self.port = int(self._socket.getsockname()[1])
-        self._front = _Front(self._handle, self._limits, lambda status: self._observe("other", status, 0.0))
-        self.waiting.start()
-        await self._listen(context)
+    @property
+    def port(self) -> int:
+        return 0 if self.listener is None else self.listener.port
 
-    async def _listen(self, context: ssl.SSLContext) -> None:
-        assert self._socket is not None and self._front is not None
+    async def start(self, host: str, port: int, context: Context) -> None:
+        """Listen; ``port`` 0: any free one (``port`` of the server tells).  ``TransportError`` when the address cannot be had."""
         if context.verify_mode is not ssl.CERT_OPTIONAL:
             raise ConfigError("the interaction channel's TLS: a certificate of the client is optional")
-        context.sslobject_class = reporting_tls(LOG, logging.INFO, "a terminal's TLS handshake refused: %s", "terminal-tls")
-        sslproto.SSLProtocol.max_size = TLS_BUFFER
-        listener = await asyncio.get_running_loop().create_server(
-            self._front, sock=self._socket.dup(), ssl=context, ssl_handshake_timeout=self._limits.handshake,
-            ssl_shutdown_timeout=1.0, backlog=1024,
+        self.listener = Listener(
+            self._handle, limits=self._limits, admit=self._admit, log=LOG, level=logging.INFO, make=self._connection,
+            handler_cancellation=True, logger=_HTTP_LOG, max_line_size=MAX_LINE, max_field_size=MAX_LINE, max_headers=MAX_FIELDS,
         )  # fmt: skip
-        self._listeners.append(listener)
+        await self.listener.start(host, port, context, backlog=1024)
+        self.waiting.start()
 
-    async def reload(self, context: ssl.SSLContext, limits: Limits) -> None:
+    def _connection(self, *arguments: Any, **settings: Any) -> web.RequestHandler:
+        handler = _Handler(*arguments, **settings)
+        handler.unreadable = lambda status: self._observe("other", status, 0.0)
+        return handler
+
+    @staticmethod
+    def _admit(certificate: Mapping[str, Any] | None, _: bytes | None) -> tuple[_Terminal, str]:
+        """Anyone may come in: who is not known learns that, and nothing else (R35)."""
+        udn = udn_of(certificate)
+        return _Terminal(udn), udn or ""
+
+    async def reload(self, context: Context, limits: Limits) -> None:
         """New certificates and limits, without a moment of not listening; connections under the old ones end with their answer."""
-        assert self._front is not None
+        assert self.listener is not None
         self._set(limits)
-        await self._listen(context)
-        self._listeners.pop(0).close()
-        self._front.epoch += 1
+        self.listener.reload(context=context, limits=limits)
 
     async def stop(self, grace: float = 2.0) -> None:
         """Stop listening; who waits is told that there is nothing yet."""
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        if self._socket is not None:
-            self._socket.close()
+        if self.listener is not None:
+            self.listener.close()
         await self.waiting.stop()
-        if self._front is not None:
-            self._front.pre_shutdown()
-            await self._front.shutdown(grace)
-            await self._front.abort()
+        if self.listener is not None:
+            await self.listener.stop(grace)
 
     # --- one request --------------------------------------------------------------------------------------------------
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        assert self._front is not None
-        caller = self._front.callers.get(request.protocol)
+        assert self.listener is not None
+        caller = self.listener.connection(request)
         started = self._monotonic()
         target = request.raw_path
         path = "stkm" if target.startswith(wire.STKM) else _PATHS.get(target, "other")
@@ -257,7 +189,7 @@ class InteractionServer:
         except Exception as error:
             LOG.exception("%s: the handler failed: %s", path, type(error).__name__)
             response = _problem(500, "fault", fields)
-        if caller is None or caller.epoch != self._front.epoch or self._clock() - UNIX_EPOCH >= caller.until:
+        if caller is None or caller.epoch != self.listener.epoch or self._clock() - UNIX_EPOCH >= caller.until:
             response.force_close()
         await self._send(request, response)
         self._observe(path, response.status, self._monotonic() - started)
@@ -282,8 +214,12 @@ class InteractionServer:
         self, request: web.BaseRequest, caller: _Caller, path: str, target: str, fields: dict[str, str]
     ) -> web.Response:
         """``fields``: what every answer to this request is to carry."""
-        stranger = f"udn {caller.udn}" if caller.udn else caller.address
-        pause = self._strangers.take(stranger)
+        terminal = caller.who
+        assert terminal is not None
+        pause = 0.0
+        if terminal.unproven >= self._limits.unproven:  # only then: who proves who he is does not pay for strangers
+            pause = self._strangers.take(f"udn {terminal.udn}" if terminal.udn else caller.address)
+        terminal.unproven += 1
         if pause:
             raise _limited(pause)
         wanted = "POST" if path == "verification" else "GET"
@@ -294,7 +230,7 @@ class InteractionServer:
         if (request.content_length or 0) > self._limits.octets:
             raise _Refusal(413, "too-large")
         who = await self._who(request, caller, target)
-        self._strangers.give_back(stranger)
+        terminal.unproven = 0
         if who.proof:
             fields["Authentication-Info"] = who.proof
         pause = self._terminals.take(who.subscriber)
@@ -317,8 +253,9 @@ class InteractionServer:
 
     async def _who(self, request: web.BaseRequest, caller: _Caller, target: str) -> _Who:
         header = request.headers.getall("Authorization", [])
-        if not header and caller.udn is not None:
-            return await self._device(caller)
+        udn = None if caller.who is None else caller.who.udn
+        if not header and udn is not None:
+            return await self._device(caller, udn)
         if len(header) != 1:
             raise self._unauthorised(400 if header else 401)
         try:
@@ -333,8 +270,7 @@ class InteractionServer:
         assert found is not None, "nobody knows the password of who is not known"
         return _Who(found.id, "smartcard", proof)
 
-    async def _device(self, caller: _Caller) -> _Who:
-        udn = caller.udn or ""
+    async def _device(self, caller: _Caller, udn: str) -> _Who:
         if self._clock() - UNIX_EPOCH >= caller.until:  # it has expired while the connection was open
             raise self._unauthorised(401)
         found = await self._machine.ask_machine(lambda machine, _: machine.device(udn)) if udn else None
@@ -472,7 +408,3 @@ def udn_of(certificate: Mapping[str, Any] | None) -> str | None:
     if not certificate.get("subjectAltName"):
         names = [UDN_URI + value for part in certificate.get("subject", ()) for kind, value in part if kind == "commonName"]
     return names[0].removeprefix(UDN_URI) if len(names) == 1 else ""
-
-
-def _end_of(certificate: Mapping[str, Any] | None) -> float:
-    return float(ssl.cert_time_to_seconds(certificate["notAfter"])) if certificate else math.inf

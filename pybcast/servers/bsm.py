@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -14,6 +13,7 @@ from pybcast.flows import BSM, FlowDone
 from pybcast.flows.events import State
 from pybcast.flows.restart import Start
 from pybcast.flows.tables import KeyState, Side
+from pybcast.https.contexts import Context
 from pybcast.interaction.digest import REALM
 from pybcast.interaction.limits import Limits
 from pybcast.interaction.server import InteractionServer
@@ -95,7 +95,7 @@ class Bsm(Daemon[BSM]):
         if self.interaction is not None:
             await self.interaction.stop()
 
-    def fresh(self, config: ServerConfig) -> ssl.SSLContext | None:
+    def fresh(self, config: ServerConfig) -> Context | None:
         if (config.interaction is None) != (self.interaction is None):
             raise ConfigError(f"{config.path}: interaction: needs a restart")
         if self.interaction is not None:
@@ -105,7 +105,7 @@ class Bsm(Daemon[BSM]):
                 raise ConfigError(f"{config.path}: interaction.realm: needs a restart")
         return config.interaction_context()
 
-    async def reopen(self, prepared: ssl.SSLContext | None) -> None:
+    async def reopen(self, prepared: Context | None) -> None:
         if self.interaction is not None and prepared is not None:
             await self.interaction.reload(prepared, self._limits(self.config))
             self.interaction.waiting.everything_changed()

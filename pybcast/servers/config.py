@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pybcast.backend import Peer, Peers, TlsFiles, client_context, server_context
-from pybcast.backend.identity import is_loopback
+from pybcast.backend import Peer, Peers
 from pybcast.errors import ConfigError
 from pybcast.flows import ALL_SERVICES, Profile, StreamConfig
+from pybcast.https.contexts import Context, TlsFiles, client_context, server_context
+from pybcast.https.limits import is_loopback
 from pybcast.keys import KEK
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
@@ -94,7 +95,7 @@ class ServerConfig:
     def pair_secret(self) -> Secret | None:
         return secret_of(self.path, self.pair_source, "server.pair_secret", Secret) if self.pair_source else None
 
-    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext] | tuple[None, None]:
+    def contexts(self) -> tuple[Context, Context] | tuple[None, None]:
         """TLS for listening and for asking."""
         if self.tls is None:
             return None, None
@@ -103,7 +104,7 @@ class ServerConfig:
         except ConfigError as error:
             raise ConfigError(f"{self.path}: tls: {error}") from None
 
-    def interaction_context(self) -> ssl.SSLContext | None:
+    def interaction_context(self) -> Context | None:
         """TLS for terminals: with a client certificate (DRM Profile), or without."""
         if self.interaction is None:
             return None

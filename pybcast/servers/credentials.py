@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from pybcast.errors import ConfigError
 from pybcast.flows import Device, Profile, SimulatedCard
 from pybcast.flows.events import State
-from pybcast.interaction.client import terminal_context
+from pybcast.https.contexts import Context, terminal_context
 from pybcast.keys import KEK, OPC, K
 from pybcast.servers.tables import LogTable
 from pybcast.servers.toml import TomlFile, secret_of
@@ -108,7 +107,7 @@ class Credentials:
         anchors = [found for i, name in enumerate(device.anchors) for found in self._certificates(f"device.anchors[{i + 1}]", name)]
         return Device(udn=device.udn, key=self._rsa_key(device.key), anchors=anchors, state=state)
 
-    def context(self) -> ssl.SSLContext:
+    def context(self) -> Context:
         """TLS towards the BSM: 1.2 or later, its certificate checked."""
         channel = self.file.interaction
         assert channel is not None

@@ -14,10 +14,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pybcast.backend import pki
-from pybcast.backend.identity import Peer, Peers, authorise, certificate_end, certificate_names, is_loopback
+from pybcast.backend.identity import Peer, Peers, authorise, certificate_names
 from pybcast.errors import ConfigError, PeerFlowError
 from pybcast.flows.spcp import ALL_SERVICES
 from pybcast.flows.tables import Tag
+from pybcast.https import contexts
+from pybcast.https.limits import is_loopback
+from pybcast.https.listener import certificate_end
 
 PARTIES = {"bsm": BSM_ID, "bsda": BSDA_ID}
 
@@ -37,8 +40,8 @@ def test_init_writes_an_authority_and_certificates_that_only_we_can_read(tmp_pat
     assert ca.not_valid_after_utc > leaf.not_valid_after_utc > datetime.now(UTC) > leaf.not_valid_before_utc
     for name in PARTIES:
         for context in (
-            pki.server_context(pki.files_of(tmp_path / "pki", name)),
-            pki.client_context(pki.files_of(tmp_path / "pki", name)),
+            contexts.server_context(pki.files_of(tmp_path / "pki", name)),
+            contexts.client_context(pki.files_of(tmp_path / "pki", name)),
         ):
             assert context.minimum_version is ssl.TLSVersion.TLSv1_2 and context.verify_mode is ssl.CERT_REQUIRED
 
@@ -64,7 +67,7 @@ def test_what_is_wrong_with_the_files_is_named(tmp_path: Path) -> None:
     def fault(**changes: Path) -> str:
         values = {"certificate": good.certificate, "key": good.key, "authority": good.authority} | changes
         with pytest.raises(ConfigError) as caught:
-            pki.server_context(pki.TlsFiles(**values))
+            contexts.server_context(contexts.TlsFiles(**values))
         return str(caught.value)
 
     assert "missing.pem" in fault(certificate=tmp_path / "missing.pem")
@@ -89,7 +92,7 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked(tmp_path: Path) -> None
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     files.key.write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.BestAvailableEncryption(b"x")))
     with pytest.raises(ConfigError, match="encrypted"):
-        pki.client_context(files)
+        contexts.client_context(files)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_r26_a_certificate_that_names_two_peers_names_none() -> None:
         {"id": "urn:a:a", "url": "a:1"},
     ],
 )
-def test_peers_that_cannot_be(values: dict[str, str]) -> None:
+def test_peers_that_cannot_be(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Peer(**values)
 

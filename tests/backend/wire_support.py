@@ -11,13 +11,14 @@ from typing import Final
 
 from backend_support import BSDA_ID, BSM_ID, NOW, SERVICE, items_of, stkm
 
-from pybcast.backend import pki, xml
+from pybcast.backend import xml
 from pybcast.backend.audit import Exchanged
 from pybcast.backend.client import Client, ClientLimits, Retry
 from pybcast.backend.identity import Peer, Peers
 from pybcast.backend.server import PATH, Server, ServerLimits
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, PartialItem
 from pybcast.flows.tables import TAGS, Side
+from pybcast.https import contexts
 
 RIGHTS: Final = frozenset({SERVICE, ALL_SERVICES})
 SHORT: Final = ClientLimits(connect=0.5, read=0.3, total=2.0)
@@ -42,7 +43,7 @@ async def echo(message: BackendMessage, peer: str) -> BackendMessage:
 async def serving(
     handler: Callable[[BackendMessage, str], Awaitable[BackendMessage]] = echo,
     *,
-    tls: pki.TlsFiles | None = None,
+    tls: contexts.TlsFiles | None = None,
     me: str = BSM_ID,
     side: Side = Side.BSM,
     peer: str = BSDA_ID,
@@ -53,7 +54,7 @@ async def serving(
 ) -> AsyncIterator[Server]:
     peers = Peers([Peer(id=peer, services=services)])
     server = Server(me=me, side=side, peers=peers, handler=handler, clock=now, limits=limits, observer=observer)
-    await server.start("127.0.0.1", 0, pki.server_context(tls) if tls else None, plain_loopback=tls is None)
+    await server.start("127.0.0.1", 0, contexts.server_context(tls) if tls else None, plain_loopback=tls is None)
     try:
         yield server
     finally:
@@ -64,8 +65,8 @@ async def serving(
 async def asking(
     port: int,
     *,
-    tls: pki.TlsFiles | None = None,
-    context: ssl.SSLContext | None = None,
+    tls: contexts.TlsFiles | None = None,
+    context: contexts.Context | None = None,
     peer: str = BSM_ID,
     limits: ClientLimits | None = None,
     retry: Retry | None = None,
@@ -76,7 +77,7 @@ async def asking(
     scheme = "https" if tls or context else "http"
     peers = Peers([Peer(id=peer, services=RIGHTS, url=f"{scheme}://127.0.0.1:{port}")])
     client = Client(
-        me=BSDA_ID, side=Side.BSDA, peers=peers, context=context or (pki.client_context(tls) if tls else None), clock=now,
+        me=BSDA_ID, side=Side.BSDA, peers=peers, context=context or (contexts.client_context(tls) if tls else None), clock=now,
         plain_loopback=True, retry=retry or Retry(attempts=1), limits=limits, chance=lambda: 0.0, pause=pause or no_pause,
         observer=observer,
     )  # fmt: skip

@@ -19,7 +19,9 @@ from typing import Any, Final, TypeVar
 from pybcast import codec
 from pybcast.backend import pki
 from pybcast.flows import BSM, BackendMessage, Output, PartialItem, Period, Profile, Right, StreamConfig, Tag, TrafficKey, stkm
-from pybcast.interaction import Digest, InteractionClient, terminal_context
+from pybcast.https import contexts
+from pybcast.https.contexts import terminal_context
+from pybcast.interaction import Digest, InteractionClient
 from pybcast.interaction.limits import Limits
 from pybcast.interaction.server import UDN_URI, InteractionServer
 from pybcast.keys import SRK, TEK
@@ -62,10 +64,10 @@ def _remove(folder: Path, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def server_context() -> ssl.SSLContext:
+def server_context() -> contexts.Context:
     folder = certificates()
-    context = pki.server_context(
-        pki.TlsFiles(certificate=folder / "bsm.pem", key=folder / "bsm-key.pem", authority=folder / "terminals" / "ca.pem")
+    context = contexts.server_context(
+        contexts.TlsFiles(certificate=folder / "bsm.pem", key=folder / "bsm-key.pem", authority=folder / "terminals" / "ca.pem")
     )
     context.verify_mode = ssl.CERT_OPTIONAL
     return context

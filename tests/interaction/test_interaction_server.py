@@ -16,6 +16,7 @@ from yarl import URL
 
 from pybcast import codec
 from pybcast.errors import LocalFlowError
+from pybcast.https.contexts import terminal_context
 from pybcast.interaction import (
     Digest,
     Fetched,
@@ -27,7 +28,6 @@ from pybcast.interaction import (
     Refused,
     Unauthorised,
     Unreachable,
-    terminal_context,
 )
 from pybcast.interaction.limits import Limits
 from pybcast.interaction.server import http_date, udn_of
@@ -320,20 +320,28 @@ def test_a_terminal_that_asks_too_often() -> None:
 
 
 def test_strangers_of_one_address_who_ask_too_often() -> None:
+    """They use up what their address has for strangers, and nothing of a subscriber's behind the same address."""
+
     async def work() -> None:
         bench = Bench(Limits(stranger_rate=0.5, stranger_burst=3))
         async with bench.serving():
             alice = bench.alice()
             for _ in range(10):
                 assert await alice.registration(), "who proves who he is takes nothing away"
-            client = bench.terminal()
-            for _ in range(2):
+            client, another = bench.terminal(), bench.terminal(digest=Digest("nobody@bsf.example.com", Secret(b"x")))
+            for _ in range(6):  # three of the connection's own, three of the address's
                 await refused(client.registration(), Unauthorised)
             questions = bench.machine.questions
-            for _ in range(3):
+            for _ in range(100):
                 await refused(client.registration(), Limited)
             assert bench.machine.questions == questions, "refused before anything is looked up"
+            await refused(another.registration(), Unauthorised)  # two requests: its connection's own
+            await refused(another.registration(), Unauthorised)
+            await refused(another.registration(), Limited)
+            assert await alice.registration(), "who has proved it is served"
+            assert await bench.alice().registration(), "and who comes anew: the challenge and the proof are his connection's own"
             assert await bench.dora().registration(), "who has a certificate is no stranger"
+            await refused(client.registration(), Limited)
 
     run(work())
 
@@ -363,8 +371,8 @@ def test_too_many_connections() -> None:
             with pytest.raises(Unreachable):
                 await bench.dora().registration()
             await clients[0].close()
-            assert bench.server._front is not None
-            while len(bench.server._front.callers) > 1:
+            assert bench.server.listener is not None
+            while len(bench.server.listener) > 1:
                 await asyncio.sleep(0.001)
             assert await bench.dora().registration()
 

@@ -17,6 +17,7 @@ from pybcast.flows import BSM, Send
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import Side
+from pybcast.https import contexts
 from pybcast.servers.runner import NTP_UNIX
 
 HEAD: Final = "HTTP/1.1 {} \r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n"
@@ -73,9 +74,9 @@ class Misbehaving:
         self.mode, self.port, me = "good", port, f"urn:example:{name}"
         self._machine = BSM(me=me, fqdn="bsm.example.com", streams=[stream], randomness=SystemRandom().randbytes)
         ours = pki.files_of(folder, name)
-        self._contexts = {"good": pki.server_context(ours)}
+        self._contexts = {"good": contexts.server_context(ours)}
         for mode, (other, called) in (impostors or {}).items():
-            self._contexts[mode] = pki.server_context(replace(pki.files_of(other, called), authority=ours.authority))
+            self._contexts[mode] = contexts.server_context(replace(pki.files_of(other, called), authority=ours.authority))
         self._listener: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
 

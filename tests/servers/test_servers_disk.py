@@ -20,6 +20,7 @@ from servers_support import System
 from pybcast.backend import pki
 from pybcast.backend.server import ServerLimits
 from pybcast.errors import ConfigError, TransportError
+from pybcast.https import contexts
 from pybcast.servers.control import ask
 from pybcast.servers.runner import NTP_UNIX
 
@@ -152,7 +153,7 @@ def test_as_many_connections_as_there_may_be(system: System) -> None:
     system.start("bsm", "bsda")
     _in_use(system)
     bsm = system.running["bsm"]
-    context = pki.client_context(pki.files_of(system.folder, "bsda"))
+    context = contexts.client_context(pki.files_of(system.folder, "bsda"))
 
     def refused(seen: list[dict[str, object]]) -> bool:
         return any(str(e.get("message", "")).startswith("connection refused") for e in seen)

@@ -18,7 +18,8 @@ from servers_support import System, _service
 
 from pybcast import codec
 from pybcast.backend import pki
-from pybcast.interaction import Digest, Fetched, Forbidden, InteractionClient, Unauthorised, terminal_context
+from pybcast.https.contexts import terminal_context
+from pybcast.interaction import Digest, Fetched, Forbidden, InteractionClient, Unauthorised
 from pybcast.keys import SRK
 from pybcast.messages import SmartcardLtkm
 from pybcast.servers.runner import NTP_UNIX

@@ -25,6 +25,7 @@ from pybcast.backend import pki, xml
 from pybcast.backend.server import PATH
 from pybcast.flows.spcp import ALL_SERVICES
 from pybcast.flows.tables import Tag
+from pybcast.https import contexts
 from pybcast.servers.runner import NTP_UNIX
 
 LONG: Final = os.environ.get("PYBCAST_LONG", "") == "1"
@@ -69,7 +70,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture
 def line(system: System) -> Iterator[Line]:
-    made = Line(system.ports["bsm"], pki.client_context(pki.files_of(system.folder, "bsda")))
+    made = Line(system.ports["bsm"], contexts.client_context(pki.files_of(system.folder, "bsda")))
     yield made
     made.close()
 

@@ -13,7 +13,7 @@ def failure(error: BaseException) -> str:
     """Why a question was not answered, without anything that was sent: aiohttp's own texts may repeat an answer."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, ssl.SSLError):
-        return f"TLS: {_reason(cause)}"
+        return f"TLS: {tls_reason(cause)}"
     certificate = getattr(error, "certificate_error", None)
     if isinstance(certificate, ssl.SSLCertVerificationError):
         return f"TLS: {certificate.verify_message}"
@@ -22,24 +22,9 @@ def failure(error: BaseException) -> str:
     return type(error).__name__
 
 
-def reporting_tls(log: logging.Logger, level: int, text: str, event: str) -> type[ssl.SSLObject]:
-    """A class for ``SSLContext.sslobject_class`` that says why a handshake failed; asyncio keeps it to itself.
-
-    ``text``: of the record, with a ``%s`` for the reason; ``event``: among its fields.
-    """
-
-    class Reporting(ssl.SSLObject):
-        def do_handshake(self) -> None:
-            try:
-                super().do_handshake()
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise
-            except ssl.SSLError as error:
-                why = _reason(error)
-                log.log(level, text, why, extra={"fields": {"event": event, "reason": why}})
-                raise
-
-    return Reporting
+def tls_reason(error: ssl.SSLError) -> str:
+    """Why TLS failed, in OpenSSL's words."""
+    return getattr(error, "verify_message", None) or error.reason or type(error).__name__
 
 
 def http_log(name: str, level: int) -> logging.Logger:
@@ -56,7 +41,3 @@ def http_log(name: str, level: int) -> logging.Logger:
     if not log.filters:
         log.addFilter(strip)
     return log
-
-
-def _reason(error: ssl.SSLError) -> str:
-    return getattr(error, "verify_message", None) or error.reason or type(error).__name__

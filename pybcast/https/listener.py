@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connections of a server: they are counted when they are accepted, before TLS, and belong to somebody after it.
+
+asyncio's own server accepts whatever comes and starts TLS for it: thousands of connections that say nothing cost a descriptor and
+90 KB each.  Here a connection has a place before any work is done for it, and one without a place is reset:
+
+* ``connect_rate`` and ``per_address`` bound what one address takes, ``connections`` what everyone takes;
+* a connection in the handshake ends after ``handshake`` seconds.  When too many are, one that has been for ``PATIENCE`` seconds
+  ends for a newer one, so that callers who say nothing keep nobody out; as long as all are younger, callers wait in the system's
+  queue, so that many honest ones at once do not end each other;
+* after the handshake ``admit`` says whose the connection is.  A stranger is dropped at once, and one peer or terminal has at most
+  ``per_share`` connections.
+
+When the process has no descriptor left, nothing is accepted for ``PAUSE`` seconds; the connections that are open go on.
+
+Callers behind one address, as behind a NAT, share its places: the limits are the operator's to set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import math
+import socket
+import ssl
+import struct
+from asyncio import sslproto
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from aiohttp import web
+
+from pybcast.errors import ConfigError, TransportError
+from pybcast.https.contexts import Context
+from pybcast.https.faults import tls_reason
+from pybcast.https.limits import Buckets, ConnectionLimits, address_name, is_loopback
+
+ACCEPTS: Final = 32  # connections accepted in one turn of the event loop: a flood does not hold up what is open - confidence: own
+PAUSE: Final = 0.1  # seconds without accepting when descriptors or memory have run out, or too many shake hands - confidence: own
+PATIENCE: Final = 1.0  # seconds in the handshake after which a newer connection may take the place - confidence: own
+SHUTDOWN: Final = 1.0  # seconds that the other end has for its end of TLS - confidence: own
+TLS_BUFFER: Final = 32_768  # octets read at once: two records of TLS - confidence: own
+"""asyncio keeps a buffer of 256 KiB for each TLS connection, also of terminals that only wait: 290 KB each became 60 KB."""
+TURNS: Final = 100  # of the event loop that a connection which was cut may take to be gone; it takes three - confidence: own
+_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closing resets the connection, and nothing of it stays
+
+W = TypeVar("W")
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Stranger(Exception):
+    """A connection that is for nobody here; the text says why."""
+
+
+@dataclass(eq=False)
+class Connection(Generic[W]):
+    """One accepted connection.
+
+    ``who``: the other end, as ``admit`` said; ``until``: the end of its certificate, Unix seconds; ``epoch``: of the TLS settings
+    it was made under.  ``share``: the name of the peer or terminal whose places it takes, empty for none.
+    """
+
+    address: str
+    epoch: int
+    since: float
+    until: float = float("inf")
+    share: str = ""
+    who: W | None = None
+    sock: socket.socket | None = None
+    task: asyncio.Task[None] | None = None
+    transport: asyncio.Transport | None = None
+
+
+@dataclass
+class _Address(Generic[W]):
+    """``open``: connections of one address.  ``opening``: those of them in the handshake, the oldest first."""
+
+    open: int = 0
+    opening: dict[Connection[W], None] = field(default_factory=dict)
+
+
+class Listener(web.Server, Generic[W]):
+    """Listens, and hands requests to ``handler``; which connection one came on is ``connection(request)``.
+
+    ``admit``: (certificate as ``getpeercert()`` shows it, or ``None``) and (the same in DER) -> who that is, and the name of his
+    share; raises ``Stranger``.  ``log``: where refusals go; ``level``: of failed handshakes.  ``settings``: of aiohttp.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        limits: ConnectionLimits,
+        admit: Callable[[Mapping[str, Any] | None, bytes | None], tuple[W, str]],
+        log: logging.Logger,
+        level: int,
+        make: Callable[..., web.RequestHandler] = web.RequestHandler,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            handler, keepalive_timeout=limits.idle, access_log=None, lingering_time=1.0, auto_decompress=False, **settings
+        )  # fmt: skip
+        self._admit, self._log, self._level, self._make = admit, log, level, make
+        self._context: Context | None = None
+        self._socket: socket.socket | None = None
+        self._open: dict[Connection[W], None] = {}
+        self._opening: dict[Connection[W], None] = {}
+        self._addresses: dict[str, _Address[W]] = {}
+        self._shares: Counter[str] = Counter()
+        self._by_handler: dict[web.RequestHandler, Connection[W]] = {}
+        self.refused: Counter[str] = Counter()
+        self.epoch = 0
+        self.port = 0
+        self._set(limits)
+
+    def _set(self, limits: ConnectionLimits) -> None:
+        self._limits = limits
+        burst = max(limits.per_address, math.ceil(limits.connect_rate))
+        self._arrivals = Buckets(limits.connect_rate, burst, self._loop.time)
+
+    def __len__(self) -> int:
+        """Connections that are open, those in the handshake included."""
+        return len(self._open)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self, host: str, port: int, context: Context | None, *, backlog: int = 256) -> None:
+        """Listen; ``port`` 0: any free one (``port`` of the listener tells).
+
+        Without a ``context`` it is plain HTTP, only on a loopback address: else ``ConfigError``.  ``TransportError`` when the
+        address cannot be had.
+        """
+        try:
+            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, _, _, _, address = found[0]
+            if context is None and not is_loopback(str(address[0])):
+                raise ConfigError(f"{host}: plain HTTP is only for loopback addresses, with the flag that says so (R26)")
+            self._socket = socket.create_server(address[:2], family=family, backlog=backlog)
+        except OSError as error:
+            raise TransportError(f"{host} port {port}: {error.strerror}") from None
+        self._socket.setblocking(False)
+        self.port = int(self._socket.getsockname()[1])
+        self._context = context
+        sslproto.SSLProtocol.max_size = TLS_BUFFER
+        self._resume()
+
+    def reload(self, *, context: Context | None = None, limits: ConnectionLimits | None = None) -> None:
+        """New TLS settings or limits: for new connections at once.
+
+        Connections under the old TLS settings end with their next answer, those of a certificate that was taken back, or that
+        ``admit`` now gives to nobody or to another, at once.
+        """
+        if limits is not None:
+            self._set(limits)
+        if context is not None:
+            self._context = context
+            self.epoch += 1
+        for connection in list(self._by_handler.values()):
+            transport = connection.transport
+            if transport is None or connection.who is None:
+                continue
+            try:
+                same = self._owner(transport)[1] == connection.share
+            except Stranger:
+                same = False
+            if not same:
+                self._refuse(connection, "not admitted any more")
+                transport.abort()
+
+    def close(self) -> None:
+        """Accept nothing more; connections in the handshake end."""
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        for connection in list(self._opening):
+            self._end(connection)
+
+    async def stop(self, grace: float) -> None:
+        """Stop listening; requests in hand get ``grace`` seconds for their answer, and then all connections are cut.
+
+        A peer that does not answer the end of TLS would keep its socket for half a minute.
+        """
+        self.close()
+        self.pre_shutdown()
+        await self.shutdown(grace)
+        for connection in list(self._open):
+            if connection.transport is not None:
+                connection.transport.abort()
+        for _ in range(TURNS):  # each is lost in one of the next turns of the loop
+            if not self._open:
+                return
+            await asyncio.sleep(0)
+        self._log.warning("%d connections do not end: left to the system", len(self._open))
+
+    # --- before TLS ---------------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        assert self._socket is not None
+        for _ in range(ACCEPTS):
+            if len(self._opening) >= self._limits.half_open and not self._give_way(self._opening):
+                self._pause()
+                return
+            try:
+                sock, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _SCARCE:  # the system would say again and again that someone is there
+                    self._pause()
+                    self._count("no descriptors", f"nothing is accepted for {PAUSE:g} s: {error.strerror}")
+                    return
+                continue  # the caller has gone already
+            self._take(sock, address_name(str(address[0])))
+
+    def _pause(self) -> None:
+        assert self._socket is not None
+        self._loop.remove_reader(self._socket)
+        self._loop.call_later(PAUSE, self._resume)
+
+    def _take(self, sock: socket.socket, address: str) -> None:
+        """Give an accepted connection its place, or reset it."""
+        why = self._full(address)
+        if why:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            sock.close()
+            self._count(why, f"connection refused: {why}")
+            return
+        sock.setblocking(False)
+        connection: Connection[W] = Connection(address, self.epoch, self._loop.time(), sock=sock)
+        self._open[connection] = self._opening[connection] = None
+        found = self._addresses.setdefault(address, _Address())
+        found.open += 1
+        found.opening[connection] = None
+        connection.task = self._loop.create_task(self._shake(sock, connection))
+
+    def _full(self, address: str) -> str:
+        """Why there is no place for one more of this address; where it helps, one that is long in the handshake goes."""
+        limits = self._limits
+        if self._arrivals.take(address):
+            return "too many a second from one address"
+        found = self._addresses.get(address)
+        if found is not None and found.open >= limits.per_address and not self._give_way(found.opening):
+            return "too many of one address"
+        if len(self._open) >= limits.connections and not self._give_way(self._opening):
+            return "too many"
+        return ""
+
+    def _give_way(self, opening: dict[Connection[W], None]) -> bool:
+        oldest = next(iter(opening), None)
+        if oldest is None or self._loop.time() - oldest.since < PATIENCE:
+            return False
+        self._end(oldest)
+        self._count("handshake too long", "connection ended: others wait, and its TLS handshake was not over")
+        return True
+
+    def _end(self, connection: Connection[W]) -> None:
+        """End a connection that is in the handshake."""
+        assert connection.task is not None
+        connection.task.cancel()
+        if connection.sock is not None:  # its task has not begun, and never will
+            connection.sock.close()
+        self._release(connection)
+
+    async def _shake(self, sock: socket.socket, connection: Connection[W]) -> None:
+        """TLS.  What follows is aiohttp's: ``connection_made`` is called as its last step."""
+        context, connection.sock = self._context, None
+
+        def made() -> web.RequestHandler:
+            handler = self._make(self, loop=self._loop, **self._kwargs)
+            self._by_handler[handler] = connection
+            handlers.append(handler)
+            return handler
+
+        handlers: list[web.RequestHandler] = []
+        try:
+            if context is None:
+                await self._loop.connect_accepted_socket(made, sock)
+            else:
+                await self._loop.connect_accepted_socket(
+                    made, sock, ssl=context, ssl_handshake_timeout=self._limits.handshake, ssl_shutdown_timeout=SHUTDOWN
+                )
+        except OSError as error:
+            why = tls_reason(error) if isinstance(error, ssl.SSLError) else "no handshake in time, or the caller has gone"
+            refused = isinstance(error, ssl.SSLCertVerificationError)
+            self.refused["TLS"] += 1
+            self._log.log(
+                self._level, "certificate refused: %s" if refused else "TLS handshake refused: %s", why,
+                extra={"fields": {"event": "tls", "reason": why}},
+            )  # fmt: skip
+        finally:
+            if connection.transport is None:
+                for handler in handlers:
+                    self._by_handler.pop(handler, None)
+                self._release(connection)
+                sock.close()
+
+    # --- after TLS ----------------------------------------------------------------------------------------------------
+
+    def connection(self, request: web.BaseRequest) -> Connection[W] | None:
+        """The one a request came on; ``None`` when it is to get no answer."""
+        found = self._by_handler.get(request.protocol)
+        return None if found is None or found.who is None else found
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        connection = self._by_handler[handler]
+        connection.transport = transport
+        self._settled(connection)
+        try:
+            who, share = self._owner(transport)
+            if share and self._shares[share] >= self._limits.per_share:
+                raise Stranger("too many of one certificate")
+        except Stranger as error:
+            self._refuse(connection, str(error))
+            transport.abort()
+            return
+        connection.who, connection.share = who, share
+        connection.until = certificate_end(transport.get_extra_info("peercert"))
+        self._shares[share] += 1
+
+    def _owner(self, transport: asyncio.Transport) -> tuple[W, str]:
+        certificate, data = shown(transport)
+        revoked = None if self._context is None else self._context.revoked
+        if data is not None and revoked is not None and revoked.holds(data):
+            raise Stranger("its certificate was taken back")
+        return self._admit(certificate, data)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        connection = self._by_handler.pop(handler, None)
+        if connection is not None:
+            self._release(connection)
+
+    # --- books --------------------------------------------------------------------------------------------------------
+
+    def _settled(self, connection: Connection[W]) -> None:
+        self._opening.pop(connection, None)
+        found = self._addresses.get(connection.address)
+        if found is not None:
+            found.opening.pop(connection, None)
+
+    def _release(self, connection: Connection[W]) -> None:
+        """Give a connection's places back, once."""
+        if connection not in self._open:
+            return
+        self._settled(connection)
+        del self._open[connection]
+        found = self._addresses[connection.address]
+        found.open -= 1
+        if not found.open:
+            del self._addresses[connection.address]
+        if connection.who is not None:
+            self._shares[connection.share] -= 1
+            if not self._shares[connection.share]:
+                del self._shares[connection.share]
+
+    def _refuse(self, connection: Connection[W], why: str) -> None:
+        self._count(why, f"connection refused after TLS: {why}")
+
+    def _count(self, why: str, text: str) -> None:
+        self.refused[why] += 1
+        self._log.warning(text, extra={"fields": {"event": "connection-refused", "why": why}})
+
+
+def shown(transport: asyncio.BaseTransport | None) -> tuple[Mapping[str, Any] | None, bytes | None]:
+    """The verified certificate of the other end, as ``getpeercert()`` shows it and in DER; ``None`` without one."""
+    tls = None if transport is None else transport.get_extra_info("ssl_object")
+    return (None, None) if tls is None else (tls.getpeercert(), tls.getpeercert(True))
+
+
+def certificate_end(certificate: Mapping[str, Any] | None) -> float:
+    """When a certificate, as ``getpeercert()`` shows it, ends: Unix seconds; infinite without one."""
+    return float(ssl.cert_time_to_seconds(certificate["notAfter"])) if certificate else float("inf")
