@@ -7,21 +7,31 @@ asked side: who may say what to whom, and one answer for one messageID, also aft
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import enum
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 from pybcast.errors import PeerFlowError
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.events import Journal, Send
+from pybcast.flows.events import Journal, RowKey, Send
 from pybcast.flows.spcp import BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem, check
 from pybcast.flows.tables import EXCHANGE, Exchange, ExchangeEvent, Side, Status, Tag, step
 
 RETRY: Final = 2.0  # seconds until a request is repeated; the transport below has its own, shorter, time-outs
 KEEP_ANSWER: Final = 600.0  # seconds an answer without an end of validity is kept for repeats
 KEEP_AT_MOST: Final = 86400.0
+KEEP_REFUSAL: Final = 60.0  # seconds a refusal is kept: a peer repeats within seconds, and doing it again moves nothing
+KEPT_OCTETS: Final = 16 << 20  # of answers kept for one peer, about: half a minute of 1,000 key changes a second - confidence: own
+KEPT_WHOLE: Final = 1 << 20  # octets of an answer that is kept; a larger one is rebuilt - confidence: own
+KEPT_FINAL: Final = (
+    65_536  # answers for one peer that must be kept, 30 MB: LTKMs of 60 million cards in ten minutes - confidence: own
+)
+_ROW: Final = 512  # octets that a kept answer takes without its items, about
+_ITEM: Final = 300  # octets that an item takes beside its content, about
 _ABOUT = tuple[Tag, str, Profile | None, int | None]
 """What requests are alike in: tag, service, profile, stream."""
+_FINAL: Final = frozenset({Tag.LTKMDelivery, Tag.RegDelivery})
 _REBUILT: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest, Tag.LTKMRequest})
 """Their answers hold clear keys, or megabytes of LTKMs that are kept already: they are rebuilt and not kept (R27, R41)."""
 
@@ -42,13 +52,62 @@ class Asked:
         return (m.tag, m.service, m.profile, m.stream)
 
 
+class Rank(enum.IntEnum):
+    """What happens when a request is done again because its answer is kept no more, and so which answer goes first.
+
+    ``REFUSED``: nothing was moved, and may be refused or accepted now.  ``HARMLESS``: it was a question, or says what is known
+    already.  ``FINAL``: it would undo what came after it: an object that was withdrawn comes back, a key or STKM that was replaced.
+    """
+
+    REFUSED = 0
+    HARMLESS = 1
+    FINAL = 2
+
+
 @dataclass(frozen=True)
 class Answered:
-    """What a request got: the digest of its body, and the answer (``None`` where it is rebuilt)."""
+    """What a request got: the digest of its body; status, time and items of the answer (no status where it is rebuilt)."""
 
     digest: bytes
-    answer: BackendMessage | None
     until: float
+    rank: Rank
+    time: int
+    status: int | None = None
+    items: tuple[Item, ...] = ()
+
+
+class _Kept:
+    """The answers kept for one peer, by rank and with their size, the oldest first."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[Rank, dict[RowKey, int]] = {rank: {} for rank in Rank}
+        self._octets = 0
+
+    @property
+    def full(self) -> bool:
+        return len(self._sizes[Rank.FINAL]) >= KEPT_FINAL
+
+    def put(self, key: RowKey, row: Answered) -> Iterator[RowKey]:
+        """Note an answer; gives the keys of those that must go for it."""
+        self.drop(key)
+        self._sizes[row.rank][key] = _size(row.items)
+        if row.rank is not Rank.FINAL:
+            self._octets += _size(row.items)
+        for rank in (Rank.REFUSED, Rank.HARMLESS):
+            while self._octets > KEPT_OCTETS and self._sizes[rank]:
+                oldest = next(iter(self._sizes[rank]))
+                self.drop(oldest)
+                yield oldest
+
+    def drop(self, key: RowKey) -> None:
+        for rank, sizes in self._sizes.items():
+            size = sizes.pop(key, 0)
+            if rank is not Rank.FINAL:
+                self._octets -= size
+
+
+def _size(items: tuple[Item, ...]) -> int:
+    return _ROW + sum(_ITEM + len(item if isinstance(item, bytes) else getattr(item, "content", b"")) for item in items)
 
 
 class Peering:
@@ -74,9 +133,10 @@ class Peering:
         self._asked: dict[str, Asked] = {}
         self._alike: dict[_ABOUT, dict[str, None]] = {}
         self._due: Agenda[str] = Agenda()
-        self._ends: Agenda[tuple[object, ...]] = Agenda()
-        for key, row in journal.rows("answer", Answered).items():
-            self._ends.set(key, row.until)
+        self._ends: Agenda[RowKey] = Agenda()
+        self._kept: dict[object, _Kept] = {}
+        for key, row in sorted(journal.rows("answer", Answered).items(), key=lambda found: found[1].time):
+            self._keep_answer(key, row)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -179,7 +239,7 @@ class Peering:
                 assert self._overdue is not None, "a side that takes no promises has nothing due before its end"
                 self._overdue(asked, now)
         for key in self._ends.due(now):
-            self._journal.drop("answer", key)
+            self._forget(key)
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
@@ -208,20 +268,35 @@ class Peering:
             if known.digest != digest:
                 self._journal.emit(Send(message.answer(Status.ALREADY_PROCESSED, now=now)))
                 return
-            if known.answer is not None:
-                self._journal.emit(Send(known.answer))
+            if known.status is not None:
+                self._journal.emit(Send(message.answer(known.status, known.items, now=known.time)))
                 return
+        final = message.tag in _FINAL or (message.replace and message.tag not in _REBUILT)
         try:
+            if final and self._of(key).full:
+                raise PeerFlowError(Status.SERVER_ERROR, "too many deliveries are remembered for this peer")
             answer = self._handle(message, now)
         except PeerFlowError as error:
             answer = message.answer(error.status, now=now)
         # A repeat of what is delayed may fare better later; a stranger fills no memory.
         if answer.status not in (Status.DELAYED, Status.NOT_PERMITTED):
-            kept = None if message.tag in _REBUILT else answer
-            until = _keep_until(message, now)
-            self._journal.put("answer", key, Answered(digest, kept, until))
-            self._ends.set(key, until)
+            row = _answered(message, answer, digest, final, now)
+            self._journal.put("answer", key, row)
+            self._keep_answer(key, row)
         self._journal.emit(Send(answer))
+
+    def _of(self, key: RowKey) -> _Kept:
+        return self._kept.setdefault(key[0], _Kept())
+
+    def _keep_answer(self, key: RowKey, row: Answered) -> None:
+        self._ends.set(key, row.until)
+        for gone in list(self._of(key).put(key, row)):
+            self._ends.set(gone, None)
+            self._journal.drop("answer", gone)
+
+    def _forget(self, key: RowKey) -> None:
+        self._of(key).drop(key)
+        self._journal.drop("answer", key)
 
     def _receive_answer(self, message: BackendMessage, now: float, peer: str) -> None:
         asked = self._asked.get(message.message_id)
@@ -241,6 +316,23 @@ class Peering:
         else:
             event = ExchangeEvent.OK if message.status == Status.SUCCESS else ExchangeEvent.REFUSAL
         self._answered(self._finish(asked, event), message, now)
+
+
+def _answered(message: BackendMessage, answer: BackendMessage, digest: bytes, final: bool, now: float) -> Answered:
+    """What of an answer is kept: of one that moved nothing, and of a large one, only that there was one."""
+    statuses = {answer.status} if answer.status != Status.SUCCESS or not answer.items else {_status(i) for i in answer.items}
+    if Status.SUCCESS not in statuses:
+        rank, until = Rank.REFUSED, now + KEEP_REFUSAL
+    else:
+        rank, until = Rank.FINAL if final else Rank.HARMLESS, _keep_until(message, now)
+    rebuilt = message.tag in _REBUILT or (rank is not Rank.FINAL and _size(answer.items) > KEPT_WHOLE)
+    if rebuilt or (rank is Rank.REFUSED and answer.items):
+        return Answered(digest, until, rank, int(now))
+    return Answered(digest, until, rank, int(now), answer.status, answer.items)
+
+
+def _status(item: Item) -> int:
+    return item.status if isinstance(item, StkmItem) else Status.SUCCESS
 
 
 def _keep_until(message: BackendMessage, now: float) -> float:

@@ -19,8 +19,8 @@ class ConnectionLimits:
     ``handshake``: for TLS, from the accepted connection to its end.  ``idle``: between requests, and for the head of one.
 
     ``connections``: at once, of everyone.  ``per_address``: of one IPv4 address or IPv6 /64.  ``connect_rate``: new ones a second
-    of one address, after as many at once as may be open.  ``half_open``: at once in the TLS handshake; a further one ends the oldest
-    of them, so that callers who say nothing lock nobody out.  ``per_share``: of one peer or terminal, named by its certificate.
+    of one address, after as many at once as may be open.  ``half_open``: at once in the TLS handshake.  ``per_share``: of one peer
+    or terminal, named by its certificate.
     """
 
     handshake: float = 5.0  # two round trips over a satellite, repeated once

@@ -37,6 +37,7 @@ from pybcast.errors import ConfigError, TransportError
 from pybcast.https.contexts import Context
 from pybcast.https.faults import tls_reason
 from pybcast.https.limits import Buckets, ConnectionLimits, address_name, is_loopback
+from pybcast.https.revocation import RevocationList
 
 ACCEPTS: Final = 32  # connections accepted in one turn of the event loop: a flood does not hold up what is open - confidence: own
 PAUSE: Final = 0.1  # seconds without accepting when descriptors or memory have run out, or too many shake hands - confidence: own
@@ -121,6 +122,11 @@ class Listener(web.Server, Generic[W]):
         self._limits = limits
         burst = max(limits.per_address, math.ceil(limits.connect_rate))
         self._arrivals = Buckets(limits.connect_rate, burst, self._loop.time)
+
+    @property
+    def revoked(self) -> RevocationList | None:
+        """The certificates that are not let in."""
+        return None if self._context is None else self._context.revoked
 
     def __len__(self) -> int:
         """Connections that are open, those in the handshake included."""
@@ -329,8 +335,7 @@ class Listener(web.Server, Generic[W]):
 
     def _owner(self, transport: asyncio.Transport) -> tuple[W, str]:
         certificate, data = shown(transport)
-        revoked = None if self._context is None else self._context.revoked
-        if data is not None and revoked is not None and revoked.holds(data):
+        if data is not None and self.revoked is not None and self.revoked.holds(data):
             raise Stranger("its certificate was taken back")
         return self._admit(certificate, data)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +26,15 @@ _BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----"
 
 @dataclass(frozen=True)
 class RevocationList:
-    """What one file says.  ``entries``: (issuer's name in DER, serial number).  ``ends``: when the next list must be here."""
+    """What one file says.
+
+    ``entries``: (issuer's name in DER, serial number).  ``ends``: from when on OpenSSL lets nobody in without a newer list;
+    ``renew``: when that should be said, a quarter of the list's life before, at most a day.
+    """
 
     entries: frozenset[tuple[bytes, int]]
     ends: datetime
+    renew: datetime
 
     @classmethod
     def read(cls, path: Path, authority: Path, now: datetime | None = None) -> RevocationList:
@@ -44,7 +49,7 @@ class RevocationList:
         if not blocks:
             raise ConfigError(f"{path}: expected a certificate revocation list in PEM")
         entries: set[tuple[bytes, int]] = set()
-        ends: list[datetime] = []
+        ends: list[tuple[datetime, datetime]] = []
         for block in blocks:
             try:
                 found = x509.load_pem_x509_crl(block)
@@ -54,8 +59,9 @@ class RevocationList:
             except (ValueError, TypeError, UnsupportedAlgorithm):
                 raise ConfigError(f"{path}: a certificate revocation list that cannot be read") from None
             assert found.next_update_utc is not None
-            ends.append(found.next_update_utc)
-        return cls(frozenset(entries), min(ends))
+            end = found.next_update_utc
+            ends.append((end, end - min((end - found.last_update_utc) / 4, timedelta(days=1))))
+        return cls(frozenset(entries), *min(ends))
 
     def holds(self, certificate: bytes) -> bool:
         """Whether a certificate (DER) was taken back; one that cannot be read counts as such."""

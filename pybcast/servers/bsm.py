@@ -14,6 +14,7 @@ from pybcast.flows.events import State
 from pybcast.flows.restart import Start
 from pybcast.flows.tables import KeyState, Side
 from pybcast.https.contexts import Context
+from pybcast.https.listener import Listener
 from pybcast.interaction.digest import REALM
 from pybcast.interaction.limits import Limits
 from pybcast.interaction.server import InteractionServer
@@ -67,7 +68,7 @@ class Bsm(Daemon[BSM]):
             return {}
         server = self.interaction = InteractionServer(
             machine=self.runner, realm=self._realm(self.config), clock=self.clock.now, monotonic=self.clock.monotonic,
-            limits=self._limits(self.config), observer=self.watch.interaction,
+            limits=self._terminal_limits(self.config), observer=self.watch.interaction,
         )  # fmt: skip
         await server.start(address.host, address.port, context)
         waiting = server.waiting
@@ -86,10 +87,17 @@ class Bsm(Daemon[BSM]):
         assert config.interaction is not None
         return config.interaction.realm or f"{REALM}{config.fqdn}"
 
-    @staticmethod
-    def _limits(config: ServerConfig) -> Limits:
+    def _terminal_limits(self, config: ServerConfig) -> Limits:
         assert config.interaction is not None
-        return Limits(rate=config.interaction.rate, burst=config.interaction.burst)
+        table = config.interaction
+        return Limits(
+            rate=table.rate, burst=table.burst, connections=min(table.connections, self.room_for_terminals),
+            per_address=table.connections_per_address, connect_rate=table.connect_rate,
+        )  # fmt: skip
+
+    def listeners(self) -> dict[str, Listener[Any]]:
+        own = None if self.interaction is None else self.interaction.listener
+        return super().listeners() | ({} if own is None else {"terminals": own})
 
     async def shut(self) -> None:
         if self.interaction is not None:
@@ -107,7 +115,7 @@ class Bsm(Daemon[BSM]):
 
     async def reopen(self, prepared: Context | None) -> None:
         if self.interaction is not None and prepared is not None:
-            await self.interaction.reload(prepared, self._limits(self.config))
+            await self.interaction.reload(prepared, self._terminal_limits(self.config))
             self.interaction.waiting.everything_changed()
 
     def commands(self) -> dict[str, Command]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pybcast.backend import Peer, Peers
+from pybcast.backend import Peer, Peers, ServerLimits
 from pybcast.errors import ConfigError
 from pybcast.flows import ALL_SERVICES, Profile, StreamConfig
 from pybcast.https.contexts import Context, TlsFiles, client_context, server_context
@@ -51,6 +51,8 @@ class ServerConfig:
     fqdn: str
     rights_issuer_id: bytes | None
     tls: TlsFiles | None
+    limits: ServerLimits
+    """Of the back-end interface."""
     log: LogTable
     air: AirTable
     peers: Peers
@@ -109,13 +111,22 @@ class ServerConfig:
         if self.interaction is None:
             return None
         table, base = self.interaction, self.path.parent
-        files = TlsFiles(certificate=base / table.certificate, key=base / table.key, authority=base / table.authority)
+        files = TlsFiles(
+            certificate=base / table.certificate, key=base / table.key, authority=base / table.authority,
+            crl=base / table.crl if table.crl else None,
+        )  # fmt: skip
         try:
             context = server_context(files)
         except ConfigError as error:
             raise ConfigError(f"{self.path}: interaction: {error}") from None
         context.verify_mode = ssl.CERT_OPTIONAL
         return context
+
+    def revocation_lists(self) -> list[Path]:
+        """The files that say which certificates were taken back."""
+        own = [self.tls.crl] if self.tls is not None and self.tls.crl is not None else []
+        terminals = [self.path.parent / self.interaction.crl] if self.interaction is not None and self.interaction.crl else []
+        return own + terminals
 
     def check(self) -> None:
         """Everything that ``serve`` will need and that can be tried without disturbing a running server."""
@@ -215,7 +226,11 @@ class _Reader(TomlFile):
                 ("interaction", "listen"), file.interaction.listen
             ),
             tls=None if tls is None else TlsFiles(
-                certificate=base / tls.certificate, key=base / tls.key, authority=base / tls.authority
+                certificate=base / tls.certificate, key=base / tls.key, authority=base / tls.authority,
+                crl=base / tls.crl if tls.crl else None,
+            ),
+            limits=ServerLimits(
+                connections=server.connections, per_address=server.connections_per_address, connect_rate=server.connect_rate
             ),
         )  # fmt: skip
 
@@ -238,7 +253,8 @@ class _Reader(TomlFile):
             named = {service for service, ids in told if not ids or peer.id in ids}
             services = frozenset(named | set(peer.services) | ({ALL_SERVICES} if peer.all_services else set()))
             try:
-                made.append(Peer(id=peer.id, services=services, certificate=peer.certificate, url=peer.url))
+                pins = frozenset(peer.fingerprints)
+                made.append(Peer(id=peer.id, services=services, certificate=peer.certificate, fingerprints=pins, url=peer.url))
                 Peers(made)
             except ConfigError as error:
                 reason = str(error).removeprefix(f"peer {peer.id}: ")

@@ -55,13 +55,15 @@ class DeviceTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class ChannelTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[interaction]``: ``authority``: PEM of those who certify the BSM.  ``url``: in place of the one that the SDP says.
 
-    ``certificate``, ``key``: PEM, the device's own (DRM Profile); a card has its registration (HTTP Digest).
+    ``certificate``, ``key``: PEM, the device's own (DRM Profile); a card has its registration (HTTP Digest).  ``crl``: PEM,
+    certificates that the authority has taken back.
     """
 
     authority: _Text
     url: str = ""
     certificate: str = ""
     key: str = ""
+    crl: str = ""
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -113,7 +115,12 @@ class Credentials:
         assert channel is not None
         base = self.path.parent
         certificate = (base / channel.certificate, base / channel.key) if channel.certificate else ()
-        return terminal_context(base / channel.authority, *certificate)
+        return terminal_context(base / channel.authority, *certificate, crl=base / channel.crl if channel.crl else None)
+
+    def revocation_lists(self) -> list[Path]:
+        """The file that says which certificates were taken back."""
+        channel = self.file.interaction
+        return [self.path.parent / channel.crl] if channel is not None and channel.crl else []
 
     def _secret(self, source: str, key: str, make: type[S]) -> S:
         return secret_of(self.path, source, key, make)

@@ -11,20 +11,26 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
 from aiohttp import web
 
 import pybcast
 from pybcast import coredumps
-from pybcast.backend import Client, Exchanged, Server
+from pybcast.backend import Client, Exchanged, Server, ServerLimits
 from pybcast.errors import ConfigError, FlowError, StoreError, TransportError
-from pybcast.flows.events import State
+from pybcast.flows.events import Alarm, State
 from pybcast.flows.restart import Start
 from pybcast.flows.tables import Side
+from pybcast.https.contexts import Context
+from pybcast.https.listener import Listener
+from pybcast.https.revocation import LOOK, RevocationList, Watched
 from pybcast.servers import log
 from pybcast.servers.air import Air, CountingAir
 from pybcast.servers.config import ServerConfig, load
@@ -45,7 +51,18 @@ FIXED: Final = {
 }  # fmt: skip
 """What a reload cannot change, and its key in the file."""
 
+OWN_FILES: Final = 256  # descriptors for what is no caller: peers that are asked, database, sockets, encoders - confidence: own
+
 M = TypeVar("M", bound=Machine)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """TLS settings of a configuration.  ``own``: what ``fresh`` has read."""
+
+    listening: Context | None
+    asking: Context | None
+    own: Any
 
 
 class Daemon(Generic[M]):
@@ -62,9 +79,12 @@ class Daemon(Generic[M]):
         self.watch = Watch(self.role, self.clock.now, {name: _Peer() for name in config.peer_ids})
         self.air: Air = CountingAir()
         self.started = self.clock.monotonic()
+        self.room = self.room_for_terminals = sys.maxsize
+        self._lists = Watched(config.revocation_lists(), self.clock.monotonic)
         self.store: SqliteStore
         self.messages: MessageLog
         self.runner: Runner[M]
+        self.server: Server
 
     # --- what is different between the two ------------------------------------------------------------------------------
 
@@ -98,6 +118,10 @@ class Daemon(Generic[M]):
 
     async def reopen(self, prepared: Any) -> None:
         """Take over what :meth:`fresh` has read: ``config`` is the new one."""
+
+    def listeners(self) -> dict[str, Listener[Any]]:
+        """Who listens for callers, by what they are."""
+        return {} if self.server.listener is None else {"peers": self.server.listener}
 
     def _exchanged(self, done: Exchanged) -> None:
         self.watch.exchanged(done)
@@ -156,11 +180,12 @@ class Daemon(Generic[M]):
         at = self.store.position
         return Start(gap=gap, restored=self.store.restored, key_number=at.key_number, smk_base=at.smk_base)
 
-    async def _run(self, client: Client, listening: Any) -> int:
+    async def _run(self, client: Client, listening: Context | None) -> int:
         config = self.config
-        server = Server(
+        self._find_room()
+        server = self.server = Server(
             me=config.me, side=self.side, peers=config.peers, handler=self.runner.request, clock=self.clock.now,
-            observer=self._exchanged,
+            limits=self._limits(config), observer=self._exchanged,
         )  # fmt: skip
         stop, reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -170,14 +195,17 @@ class Daemon(Generic[M]):
         work = asyncio.create_task(self.runner.run())
         control = ControlServer(config.control, self._all_commands())
         status: web.AppRunner | None = None
+        lists: asyncio.Task[None] | None = None
         try:
             await self._first(work)
+            self.watch.listeners = self.listeners
             await server.start(config.listen.host, config.listen.port, listening, plain_loopback=config.tls is None)
             status, status_port = await self._start_status()
             await control.start()
             own = await self.open()
             ready = {"event": "ready", "port": server.port, "status_port": status_port, "services": len(config.streams), **own}
             LOG.info("%s %s ready on port %d", self.role, config.me, server.port, extra={"fields": ready})
+            lists = asyncio.create_task(self._follow_lists(server, client))
             while not stop.is_set() and not work.done():
                 reload.clear()
                 waits = [asyncio.create_task(event.wait()) for event in (stop, reload)]
@@ -189,6 +217,8 @@ class Daemon(Generic[M]):
             if not work.done():
                 LOG.info("stopping", extra={"fields": {"event": "stopping"}})
         finally:
+            if lists is not None:
+                lists.cancel()
             await control.stop()
             await self.shut()
             await server.stop(GRACE if not work.done() else 0.0)
@@ -226,8 +256,7 @@ class Daemon(Generic[M]):
                     raise ConfigError(f"{fresh.path}: {key}: needs a restart")
             if (fresh.tls is None) != (self.config.tls is None):
                 raise ConfigError(f"{fresh.path}: tls: needs a restart")
-            listening, asking = fresh.contexts()
-            prepared = self.fresh(fresh)
+            prepared = self._prepare(fresh)
         except ConfigError as error:
             LOG.error("not reloaded: %s", error, extra={"fields": {"event": "not-reloaded", "why": str(error)}})
             return
@@ -240,10 +269,65 @@ class Daemon(Generic[M]):
         log.start(fresh.log.format, fresh.log.level)
         if changed:
             await self.runner.remake(lambda state: self.make(fresh, state, None))
-        await self.reopen(prepared)
-        await server.reload(context=listening, peers=fresh.peers)
-        await client.reload(context=asking, peers=fresh.peers)
+        await self._renew(prepared, server, client)
+        self._lists = Watched(fresh.revocation_lists(), self.clock.monotonic)
         LOG.info("reloaded", extra={"fields": {"event": "reloaded", "services": len(fresh.streams), "remade": changed}})
+
+    def _prepare(self, config: ServerConfig) -> _Prepared:
+        """What a reload needs of files; ``ConfigError`` when they cannot be used."""
+        listening, asking = config.contexts()
+        return _Prepared(listening, asking, self.fresh(config))
+
+    async def _renew(self, prepared: _Prepared, server: Server, client: Client) -> None:
+        """Take it over; connections to certificates that were taken back end."""
+        await self.reopen(prepared.own)
+        await server.reload(context=prepared.listening, peers=self.config.peers, limits=self._limits(self.config))
+        await client.reload(context=prepared.asking, peers=self.config.peers)
+
+    async def _follow_lists(self, server: Server, client: Client) -> None:
+        """Take over revocation lists that have changed; what cannot be used changes nothing and is an alarm."""
+        said: list[RevocationList] = []
+        while True:
+            await asyncio.sleep(LOOK)
+            if self._lists.changed():
+                try:
+                    prepared = self._prepare(self.config)
+                except ConfigError as error:
+                    self.watch.alarm(Alarm("revocation-list", "", None, f"the old one stays in use: {error}"))
+                else:
+                    await self._renew(prepared, server, client)
+                    self.watch.alarm(Alarm("revocation-list", "", None, "a new one is in use", active=False))
+            used = [listener.revoked for listener in self.listeners().values() if listener.revoked is not None]
+            ending = [found for found in used if found.renew <= datetime.now(UTC)]
+            for found in ending if ending != said else ():
+                self.watch.alarm(
+                    Alarm("revocation-list-ends", "", None, f"at {found.ends}: from then on nobody is let in without a new one")
+                )
+            said = ending
+
+    # --- connections ----------------------------------------------------------------------------------------------------
+
+    def _find_room(self) -> None:
+        """File descriptors for as many connections as may be: so many as the system allows."""
+        terminals = 0 if self.config.interaction is None else self.config.interaction.connections
+        wanted = self.config.limits.connections + terminals + OWN_FILES
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return
+        room = max(2, soft - OWN_FILES)
+        self.room = max(1, min(self.config.limits.connections, room // 2 if terminals else room))
+        self.room_for_terminals = max(1, room - self.room)
+        LOG.warning(
+            "%d file descriptors (LimitNOFILE) are too few for all connections that the configuration allows: %d of peers%s", soft,
+            self.room, f", {self.room_for_terminals} of terminals" if terminals else "",
+            extra={"fields": {"event": "few-descriptors", "descriptors": soft, "wanted": wanted}},
+        )  # fmt: skip
+
+    def _limits(self, config: ServerConfig) -> ServerLimits:
+        return replace(config.limits, connections=min(config.limits.connections, self.room))
 
     # --- views ----------------------------------------------------------------------------------------------------------
 

@@ -7,13 +7,15 @@ import asyncio
 import contextlib
 import logging
 import random
-import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from pybcast.errors import BcastError
+from pybcast.errors import BcastError, ConfigError
 from pybcast.flows import Terminal, Tuning
 from pybcast.flows.events import Output
+from pybcast.https.contexts import Context
+from pybcast.https.revocation import Watched
 from pybcast.interaction.client import InteractionClient
 from pybcast.interaction.digest import Digest
 from pybcast.interaction.errors import Forbidden, Limited, NotKnown
@@ -30,15 +32,18 @@ MAX_ANSWERS: Final = 64  # verification messages that wait for the BSM; then the
 class Fetcher:
     """Feeds one terminal from one BSM.
 
+    ``context``: makes TLS settings of the credentials' files, again when one of ``lists``, of revoked certificates, has changed.
     ``take``: what the machine says to what was fetched.  ``cycle``: seconds of the carousel, the measure of how often LTKMs change.
     A card must be registered before it can ask for anything: with its SRK it says who it is.
     """
 
     def __init__(
-        self, url: str, context: ssl.SSLContext, machine: Terminal, clock: Clock, take: Callable[[Sequence[Output]], None],
-        cycle: float,
+        self, url: str, context: Callable[[], Context], machine: Terminal, clock: Clock, take: Callable[[Sequence[Output]], None],
+        cycle: float, lists: Sequence[Path] = (),
     ) -> None:  # fmt: skip
-        self._url, self._context, self._machine, self._clock = url, context, machine, clock
+        self._url, self._make, self._machine, self._clock = url, context, machine, clock
+        self._lists = Watched(lists, clock.monotonic)
+        self._context = context()
         self._take, self._cycle = take, cycle
         self._client: InteractionClient | None = None
         self._account = ""
@@ -71,11 +76,23 @@ class Fetcher:
         while (known := self._machine.account()) is None and self._machine.profile == "smartcard":
             await asyncio.sleep(self._cycle / 10)  # the carousel brings it
         name = "" if known is None else known[0]
+        if self._lists.changed():
+            await self._renew()
         if self._client is None or name != self._account:
             await self.close()
             digest = None if known is None else Digest.of(*known)
             self._client, self._account = InteractionClient(self._url, context=self._context, digest=digest), name
         return self._client
+
+    async def _renew(self) -> None:
+        """Take a new revocation list; one that cannot be used changes nothing."""
+        try:
+            self._context = self._make()
+        except ConfigError as error:
+            LOG.error("the old revocation list stays in use: %s", error, extra={"fields": {"event": "list-refused"}})
+            return
+        await self.close()
+        self._client = None
 
     async def _objects(self) -> None:
         """Registration material and LTKMs: at the beginning, when a key is missing, and every few cycles."""

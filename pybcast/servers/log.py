@@ -4,19 +4,25 @@
 Of our own records: texts, numbers and the record's ``fields``; bytes and secrets become their length, other objects their type.
 Of everyone else's: the first line of the fixed text, never an argument.  Of exceptions: their type and place, and the text only of
 pybcast's own, which hold no key bytes.
+
+What strangers can cause any number of times is counted: of each kind of record the first few are written, and when the interval is
+over, how many more there were.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TextIO
 
 from pybcast.errors import BcastError
 from pybcast.flows.tables import Status
@@ -24,6 +30,12 @@ from pybcast.flows.tables import Status
 LOG: Final = logging.getLogger("pybcast.servers")
 OURS: Final = "pybcast"
 LONGEST: Final = 300  # characters of a foreign text; ours are short
+FIRST: Final = 5  # records of a kind that are written in an interval - confidence: own
+INTERVAL: Final = 10.0  # seconds - confidence: own
+KINDS: Final = 256  # of records at once: the configured peers with some statuses each - confidence: own
+COUNTED: Final = ("pybcast.backend", "pybcast.interaction")
+"""Loggers of ours whose records callers cause; and those of everyone else."""
+TOLD_APART: Final = ("event", "why", "role", "peer", "tag", "status", "http")
 EVERYDAY: Final = frozenset({Status.NON_EXISTENT, Status.DELAYED})
 _NUMBERS: Final = (int, float)
 
@@ -47,6 +59,114 @@ def clean(value: object) -> object:
             return f"<{type(value).__name__}>"
 
 
+@dataclass
+class _Kind:
+    """Records of one kind in an interval: when it ends, how many were written, how many were not, and the last of these."""
+
+    until: float
+    written: int = 0
+    left_out: int = 0
+    last: logging.LogRecord | None = None
+
+
+class Repeats:
+    """Decides which records are written.  ``clock``: seconds that never go back.
+
+    A kind is a logger, a level and a fixed text, with what of the fields tells things apart that an operator would, and that is one
+    of a few: event, status, peer.  Never an address or another text that a stranger chooses: that would make kinds without end.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, first: int = FIRST, interval: float = INTERVAL, most: int = KINDS) -> None:
+        self._clock, self._first, self._interval, self._most = clock, first, interval, most
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to say at the end of an interval."""
+        return any(kind.left_out for kind in self._kinds.values())
+
+    def take(self, record: logging.LogRecord) -> list[logging.LogRecord]:
+        """What is to be written now that this record has come."""
+        name = _kind_of(record)
+        if name is None:
+            return [record]
+        out = self.ended()
+        if name not in self._kinds and len(self._kinds) >= self._most:
+            name = (record.name, record.levelno)  # too many kinds: one for all that is new of a logger
+        kind = self._kinds.setdefault(name, _Kind(self._clock() + self._interval))
+        if kind.written < self._first:
+            kind.written += 1
+            return [*out, record]
+        kind.left_out += 1
+        kind.last = record
+        return out
+
+    def ended(self, *, all_of_them: bool = False) -> list[logging.LogRecord]:
+        """Of each kind whose interval is over: how many records were left out."""
+        now = self._clock()
+        over = {name: kind for name, kind in self._kinds.items() if all_of_them or now >= kind.until}
+        for name in over:
+            del self._kinds[name]
+        return [_summary(kind.last, kind.left_out) for kind in over.values() if kind.last is not None]
+
+
+def _kind_of(record: logging.LogRecord) -> tuple[object, ...] | None:
+    """``None`` for records that are all written: those that no stranger can cause, and what an operator asks for by ``debug``."""
+    ours = record.name.partition(".")[0] == OURS
+    if record.levelno <= logging.DEBUG or (ours and not record.name.startswith(COUNTED)):
+        return None
+    text = str(record.msg).partition("\n")[0][:LONGEST]
+    fields = getattr(record, "fields", None)
+    told = [fields.get(name) for name in TOLD_APART] if ours and isinstance(fields, dict) else []
+    return (record.name, record.levelno, text, *map(str, told))
+
+
+def _summary(last: logging.LogRecord, count: int) -> logging.LogRecord:
+    """The last record that was left out, and how many there were."""
+    made = logging.makeLogRecord(last.__dict__)
+    made.exc_info = None
+    made.repeated = count
+    fields = getattr(last, "fields", None)
+    made.fields = (fields if isinstance(fields, dict) else {}) | {"repeated": count}
+    return made
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to standard error what :class:`Repeats` lets through; a timer writes the counts when an interval is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeats = Repeats(time.monotonic)
+        self._timer: threading.Timer | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for one in self._repeats.take(record):
+            super().emit(one)
+        if self._timer is None and self._repeats.waiting:
+            self._timer = threading.Timer(INTERVAL, self._over)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _over(self, *, all_of_them: bool = False) -> None:
+        with self.lock or contextlib.nullcontext():
+            self._timer = None
+            for one in self._repeats.ended(all_of_them=all_of_them):
+                super().emit(one)
+            if self._repeats.waiting:
+                self._timer = threading.Timer(INTERVAL, self._over)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._over(all_of_them=True)
+        super().close()
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, style: Literal["json", "text"]) -> None:
         super().__init__()
@@ -57,6 +177,10 @@ class _Formatter(logging.Formatter):
         text = _text(record) if ours else str(record.msg).partition("\n")[0][:LONGEST]
         fields = clean(getattr(record, "fields", {})) if ours else {}
         assert isinstance(fields, dict)
+        repeated = getattr(record, "repeated", 0)
+        if repeated:
+            text = f"{text} ... repeated {repeated} times"
+            fields["repeated"] = repeated
         if record.exc_info and record.exc_info[1] is not None:
             fields["error"] = fault(record.exc_info[1])
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -104,12 +228,14 @@ def _wanted(record: logging.LogRecord) -> bool:
 
 def start(style: Literal["json", "text"], level: str) -> None:
     """Send all records to standard error, in place of where they went before."""
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Formatter(style))
     handler.addFilter(_wanted)
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
+        if isinstance(old, _Handler):
+            old.close()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger(OURS).setLevel(level.upper())

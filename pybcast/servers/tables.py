@@ -13,6 +13,8 @@ Role = Literal["bsm", "bsda"]
 EPOCH_START: Final = 0  # where no start is given: periods are multiples of their length since 1900 - confidence: own
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+_Rate = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -24,6 +26,7 @@ class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ``rights_issuer_id``: 40 hexadecimal digits, SHA-1 of its RSA key (DRM Profile).  ``pair_secret``: source of what a main and
     a back-up BSD/A share (R33).  ``teks``: where a BSD/A's traffic keys come from: ``"derived"`` from secrets in its database, or
     ``"random"``; with random ones an older database that is put back can use a COUNTER twice (R1).
+    ``connections``, ``connections_per_address``, ``connect_rate``: see ``https.ConnectionLimits``.
     """
 
     role: Role
@@ -39,14 +42,21 @@ class ServerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     pair_secret: str = ""
     teks: Literal["derived", "random"] = "derived"
     plain_loopback: bool = False
+    connections: _Count = 512
+    connections_per_address: _Count = 64
+    connect_rate: _Rate = 50.0
 
 
 class TlsTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[tls]``: PEM files; relative paths are relative to the configuration file."""
+    """``[tls]``: PEM files; relative paths are relative to the configuration file.
+
+    ``crl``: certificates that the authority has taken back.
+    """
 
     certificate: _Text
     key: _Text
     authority: _Text
+    crl: str = ""
 
 
 class LogTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -90,28 +100,35 @@ class AirTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class InteractionTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[interaction]``: a BSM's HTTPS for terminals (R35).
 
-    ``listen``: HOST:PORT.  ``certificate``, ``key``: PEM, the server's own.  ``authority``: PEM of those who certify DRM terminals.
-    ``realm``: of HTTP Digest (Smartcard terminals).  ``rate``, ``burst``: requests a second, and at once, of one subscriber.
+    ``listen``: HOST:PORT.  ``certificate``, ``key``: PEM, the server's own.  ``authority``: PEM of those who certify DRM terminals;
+    ``crl``: certificates that they have taken back.  ``realm``: of HTTP Digest (Smartcard terminals).  ``rate``, ``burst``:
+    requests a second, and at once, of one subscriber.  The others as in ``[server]``.
     """
 
     listen: _Text
     certificate: _Text
     key: _Text
     authority: _Text
+    crl: str = ""
     realm: str = ""
-    rate: Annotated[float, msgspec.Meta(gt=0)] = 5.0
-    burst: Annotated[int, msgspec.Meta(ge=1)] = 20
+    rate: _Rate = 5.0
+    burst: _Count = 20
+    connections: _Count = 8192
+    connections_per_address: _Count = 1024
+    connect_rate: _Rate = 100.0
 
 
 class PeerTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``[[peers]]``: a server this one speaks with (see ``backend.Peer``).
 
     ``services``: what it may touch beside the services that name it; ``all_services``: registration material too (R26, R29).
+    ``fingerprints``: SHA-256 of the certificates that it may show; without them any certificate with its name will do.
     """
 
     id: _Text
     url: _Text
     certificate: str = ""
+    fingerprints: tuple[_Text, ...] = ()
     services: tuple[str, ...] = ()
     all_services: bool = True
 

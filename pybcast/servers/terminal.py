@@ -168,8 +168,9 @@ class TerminalProcess:
                 await self._listen(open_)
             if self.options.via != "broadcast":
                 self.fetcher = fetcher = Fetcher(
-                    self.url, self.credentials.context(), self.machine, self.clock, self._take, self.cycle
-                )
+                    self.url, self.credentials.context, self.machine, self.clock, self._take, self.cycle,
+                    self.credentials.revocation_lists(),
+                )  # fmt: skip
                 open_.push_async_callback(fetcher.close)
                 tasks += [asyncio.create_task(work) for work in fetcher.works(self.tunings)]
             said = {"event": "ready", "profile": self.credentials.profile, "streams": len(self.tunings), "via": self.options.via}

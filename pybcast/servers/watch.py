@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -18,6 +18,7 @@ from pybcast.backend import Exchanged
 from pybcast.flows import Alarm, FlowDone
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import Tag
+from pybcast.https.listener import Listener
 
 LOG: Final = logging.getLogger("pybcast.servers")
 Light = Literal["green", "yellow", "red"]
@@ -69,6 +70,7 @@ class Watch:
     """Figures and alarms of one server.  ``now``: 64-bit NTP seconds.
 
     Who else wants to know: ``on_flow``, of flows that ran; ``on_clock_step``.  ``terminals``: how many wait for a STKM.
+    ``listeners``: where peers and terminals connect.
     """
 
     role: str
@@ -78,6 +80,7 @@ class Watch:
     on_flow: Callable[[FlowDone], None] = lambda _: None
     on_clock_step: Callable[[], None] = lambda: None
     terminals: Callable[[], int] = lambda: 0
+    listeners: Callable[[], Mapping[str, Listener[Any]]] = dict
     alarms: deque[_Raised] = field(default_factory=lambda: deque(maxlen=ALARMS_KEPT))
 
     def __post_init__(self) -> None:
@@ -235,10 +238,10 @@ class _Views(Collector):
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def describe(self) -> list[GaugeMetricFamily]:
+    def describe(self) -> list[Metric]:
         return []
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         labels = ["service", "stream"]
         ahead = GaugeMetricFamily("pybcast_periods_ahead", "Periods prepared beyond the running one", labels=labels)
         held = GaugeMetricFamily("pybcast_key_held", "1 while the last key is used beyond its period (R40)", labels=labels)
@@ -256,4 +259,12 @@ class _Views(Collector):
         for row in self._watch.peer_lights():
             if row["heard"] is not None:
                 heard.add_metric([row["peer"]], row["heard"])
-        yield from (ahead, held, change, light, heard)
+        connected = GaugeMetricFamily("pybcast_connections", "Connections that are open", labels=["of"])
+        refused = CounterMetricFamily(
+            "pybcast_connections_refused", "Connections refused, or ended in the handshake", labels=["of", "why"]
+        )
+        for of, listener in self._watch.listeners().items():
+            connected.add_metric([of], len(listener))
+            for why, count in sorted(listener.refused.items()):
+                refused.add_metric([of, why], count)
+        yield from (ahead, held, change, light, heard, connected, refused)

@@ -44,6 +44,7 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     # both sides
     "AccessCriterion": messages.AccessCriterion,
     "Answered": peer.Answered,
+    "Rank": peer.Rank,
     "BackendMessage": spcp.BackendMessage,
     "KeyMaterial": spcp.KeyMaterial,
     "PartialItem": spcp.PartialItem,

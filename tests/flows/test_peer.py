@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import tracemalloc
 from dataclasses import dataclass, field, replace
 
 import pytest
 from room_support import BSDA_URI, BSM_URI, SERVICE, START, period, request, sek_material
 
 from pybcast.errors import PeerFlowError
-from pybcast.flows import BackendMessage, Output, Send, Status, StkmItem, Tag
+from pybcast.flows import BackendMessage, Output, Send, Status, StkmItem, Tag, peer
 from pybcast.flows.events import Journal
-from pybcast.flows.peer import RETRY, Asked, Peering
+from pybcast.flows.peer import KEEP_REFUSAL, RETRY, Answered, Asked, Peering
+from pybcast.flows.spcp import Item
 from pybcast.flows.tables import Side
 
 
@@ -22,13 +25,14 @@ class Party:
 
     keeps_promises: bool = True
     status: int = 0
+    items: tuple[Item, ...] = ()
     handled: int = 0
     answers: list[BackendMessage] = field(default_factory=list)
     expired: list[Asked] = field(default_factory=list)
     overdue: list[Asked] = field(default_factory=list)
+    journal: Journal = field(default_factory=Journal)
 
     def __post_init__(self) -> None:
-        self.journal = Journal()
         self.peers = Peering(
             BSDA_URI, Side.BSDA, self.journal, random.Random(1).randbytes, self._handle, self._answered, self.expired.append,
             self._overdue,
@@ -38,7 +42,7 @@ class Party:
         self.handled += 1
         if self.status not in (Status.SUCCESS, Status.DELAYED):
             raise PeerFlowError(self.status, "refused")
-        return message.answer(self.status, now=now)
+        return message.answer(self.status, self.items, now=now)
 
     def _answered(self, asked: Asked, answer: BackendMessage, now: float) -> None:
         self.answers.append(answer)
@@ -241,3 +245,118 @@ def test_how_long_an_answer_is_kept() -> None:
         party.tick(START + seconds)
         told(party, message, START + seconds)
         assert party.handled == 2
+
+
+# --- what kept answers cost -------------------------------------------------------------------------------------------
+
+IDS = (f"{number:032x}" for number in itertools.count())
+
+
+def flood(party: Party, count: int, now: float = START, **changes: object) -> list[BackendMessage]:
+    """So many requests, each with an id of its own; returns them."""
+    made = [request(Tag.STKMRequest, message_id=next(IDS), **changes) for _ in range(count)]
+    for message in made:
+        told(party, message, now)
+    return made
+
+
+def kept(party: Party) -> dict[str, Answered]:
+    return {str(key[1]): row for key, row in party.journal.rows("answer", Answered).items()}
+
+
+def weight(party: Party) -> int:
+    return sum(peer._size(row.items) for row in kept(party).values() if row.rank is not peer.Rank.FINAL)
+
+
+def test_what_was_refused_item_by_item_is_kept_without_its_items() -> None:
+    """600 refused TEKDeliveries of 1,000 items each took 130 MB."""
+    party = Party(items=tuple(item(n, Status.INVALID_REQUEST) for n in range(1000)))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    made = flood(party, 600)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert len(kept(party)) == 600 and not any(row.items for row in kept(party).values())
+    assert grown < 2 << 20
+    assert told(party, made[0]).items == party.items and party.handled == 601, "made again, as nothing was moved"
+    assert told(party, replace(made[0], start=5)).status == Status.ALREADY_PROCESSED, "but it is no other request's id"
+
+
+def test_one_good_item_among_refused_ones_is_kept_with_all() -> None:
+    party = Party(items=(item(0), item(1, Status.INVALID_REQUEST)))
+    (made,) = flood(party, 1)
+    assert [i.status for i in told(party, made).items if isinstance(i, StkmItem)] == [0, Status.INVALID_REQUEST]
+    assert party.handled == 1
+
+
+def test_a_refusal_is_kept_for_a_minute_whatever_it_is_about() -> None:
+    party = Party(status=Status.INVALID_REQUEST)
+    message = request(Tag.STKMDelivery, items=(item(20000),))
+    told(party, message)
+    assert party.peers.next_wakeup() == START + KEEP_REFUSAL
+    party.tick(START + KEEP_REFUSAL)
+    assert kept(party) == {}
+
+
+def test_answers_have_a_budget_of_octets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals go first, the oldest first; then the oldest of the others; each peer has its own."""
+    monkeypatch.setattr(peer, "KEPT_OCTETS", 20_000)
+    party = Party(items=(bytes(188),))  # 1,000 octets each
+    good = flood(party, 10)
+    party.status, party.items = Status.INVALID_REQUEST, ()
+    refused = flood(party, 100)
+    left = kept(party)
+    assert weight(party) <= 20_000 and {m.message_id for m in good} <= left.keys(), "refusals take no place of what was accepted"
+    assert set(left) - {m.message_id for m in good} == {m.message_id for m in refused[-19:]}
+    party.status, party.items = 0, (bytes(188),)
+    more = flood(party, 15)
+    assert list(kept(party)) == [m.message_id for m in (*good, *more)[-20:]] and weight(party) <= 20_000
+    handled = party.handled
+    assert told(party, more[-1]).items == (bytes(188),) and party.handled == handled, "what is kept is kept"
+    assert told(party, good[0]).status == 0 and party.handled == handled + 1, "what is not is done again"
+
+
+def test_an_answer_that_is_too_large_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And displaces nothing."""
+    monkeypatch.setattr(peer, "KEPT_WHOLE", 5000)
+    party = Party()
+    small = flood(party, 3)
+    party.items = (bytes(5000),)
+    (large,) = flood(party, 1)
+    assert kept(party)[large.message_id].items == () and len(kept(party)) == 4
+    assert told(party, large).items == party.items and party.handled == 5
+    assert told(party, small[0]).items == () and party.handled == 5
+
+
+def test_what_would_move_twice_is_kept_until_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LTKMs and registration onto the carousel, and what replaces something: never dropped; too many of them are refused."""
+    monkeypatch.setattr(peer, "KEPT_OCTETS", 1000)
+    monkeypatch.setattr(peer, "KEPT_FINAL", 3)
+    party = Party()
+    made = [
+        request(Tag.LTKMDelivery, message_id=next(IDS), items=(b"x",)),
+        request(Tag.RegDelivery, message_id=next(IDS), items=(b"x",)),
+        request(Tag.STKMDelivery, message_id=next(IDS), items=(item(0),), replace=True),
+    ]  # fmt: skip
+    assert [told(party, message).status for message in made] == [0, 0, 0]
+    flood(party, 50)
+    assert {m.message_id for m in made} <= kept(party).keys() and len(kept(party)) == 4
+    handled = party.handled
+    one_more = request(Tag.LTKMDelivery, message_id=next(IDS), items=(b"x",))
+    assert told(party, one_more).status == Status.SERVER_ERROR and party.handled == handled, "nothing was moved"
+    assert [told(party, message).status for message in made] == [0, 0, 0] and party.handled == handled
+    flood(party, 1)
+    assert party.handled == handled + 1, "other requests are answered"
+    party.tick(START + 601)
+    assert told(party, replace(one_more, message_id=next(IDS)), START + 601).status == 0
+
+
+def test_kept_answers_are_counted_after_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    party = Party(items=(bytes(188),))
+    made = flood(party, 30)
+    monkeypatch.setattr(peer, "KEPT_OCTETS", 20_000)
+    again = Party(items=(bytes(188),), journal=Journal(party.journal.tables))
+    assert list(kept(again)) == [m.message_id for m in made[-20:]]
+    assert told(again, made[-1]).items == again.items and again.handled == 0
+    flood(again, 1)
+    assert len(kept(again)) == 20
