@@ -35,7 +35,8 @@ FLOORS: Final = {
 # count, admit and fail alike.
 WITHIN: Final = {
     ("secret", "errors"), ("messages", "errors"), ("messages", "secret"), ("jsontext", "errors"),
-    ("broadcast", "unixsocket"), ("outlets", "unixsocket"), ("broadcast", "coredumps"), ("backend", "https"), ("interaction", "https"),
+    ("broadcast", "unixsocket"), ("outlets", "unixsocket"), ("broadcast", "coredumps"), ("backend", "https"),
+    ("interaction", "https"),
 }  # fmt: skip
 
 # `testing` stands beside the house: it sees floors 0-3, and only those at the top, and tests, see it.
