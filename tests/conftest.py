@@ -45,6 +45,14 @@ def _has_library(soname: str) -> bool:
     return True
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _core_dumps_stay_as_they_are() -> Generator[None]:
+    """Commands that run in the tests' own process would switch core dumps off in it, and in every child, for good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pybcast.coredumps.switch_off", lambda: None)
+        yield
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for name, present in (("requires_tool", lambda tool: shutil.which(tool) is not None), ("requires_library", _has_library)):
         for mark in item.iter_markers(name):

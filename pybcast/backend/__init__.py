@@ -13,6 +13,7 @@ from pybcast.backend.client import Client, ClientLimits, Retry
 from pybcast.backend.errors import BadAnswer, BadMessage, PeerRefused, PeerUnreachable, Unparseable, WrongPeer
 from pybcast.backend.identity import Peer, Peers
 from pybcast.backend.server import PATH, Handler, Server, ServerLimits
+from pybcast.backend.standing import Standing
 from pybcast.backend.xml import MAX_ANSWER, MAX_REQUEST, NAMESPACE, decode, encode
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Retry",
     "Server",
     "ServerLimits",
+    "Standing",
     "Unparseable",
     "WrongPeer",
     "decode",

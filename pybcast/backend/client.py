@@ -22,6 +22,7 @@ from pybcast.backend.audit import Exchanged, audit, log_exchange
 from pybcast.backend.errors import BadAnswer, BadMessage, PeerRefused, PeerUnreachable, Unparseable, WrongPeer
 from pybcast.backend.identity import Peer, Peers, certificate_names
 from pybcast.backend.server import ACCEPTED_TYPES, CONTENT_TYPE, PATH, UNIX_EPOCH
+from pybcast.backend.standing import SENDER, Standing
 from pybcast.errors import BadLength, ConfigError, LocalFlowError, TransportError
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status, Tag
@@ -173,7 +174,8 @@ class Client:
 
     ``me``: our id.  ``side``: which of the two we are.  ``context``: of ``https.contexts.client_context``; ``None`` for plain HTTP,
     which needs ``plain_loopback`` and loopback addresses (R26).  ``clock``: 64-bit NTP seconds.  ``chance``: a number in [0, 1),
-    ``pause``: waits that many seconds; both for the repeats.  ``observer``: is told of every exchange.
+    ``pause``: waits that many seconds; both for the repeats.  ``observer``: is told of every exchange.  ``standing``: what we say
+    of our store, and hear of the peers'.
     """
 
     def __init__(
@@ -190,7 +192,9 @@ class Client:
         chance: Callable[[], float] = random.random,
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
         observer: Callable[[Exchanged], None] | None = None,
+        standing: Standing | None = None,
     ) -> None:
+        self._standing = standing
         if context is None and not plain_loopback:
             raise ConfigError("no TLS: plain HTTP needs the flag that says so (R26)")
         self._me, self._side, self._peers, self._context, self._clock = me, side, peers, context, clock
@@ -306,12 +310,30 @@ class Client:
             link = self._links[peer.id] = _Link(peer, self._context, self._limits, self._clock)
         return link
 
+    async def greet(self, name: str) -> None:
+        """Tell a peer where we stand, and hear where it stands (R51), once.  ``TransportError`` when it does not answer."""
+        peer = self._peers.get(name)
+        if peer is None or peer.url is None or self._standing is None:
+            raise TransportError(f"{name}: not a peer that can be asked")
+        link = self._link(peer)
+        fields = {SENDER: self._me, **self._standing.fields(peer.id)}
+        try:
+            asked = link.session.head(link.url, headers=fields, allow_redirects=False, timeout=link.brief)
+            async with link, asked as response:
+                self._standing.heard(peer.id, response.headers)
+        except TimeoutError:
+            raise PeerUnreachable(f"{peer.id}: no answer in time") from None
+        except aiohttp.ClientError as error:
+            raise PeerUnreachable(f"{peer.id}: {failure(error)}") from None
+
     async def _post(self, peer: Peer, message: BackendMessage, body: bytes) -> tuple[BackendMessage, int]:
         pull = message.tag in PULLS
         try:
             link = self._link(peer)
             limits = link.long if pull else link.brief
-            async with link, link.session.post(link.url, data=body, allow_redirects=False, timeout=limits) as response:
+            fields = {} if self._standing is None else self._standing.fields(peer.id)
+            posted = link.session.post(link.url, data=body, headers=fields, allow_redirects=False, timeout=limits)
+            async with link, posted as response:
                 try:
                     if response.status in PASSING:
                         raise PeerUnreachable(f"{peer.id}: HTTP {response.status}")
@@ -321,6 +343,8 @@ class Client:
                         raise BadAnswer(f"{peer.id}: answered with something else than XML")
                     answer, size = await self._read(peer, response, pull=pull)
                     self._match(peer, message, answer)
+                    if self._standing is not None:
+                        self._standing.heard(peer.id, response.headers)
                 except BaseException:
                     response.close()  # what may still come on this connection is for nobody
                     raise

@@ -20,6 +20,7 @@ from pybcast.backend import xml
 from pybcast.backend.audit import LOG, Exchanged, audit, log_exchange
 from pybcast.backend.errors import BadMessage, Echo, Unparseable, answer_tag, refusal
 from pybcast.backend.identity import Peer, Peers, authorise, certificate_names
+from pybcast.backend.standing import SENDER, Standing
 from pybcast.errors import BcastError, ConfigError, LocalFlowError, PeerFlowError
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status
@@ -72,6 +73,7 @@ class Server:
     """Listens for one BSM or BSD/A.
 
     ``me``: our id.  ``side``: which of the two we are.  ``clock``: 64-bit NTP seconds.  ``observer``: is told of every exchange.
+    ``standing``: what we say of our store, and hear of the peers'.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class Server:
         clock: Callable[[], float],
         limits: ServerLimits | None = None,
         observer: Callable[[Exchanged], None] | None = None,
+        standing: Standing | None = None,
     ) -> None:
+        self._standing = standing
         self._me, self._side, self._peers, self._handler, self._clock = me, side, peers, handler, clock
         self._limits = limits or ServerLimits()
         self._observer = observer
@@ -149,6 +153,8 @@ class Server:
         caller = self.listener.connection(request)
         if caller is None:
             return _bare(503, close=True)
+        if request.method == "HEAD" and request.path == PATH and self._standing is not None:
+            return self._greeted(request, caller, self._standing)
         code = _unacceptable(request)
         if code:
             return _bare(code, close=code == 413)
@@ -167,7 +173,7 @@ class Server:
             if body is None:
                 return _bare(413, close=True)
             started = asyncio.get_running_loop().time()
-            answered = await self._answer(body, caller, work.turn)
+            answered = await self._answer(body, caller, work.turn, request.headers)
             response = await self._send(request, answered, caller)
         done = Exchanged(
             role="server",
@@ -193,7 +199,15 @@ class Server:
             return None  # its certificate has expired while the connection was open
         return self._peers.get((source if self._plain else caller.who) or "")
 
-    async def _answer(self, body: bytes, caller: Connection[str], turn: asyncio.Lock) -> _Answered:
+    def _greeted(self, request: web.BaseRequest, caller: Connection[str], standing: Standing) -> web.StreamResponse:
+        """A peer that has started asks where we stand (R51)."""
+        peer = self._peer(caller, request.headers.get(SENDER))
+        if peer is None:
+            return _bare(403)
+        standing.heard(peer.id, request.headers)
+        return web.Response(status=204, headers={"Server": "pybcast"} | standing.fields(peer.id))
+
+    async def _answer(self, body: bytes, caller: Connection[str], turn: asyncio.Lock, fields: Mapping[str, str]) -> _Answered:
         now = self._clock()
         try:
             async with turn:
@@ -217,6 +231,8 @@ class Server:
             if message.is_answer:
                 raise PeerFlowError(Status.INFORMATION_INVALID, f"tag {int(message.tag)} is an answer, nobody asked here")
             audit(message, "in", peer.id)
+            if self._standing is not None:
+                self._standing.heard(peer.id, fields)
             answer = await self._handler(message, peer.id)
             if not answer.is_answer or answer.message_id != message.message_id:
                 raise LocalFlowError("the handler's answer is not one to this message")
@@ -236,11 +252,12 @@ class Server:
         if answered.status is None:
             return _bare(400)
         body = answered.body
+        fields = _HEADERS if self._standing is None or not answered.peer else {**_HEADERS, **self._standing.fields(answered.peer)}
         response: web.StreamResponse
         if len(body) <= _CHUNK:
-            response = web.Response(body=body, headers=_HEADERS)
+            response = web.Response(body=body, headers=fields)
         else:
-            response = web.StreamResponse(headers=_HEADERS)
+            response = web.StreamResponse(headers=fields)
             response.content_length = len(body)
         if caller.epoch != self.listener.epoch or self._clock() - UNIX_EPOCH >= caller.until:
             response.force_close()

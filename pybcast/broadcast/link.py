@@ -2,10 +2,11 @@
 """The link between a BSD/A and a process that puts on air what it says: the STKM sender, or the carousel.
 
 The process listens on a Unix socket (mode 0600, its own user only).  Each direction is a stream of frames: 4 bytes of length
-(big-endian), then one message in MessagePack.  The BSD/A connects, and connects again for ever.  On each connection it says
-everything anew between ``begin`` and ``end``; what it did not say again is then over.  While no BSD/A is connected the process goes
-on with what it has.  The BSD/A keeps what holds and remembers what of it is yet to be said, not the messages: a process that does
-not read delays what it is told and costs nothing.
+(big-endian), then one message in MessagePack.  The BSD/A connects, and connects again for ever.  On each connection it first asks
+``which``: the process answers ``here`` with what is on air and the last ``commit`` that it was told, a witness of what the BSD/A's
+store must know (R51).  Then the BSD/A says everything anew between ``begin`` and ``end``; what it did not say again is then over.
+While no BSD/A is connected the process goes on with what it has.  The BSD/A keeps what holds and remembers what of it is yet to be
+said, not the messages: a process that does not read delays what it is told and costs nothing.
 
 ``LinkClient`` is the BSD/A's end (asyncio), ``LinkServer`` the process's: it never blocks, and has one file descriptor to wait for.
 confidence: own - all of it is between two processes of one machine.
@@ -14,6 +15,7 @@ confidence: own - all of it is between two processes of one machine.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import select
 import socket
 import struct
@@ -39,6 +41,8 @@ CHUNK: Final = 1 << 16  # octets read or written at once
 RETRY: Final = 0.2  # seconds between two attempts to connect - confidence: own
 STUCK: Final = 5.0  # seconds in which a process must read something of what it is told - confidence: own
 ASKED: Final = 2.0  # seconds between two questions for the process's state - confidence: own
+ANSWERED: Final = 2.0  # seconds in which a process must say what it has on air - confidence: own
+MARK: Final = 8  # octets of SHA-256 that tell one STKM of a period from another
 
 Report = tuple[str, int, int]
 """(service, stream, start of the period): its first STKM has left."""
@@ -48,6 +52,8 @@ _Stream = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 _Start = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 _Datagram = Annotated[bytes, msgspec.Meta(min_length=1, max_length=65507)]
 _Report = tuple[_Text, _Stream, _Start]
+_Token = Annotated[str, msgspec.Meta(max_length=200)]
+_Mark = Annotated[bytes, msgspec.Meta(min_length=MARK, max_length=MARK)]
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -90,6 +96,14 @@ class _Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
     pass
 
 
+class _Which(msgspec.Struct, frozen=True, array_like=True, tag="which"):
+    pass
+
+
+class _Commit(msgspec.Struct, frozen=True, array_like=True, tag="commit"):
+    token: _Token
+
+
 class _Announced(msgspec.Struct, frozen=True, array_like=True, tag="announced"):
     reports: tuple[_Report, ...]
 
@@ -98,8 +112,13 @@ class _State(msgspec.Struct, frozen=True, array_like=True, tag="state"):
     figures: dict[str, Any]
 
 
-_ToProcess = _Begin | _End | _Announce | _OffAir | _Put | _Drop | _Ask
-_FromProcess = _Announced | _State
+class _Here(msgspec.Struct, frozen=True, array_like=True, tag="here"):
+    token: _Token
+    held: tuple[tuple[_Text, _Stream, _Start, _Mark], ...]
+
+
+_ToProcess = _Begin | _End | _Announce | _OffAir | _Put | _Drop | _Ask | _Which | _Commit
+_FromProcess = _Announced | _State | _Here
 
 
 @dataclass(frozen=True)
@@ -135,8 +154,22 @@ class Ask:
     peer: int
 
 
+@dataclass(frozen=True)
+class Which:
+    """The BSD/A wants to know what is on air: the link answers by itself."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """How far the BSD/A's store has come: the link keeps it."""
+
+    token: str
+
+
+Held = tuple[str, int, int, bytes]
+"""(service, stream, start of the period, mark of a STKM): one that is on air."""
 Told = Announce | OffAir | CarouselPut | CarouselDrop
-Said = Begin | End | Told | Ask | Gone
+Said = Begin | End | Told | Ask | Gone | Which | Commit
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _TO_PROCESS: Final = msgspec.msgpack.Decoder(_ToProcess)
@@ -181,8 +214,17 @@ def understood(body: bytes, peer: int = 0) -> Said:
             return Begin(message.me, message.mark)
         case _End():
             return End()
+        case _Which():
+            return Which()
+        case _Commit():
+            return Commit(message.token)
         case _:
             return Ask(peer)
+
+
+def mark_of(stkm: bytes) -> bytes:
+    """What tells a STKM from another of its period."""
+    return hashlib.sha256(stkm).digest()[:MARK]
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[Any], body: bytes) -> Any:
@@ -239,11 +281,12 @@ class LinkServer:
     """The end of the process that puts things on air.  Nothing here blocks.
 
     Wait until :meth:`fileno` can be read (``select``, or ``loop.add_reader``) or :attr:`waiting` is true, then :meth:`poll`.
-    ``limit``: octets of a frame.
+    ``limit``: octets of a frame.  ``on_air``: what is on air now, for a BSD/A that asks.
     """
 
-    def __init__(self, path: Path, *, limit: int = MAX_FRAME) -> None:
-        self._path, self._limit = path, limit
+    def __init__(self, path: Path, *, limit: int = MAX_FRAME, on_air: Callable[[], Collection[Held]] = tuple) -> None:
+        self._path, self._limit, self._on_air = path, limit, on_air
+        self._commit = ""
         self._poll = select.epoll()
         self._listener: socket.socket | None = None
         self._peers: dict[int, _Peer] = {}
@@ -362,11 +405,19 @@ class LinkServer:
         if not peer.whole:
             return None
         try:
-            body = peer.frames.next()
-            if body is None:
-                peer.whole = False
-                return None
-            said = understood(body, number)
+            said: Said = Which()
+            while isinstance(said, Which | Commit):
+                body = peer.frames.next()
+                if body is None:
+                    peer.whole = False
+                    return None
+                said = understood(body, number)
+                if isinstance(said, Which):
+                    self._write(number, frame(_Here(self._commit, tuple(self._on_air()))))
+                    if number not in self._peers:
+                        return None
+                elif isinstance(said, Commit) and number == self._owner:
+                    self._commit = said.token
             if isinstance(said, Begin):
                 before, self._owner = self._owner, number
                 self._reports.clear()
@@ -423,6 +474,9 @@ class LinkClient:
     """The BSD/A's end.  Everything runs in one event loop; :meth:`put` never waits.
 
     ``announced``: is given the reports as they come.  ``changed(connected, why)``: the process has come, or is lost.
+    ``commit``: how far our store has come, as text that only we can make.  ``here(token, held)``: what the process has on air, and
+    the last of these texts that it was told, before it is told anything.  ``silent``: nothing is said before :attr:`speaking` is
+    set.
     """
 
     def __init__(
@@ -433,10 +487,19 @@ class LinkClient:
         mark: bytes = b"",
         announced: Callable[[Collection[Report]], None] = lambda _: None,
         changed: Callable[[bool, str], None] = lambda _, __: None,
+        commit: Callable[[], str] = lambda: "",
+        here: Callable[[str, Collection[Held]], None] = lambda _, __: None,
+        silent: bool = False,
         limit: int = MAX_FRAME,
     ) -> None:
         self.path, self._me, self._mark, self._limit = path, me, mark, limit
-        self._announced, self._changed = announced, changed
+        self._announced, self._changed, self._commit, self._here = announced, changed, commit, here
+        self._again = asyncio.Event()
+        self.speaking = asyncio.Event()
+        if not silent:
+            self.speaking.set()
+        self.tried = asyncio.Event()
+        """The process has said what it has on air, or could not be reached."""
         self._holds: dict[_Key, Announce | CarouselPut] = {}
         self._unsaid: dict[_Key, None] = {}  # in the order in which it will be said
         self._said: dict[_Key, Announce | CarouselPut] = {}  # on this connection
@@ -469,6 +532,13 @@ class LinkClient:
             if isinstance(output, Announce) and (output.service, output.stream) not in streams:
                 self.put(OffAir(output.service, output.stream, output.start))
 
+    def forget(self) -> None:
+        """Nothing that was said before holds any more: on a new connection only what comes from now on is said."""
+        self._holds.clear()
+        self._unsaid.clear()
+        self.connected = False
+        self._again.set()
+
     def _mark_unsaid(self, key: _Key) -> None:
         if self.connected:
             self._unsaid.pop(key, None)
@@ -494,6 +564,7 @@ class LinkClient:
             if why != self.why or self.connected:
                 self.connected, self.why = False, why
                 self._changed(False, why)
+            self.tried.set()
             await asyncio.sleep(RETRY)
 
     def _lost(self, writer: asyncio.StreamWriter) -> None:
@@ -505,11 +576,26 @@ class LinkClient:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         writer.transport.set_write_buffer_limits(CHUNK)
+        frames = Frames(self._limit)
+        writer.write(frame(_Which()))
+        try:
+            async with asyncio.timeout(ANSWERED):
+                message = await self._next(reader, frames)
+        except TimeoutError:
+            return "it does not say what is on air"
+        except (WireError, OSError) as error:
+            return str(error)
+        if not isinstance(message, _Here):
+            return "it hung up" if message is None else "it does not say what is on air"
+        self._here(message.token, message.held)
+        self.tried.set()
+        await self.speaking.wait()
+        self._again.clear()
         writer.write(frame(_Begin(self._me, self._mark)))
         self._unsaid = dict.fromkeys((*self._holds, _END))
         self.connected, self.why = True, ""
         self._changed(True, "")
-        work = [asyncio.create_task(self._listen(reader)), asyncio.create_task(self._say(writer))]
+        work = [asyncio.create_task(each) for each in (self._listen(reader, frames), self._say(writer), self._forgotten())]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
             return next(iter(done)).result()
@@ -518,7 +604,12 @@ class LinkClient:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
 
+    async def _forgotten(self) -> str:
+        await self._again.wait()
+        return "everything is said anew"
+
     async def _say(self, writer: asyncio.StreamWriter) -> str:
+        token = ""
         while True:
             if not self._unsaid:
                 self._wake.clear()
@@ -526,6 +617,9 @@ class LinkClient:
                     async with asyncio.timeout(ASKED):
                         await self._wake.wait()
             chunk = bytearray() if self._unsaid else bytearray(frame(_Ask()))
+            if token != (now := self._commit()):
+                token = now
+                chunk += frame(_Commit(token))
             while self._unsaid and len(chunk) < CHUNK:
                 key = next(iter(self._unsaid))
                 del self._unsaid[key]
@@ -553,13 +647,21 @@ class LinkClient:
         del self._said[key]
         return told(OffAir(*key) if isinstance(said, Announce) and len(key) == 3 else CarouselDrop(_object(said)))
 
-    async def _listen(self, reader: asyncio.StreamReader) -> str:
-        frames = Frames(self._limit)
+    @staticmethod
+    async def _next(reader: asyncio.StreamReader, frames: Frames) -> _FromProcess | None:
+        """The process's next message; ``None`` when it hung up."""
+        while (body := frames.next()) is None:
+            data = await reader.read(CHUNK)
+            if not data:
+                return None
+            frames.feed(data)
+        message: _FromProcess = _decoded(_FROM_PROCESS, body)
+        return message
+
+    async def _listen(self, reader: asyncio.StreamReader, frames: Frames) -> str:
         try:
-            while data := await reader.read(CHUNK):
-                frames.feed(data)
-                while (body := frames.next()) is not None:
-                    self._heard(_decoded(_FROM_PROCESS, body))
+            while (message := await self._next(reader, frames)) is not None:
+                self._heard(message)
         except WireError as error:
             return str(error)
         except OSError as error:
@@ -570,6 +672,8 @@ class LinkClient:
         if isinstance(message, _State):
             self.state = message.figures
             return
+        if isinstance(message, _Here):
+            return  # nobody asked again
         reports: list[Report] = [report for report in message.reports if report in self._said and report in self._holds]
         self._reported.update(reports)
         if reports:

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
+from pybcast.broadcast.link import Held, mark_of
 from pybcast.flows import Profile
 from pybcast.flows.events import AirStkm, Announce, OffAir
 from pybcast.flows.schedule import REPETITIONS_AHEAD
@@ -131,6 +132,13 @@ class Repeater:
         self.handovers = self.handovers_late = self.handovers_held = 0
         self.replaced = 0  # STKMs of one period that differ: never, with a BSD/A that is right
         self.strangers = 0  # announcements of streams that the configuration does not know
+
+    def held(self) -> tuple[Held, ...]:
+        """What is on air, for a BSD/A that comes: it may have forgotten it (R51)."""
+        return tuple(
+            (*stream.key, period.start, mark_of(stkm.data))
+            for stream in self._streams.values() for period in stream.periods for stkm in period.stkms
+        )  # fmt: skip
 
     # --- what the BSD/A says --------------------------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ class Sender:
         self._figures = _Figures()
         self._began = time.monotonic()
         self._repeater = Repeater(settings.groups, self._began, slot=PackedSlot)
-        self._link = LinkServer(settings.path, limit=FRAME)
+        self._link = LinkServer(settings.path, limit=FRAME, on_air=self._repeater.held)
         self._wire: Wire
         self._stop = False
         self._hangup = False

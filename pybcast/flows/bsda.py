@@ -171,18 +171,19 @@ class BSDA:
         """The clock was put forward: nothing here counts with it, as the BSM's COUNTERs do (R51)."""
         return self.tick(now)
 
-    def unknown(self, service: str, stream: int, start: int, same: Callable[[bytes], bool]) -> bool:
+    def unknown(self, service: str, stream: int, start: int, mark: bytes, mark_of: Callable[[bytes], bytes]) -> bool:
         """Whether a STKM is on air that this store does not know of: then the store is older than what has left (R51).
 
-        ``same``: whether a STKM is the one on air.  Of a stream that is not ours, or a period that is forgotten, nothing is known.
+        ``mark``: ``mark_of`` the STKM on air.  Of a stream that is not ours, or that recovers, or a period that is forgotten,
+        nothing is known.
         """
         config = self._streams.get((service, stream))
-        if config is None:
+        if config is None or self._recoveries.of(config) is not None:
             return False
         records = self._periods.records(config)
         record = self._periods.record(config, start)
         if record is not None and record.stkms:
-            return not any(same(stkm.data) for stkm in record.stkms)
+            return mark not in [mark_of(stkm.data) for stkm in record.stkms]
         air = self._journal.get("on-air", config.key, OnAir)
         return start > max(records[0].period.start if records else 0, 0 if air is None else air.announced)
 

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol, TextIO
 
-from pybcast.broadcast.link import LinkClient, Report
+from pybcast.broadcast.link import Held, LinkClient, Report
 from pybcast.errors import ConfigError
 from pybcast.flows.events import Alarm, Announce, CarouselDrop, CarouselPut, OffAir, StopTraffic, UseKey
 from pybcast.secret import Secret
@@ -90,7 +90,8 @@ class ProcessAir:
     """Gives STKMs to the sender's process and carousel objects to the carousel's, and everything to ``beside``.
 
     ``sender``, ``carousel``: their sockets.  A period counts as announced when the sender says that it has left, never earlier;
-    where there is no sender it is as ``beside`` says.  A process that is not there is an alarm and a red light: the machine then
+    where there is no sender it is as ``beside`` says.  ``commit``, ``silent``: see ``LinkClient``; ``here(process, token, held)``:
+    what a process says when it comes.  A process that is not there is an alarm and a red light: the machine then
     holds the key in use (R40), and this tries to reach it for ever.
     """
 
@@ -104,6 +105,9 @@ class ProcessAir:
         carousel: Path | None,
         announced: Announced,
         alarm: Callable[[Alarm], None],
+        commit: Callable[[], str] = lambda: "",
+        here: Callable[[str, str, Collection[Held]], None] = lambda *_: None,
+        silent: bool = False,
     ) -> None:
         self._beside, self._announced, self._alarm = beside, announced, alarm
         self._clients: dict[str, LinkClient] = {}
@@ -112,8 +116,8 @@ class ProcessAir:
         for name, path in (("sender", sender), ("carousel", carousel)):
             if path is not None:
                 self._clients[name] = LinkClient(
-                    path, me=me, mark=mark, announced=self._left,
-                    changed=partial(self._changed, name),
+                    path, me=me, mark=mark, announced=self._left, changed=partial(self._changed, name), commit=commit,
+                    here=partial(here, name), silent=silent,
                 )  # fmt: skip
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -130,6 +134,21 @@ class ProcessAir:
         """Only these (service, stream)s are still ours."""
         if "sender" in self._clients:
             self._clients["sender"].keep(streams)
+
+    async def spoken(self) -> None:
+        """Until each process has said what it has on air, or could not be reached."""
+        for client in self._clients.values():
+            await client.tried.wait()
+
+    def speak(self) -> None:
+        """Tell the processes what the machine says."""
+        for client in self._clients.values():
+            client.speaking.set()
+
+    def forget(self) -> None:
+        """What was said before was another store's; what comes from now on is said on new connections."""
+        for client in self._clients.values():
+            client.forget()
 
     def start(self) -> None:
         """Look for the processes, from now on."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from pybcast.backend import Client
+from pybcast.broadcast.link import Held, mark_of
 from pybcast.errors import ConfigError
 from pybcast.flows import BSDA, derived_teks, random_teks
 from pybcast.flows.events import Output, State, StopTraffic, UseKey
@@ -24,6 +25,7 @@ from pybcast.servers.control import Command
 from pybcast.servers.daemon import LOG, Daemon
 from pybcast.servers.runner import AirOutput, Clock
 from pybcast.servers.watch import Light, ServiceView
+from pybcast.servers.witnesses import Word
 
 _PREPARED: Final = frozenset({PeriodState.SEALED, PeriodState.ON_AIR})
 
@@ -48,7 +50,7 @@ class Bsda(Daemon[BSDA]):
         if config.sender is not None or config.carousel is not None:
             self.air = self._on_air = ProcessAir(
                 self.air, me=config.me, pair=pair, sender=config.sender, carousel=config.carousel, announced=self._announced,
-                alarm=self.watch.alarm,
+                alarm=self.watch.alarm, commit=lambda: self.store.token(), here=self._here, silent=True,
             )  # fmt: skip
 
     def make(self, config: ServerConfig, state: State, start: Start | None) -> BSDA:
@@ -75,6 +77,30 @@ class Bsda(Daemon[BSDA]):
                 await self._keys.stop()
             if self._on_air is not None:
                 await self._on_air.stop()
+
+    def _here(self, process: str, token: str, held: Collection[Held]) -> None:
+        """What a process has on air, and the last it was told of our store: the store must know both (R51)."""
+        who = f"the {process}"
+        if self.store.behind(token):
+            self.witnesses.say(Word(who, token))
+        machine = self.runner.machine
+        strange = next((one for one in held if machine.unknown(*one, mark_of)), None)
+        if strange is not None:
+            why = f"{who} has a STKM of {strange[0]} on air that the database does not know"
+            self.witnesses.say(Word(who, why=why))
+
+    async def spoken(self) -> None:
+        if self._on_air is not None:
+            await self._on_air.spoken()
+
+    def begins_anew(self) -> None:
+        if self._on_air is not None:
+            self._on_air.forget()
+
+    async def _first(self, work: asyncio.Task[None]) -> None:
+        await super()._first(work)
+        if self._on_air is not None:
+            self._on_air.speak()
 
     def put(self, output: AirOutput) -> None:
         if isinstance(output, UseKey):

@@ -185,7 +185,7 @@ class _Reader(TomlFile):
                 raise self.refuse(("peers", i, "url"), f"expected {'http' if file.tls is None else 'https'}://...")
         base = self.path.parent
         database = base / server.database
-        witness = base / (server.witness or database.parent / "witness" / f"{database.name}.witness")
+        witness = base / server.witness if server.witness else database.parent / "witness" / f"{database.name}.witness"
         if witness.parent.resolve() == database.parent.resolve():  # one copy of a folder puts back what is in it together
             raise self.refuse(("server", "witness"), "expected a path in another folder than the database's")
         issuer = self.hex(("server", "rights_issuer_id"), server.rights_issuer_id, 20)

@@ -14,8 +14,8 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
 
@@ -38,6 +38,7 @@ from pybcast.servers.control import Command, ControlServer
 from pybcast.servers.messagelog import MessageLog
 from pybcast.servers.runner import AirOutput, Clock, Fatal, Machine, Runner, SystemClock
 from pybcast.servers.watch import ServiceView, Watch, _Peer
+from pybcast.servers.witnesses import SPOKEN, Witnesses
 from pybcast.store import SqliteStore
 
 LOG: Final = logging.getLogger("pybcast.servers")
@@ -84,6 +85,7 @@ class Daemon(Generic[M]):
         self.store: SqliteStore
         self.messages: MessageLog
         self.runner: Runner[M]
+        self.witnesses: Witnesses
         self.server: Server
 
     # --- what is different between the two ------------------------------------------------------------------------------
@@ -156,9 +158,10 @@ class Daemon(Generic[M]):
             on_commit=self.watch.committed,
         )  # fmt: skip
         self.messages = MessageLog(self.store)
+        self.witnesses = Witnesses(self.store, lambda: self.runner.hold())
         client = Client(
             me=config.me, side=self.side, peers=config.peers, context=asking, clock=self.clock.now,
-            plain_loopback=config.tls is None, observer=self._exchanged,
+            plain_loopback=config.tls is None, observer=self._exchanged, standing=self.witnesses.standing,
         )  # fmt: skip
         try:
             self._start: Start | None = self._known(self.store.gap)
@@ -185,7 +188,7 @@ class Daemon(Generic[M]):
         self._find_room()
         server = self.server = Server(
             me=config.me, side=self.side, peers=config.peers, handler=self.runner.request, clock=self.clock.now,
-            limits=self._limits(config), observer=self._exchanged,
+            limits=self._limits(config), observer=self._exchanged, standing=self.witnesses.standing,
         )  # fmt: skip
         stop, reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -197,7 +200,6 @@ class Daemon(Generic[M]):
         status: web.AppRunner | None = None
         lists: asyncio.Task[None] | None = None
         try:
-            await self._first(work)
             self.watch.listeners = self.listeners
             await server.start(config.listen.host, config.listen.port, listening, plain_loopback=config.tls is None)
             status, status_port = await self._start_status()
@@ -206,12 +208,12 @@ class Daemon(Generic[M]):
             ready = {"event": "ready", "port": server.port, "status_port": status_port, "services": len(config.streams), **own}
             LOG.info("%s %s ready on port %d", self.role, config.me, server.port, extra={"fields": ready})
             lists = asyncio.create_task(self._follow_lists(server, client))
+            await self._listen(work, client, stop)
             while not stop.is_set() and not work.done():
                 reload.clear()
-                waits = [asyncio.create_task(event.wait()) for event in (stop, reload)]
-                await asyncio.wait([work, *waits], return_when=asyncio.FIRST_COMPLETED)
-                for wait in waits:
-                    wait.cancel()
+                await _first_of([work, stop.wait(), reload.wait(), self.witnesses.noticed.wait()])
+                if self.witnesses.noticed.is_set() and not stop.is_set() and not work.done():
+                    await self._settle(work)
                 if reload.is_set() and not stop.is_set() and not work.done():
                     await self._reload(server, client)
             if not work.done():
@@ -229,8 +231,41 @@ class Daemon(Generic[M]):
         LOG.info("stopped", extra={"fields": {"event": "stopped"}})
         return CLEAN
 
+    # --- what the store must know (R51) ---------------------------------------------------------------------------------
+
+    async def spoken(self) -> None:
+        """Until those who are no back-end peers, and know what we did, have said so."""
+
+    def begins_anew(self) -> None:
+        """The store was found to be older than what has left: a new machine takes over."""
+
+    async def _listen(self, work: asyncio.Task[None], client: Client, stop: asyncio.Event) -> None:
+        """Hear what the witnesses know of us, and begin to work."""
+        streams = self.config.streams
+        heard = {b for s in streams for b in s.bsdas} if self.side is Side.BSM else {s.bsm for s in streams}
+        names = heard & set(self.config.peer_ids)
+        speaking = asyncio.create_task(self.witnesses.all_spoken(client, names, self.spoken))
+        await _first_of([work, speaking, stop.wait()], SPOKEN)
+        if not speaking.done():
+            LOG.info("not everyone has spoken within %g s", SPOKEN, extra={"fields": {"event": "unspoken"}})
+        speaking.cancel()
+        await asyncio.gather(speaking, return_exceptions=True)
+        if not stop.is_set() and not work.done():
+            await self._settle(work)
+            LOG.info("at work", extra={"fields": {"event": "at-work"}})
+
+    async def _settle(self, work: asyncio.Task[None]) -> None:
+        """Take over what the witnesses know, and work."""
+        gap = 0.0 if self._start is None else self._start.gap
+        if await self.witnesses.take_over():
+            self._start = self._known(gap)
+            self.begins_anew()
+            await self.runner.begin_anew()
+        self.runner.open()
+        await self._first(work)
+
     async def _first(self, work: asyncio.Task[None]) -> None:
-        """What the machine does on waking is stored before anyone can ask it something (R2, R51)."""
+        """What the machine does on waking is stored before it is used (R2, R51)."""
         try:
             await self.runner.command(lambda machine, now: machine.tick(now))
         except (FlowError, ConfigError):
@@ -240,11 +275,8 @@ class Daemon(Generic[M]):
         if start is not None and start.restored is not None:
             await asyncio.to_thread(self.store.take_into_service)
             found = start.restored
-            LOG.warning(
-                "%s",
-                found,
-                extra={"fields": {"event": "restored", "why": found.why, "lost_from": found.lost_from, "lost_to": found.lost_to}},
-            )
+            fields = {"event": "restored", "why": found.why, "lost_from": found.lost_from, "lost_to": found.lost_to}
+            LOG.warning("%s", found, extra={"fields": fields})
 
     # --- reload ---------------------------------------------------------------------------------------------------------
 
@@ -374,11 +406,22 @@ class Daemon(Generic[M]):
         more = self.more(self.runner.machine)
         lights = [row["light"] for row in (*peers, *services, *more.get("air", ()))]
         stats = await asyncio.to_thread(self.store.stats)
+        restored = self.runner.machine.last_restored
         return {
             "role": self.role, "id": self.config.me, "version": pybcast.__version__, "time": self.clock.now(),
             "up": round(self.clock.monotonic() - self.started, 1),
             "light": "red" if "red" in lights else "yellow" if "yellow" in lights else "green",
             "peers": peers, "services": services, "alarms": self.watch.last_alarms()[-5:],
+            "restored": None if restored is None else asdict(restored),
             "store": {"writes": stats.writes, "commits": stats.commits, "octets": stats.octets, "slowest": stats.slowest_commit},
             **more,
         }  # fmt: skip
+
+
+async def _first_of(awaited: Sequence[Awaitable[object]], seconds: float | None = None) -> None:
+    """Until one of these is done, or so many seconds have passed.  Tasks that were given go on."""
+    tasks = [asyncio.ensure_future(each) for each in awaited]
+    await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task, given in zip(tasks, awaited, strict=True):
+        if task is not given:
+            task.cancel()

@@ -9,6 +9,8 @@ its messageID), that the machine sends again (a request) or that it says again w
 While one transaction is written the machine works on the next input, and the store takes together what queued meanwhile.
 
 When the clock is put back the machine is made anew of what is stored: all that it was to do waits for a time that is far again.
+
+Inputs wait while the runner is held: at the start, and when the store is found to be older than what has left (R51).
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from pybcast.flows.events import (
     StopTraffic,
     UseKey,
 )
+from pybcast.flows.restart import Restored
 from pybcast.flows.spcp import BackendMessage, PartialItem, StkmItem
 
 LOG: Final = logging.getLogger("pybcast.servers")
@@ -56,7 +59,10 @@ class Machine(Protocol):
 
     def receive(self, message: BackendMessage, now: float, peer: str) -> list[Output]: ...
     def tick(self, now: float) -> list[Output]: ...
+    def clock_forward(self, seconds: float, now: float) -> list[Output]: ...
     def next_wakeup(self) -> float | None: ...
+    @property
+    def last_restored(self) -> Restored | None: ...
 
 
 class Clock(Protocol):
@@ -151,6 +157,8 @@ class Runner(Generic[M]):
         self._timer: asyncio.TimerHandle | None = None
         self._ticking = False
         self._stopping = False
+        self._open = asyncio.Event()
+        self._abandoned = False
         self._wall, self._mono = clock.now(), clock.monotonic()
         self._busy_since: float | None = None
 
@@ -239,10 +247,26 @@ class Runner(Generic[M]):
             self._give_up()
 
     def stop(self) -> None:
-        """Take no more inputs; :meth:`run` returns when those that are queued are carried out."""
+        """Take no more inputs; :meth:`run` returns when those that are queued are carried out, or at once where they are held."""
         if not self._stopping:
             self._stopping = True
             self._queue(None, 2)
+            if not self._open.is_set():
+                self._abandoned = True
+                self._open.set()
+
+    def hold(self) -> None:
+        """Inputs wait from now on; what was made of earlier ones leaves."""
+        if not self._stopping:
+            self._open.clear()
+
+    async def begin_anew(self) -> None:
+        """While held: a new machine of what is stored, as after a restart."""
+        await self._swap(self._make)
+
+    def open(self) -> None:
+        """Inputs are worked on."""
+        self._open.set()
 
     def _give_up(self) -> None:
         left = [self._inputs.get_nowait()[2] for _ in range(self._inputs.qsize())]
@@ -257,7 +281,10 @@ class Runner(Generic[M]):
     async def _work(self) -> None:
         while True:
             _, _, item = await self._inputs.get()
-            if item is None:
+            await self._open.wait()
+            if item is None or self._abandoned:
+                if item is not None:
+                    _fail(item.result, LocalFlowError("the server is stopping"))
                 await self._outputs.put(None)
                 return
             self._busy_since = self._busy_since or self._clock.monotonic()
@@ -309,7 +336,8 @@ class Runner(Generic[M]):
             LOG.warning("the clock stepped by %+.3f s", step, extra={"fields": {"event": "clock-step", "seconds": round(step, 3)}})
             self._watcher.clock_step(step)
             if step > 0:
-                self._tick()
+                self.post(lambda machine, now: machine.clock_forward(step, now), urgent=True)
+                self._arm()
             elif not self._stopping:
                 self._remade(self._make)  # what the machine was to do next, and when, was said in the time that is left
         elif wake is not None and wake <= now:

@@ -250,6 +250,10 @@ class SqliteStore:
         why = f"{who} has heard of commit {found.commit}, the database is at {commit}"
         return self._checked(lambda: self._database.found_ahead(found, why))
 
+    def found_older(self, why: str) -> Restored:
+        """Somebody has what this store must know, and does not: keep the verdict and return it."""
+        return self._call(lambda: self._checked(lambda: self._database.found_ahead(self.position, why))).result()
+
     def _checked(self, action: Callable[[], T]) -> T:
         """A transaction of our own; when it fails, no write is stored until :meth:`load`."""
         if self._stopped is not None:

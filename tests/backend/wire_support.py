@@ -16,6 +16,7 @@ from pybcast.backend.audit import Exchanged
 from pybcast.backend.client import Client, ClientLimits, Retry
 from pybcast.backend.identity import Peer, Peers
 from pybcast.backend.server import PATH, Server, ServerLimits
+from pybcast.backend.standing import Standing
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, PartialItem
 from pybcast.flows.tables import TAGS, Side
 from pybcast.https import contexts
@@ -51,9 +52,10 @@ async def serving(
     limits: ServerLimits | None = None,
     now: Callable[[], float] = clock,
     observer: Callable[[Exchanged], None] | None = None,
+    standing: Standing | None = None,
 ) -> AsyncIterator[Server]:
     peers = Peers([Peer(id=peer, services=services)])
-    server = Server(me=me, side=side, peers=peers, handler=handler, clock=now, limits=limits, observer=observer)
+    server = Server(me=me, side=side, peers=peers, handler=handler, clock=now, limits=limits, observer=observer, standing=standing)
     await server.start("127.0.0.1", 0, contexts.server_context(tls) if tls else None, plain_loopback=tls is None)
     try:
         yield server
@@ -73,13 +75,14 @@ async def asking(
     pause: Callable[[float], Awaitable[object]] | None = None,
     now: Callable[[], float] = clock,
     observer: Callable[[Exchanged], None] | None = None,
+    standing: Standing | None = None,
 ) -> AsyncIterator[Client]:
     scheme = "https" if tls or context else "http"
     peers = Peers([Peer(id=peer, services=RIGHTS, url=f"{scheme}://127.0.0.1:{port}")])
     client = Client(
         me=BSDA_ID, side=Side.BSDA, peers=peers, context=context or (contexts.client_context(tls) if tls else None), clock=now,
         plain_loopback=True, retry=retry or Retry(attempts=1), limits=limits, chance=lambda: 0.0, pause=pause or no_pause,
-        observer=observer,
+        observer=observer, standing=standing,
     )  # fmt: skip
     try:
         yield client

@@ -68,6 +68,12 @@ class Ends:
         while not what():
             await asyncio.sleep(0)
 
+    async def said_nothing_until(self, what: Callable[[], object]) -> None:
+        """The process reads, and hears nothing, until something has happened."""
+        while not what():
+            assert not self.server.poll()
+            await asyncio.sleep(0)
+
     async def stop(self) -> None:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
@@ -295,3 +301,112 @@ def test_any_message_is_understood_or_an_error(body: bytes) -> None:
         if isinstance(said, Announce | OffAir | CarouselPut | CarouselDrop):
             again = understood(told(said)[4:])
             assert again == said
+
+
+# --- what the process knows of the BSD/A's store (R51) ------------------------------------------------------------------
+
+
+class Witness(Ends):
+    """Ends whose process has something on air, and a BSD/A that listens to it."""
+
+    def __init__(self, folder: Path, held: tuple[link.Held, ...] = (), **changes: Any) -> None:
+        self.here: list[tuple[str, tuple[link.Held, ...]]] = []
+        self.commit = "1.0.0.0.first"
+        super().__init__(
+            folder, commit=lambda: self.commit, here=lambda token, held: self.here.append((token, tuple(held))), **changes
+        )
+        self.server._on_air = lambda: held
+
+
+def run_witness(folder: Path, test: Callable[[Witness], Awaitable[None]], **options: Any) -> None:
+    async def whole() -> None:
+        ends = Witness(folder, **options)
+        try:
+            async with asyncio.timeout(30):
+                await test(ends)
+        finally:
+            await ends.stop()
+
+    asyncio.run(whole())
+
+
+def test_the_process_speaks_first_and_sends_the_commit_back(tmp_path: Path) -> None:
+    held = ((NEWS, 1, 8, link.mark_of(b"stkm")), (NEWS, 1, 16, link.mark_of(b"later")))
+
+    async def test(ends: Witness) -> None:
+        await ends.said(lambda said: isinstance(said, Begin))
+        assert ends.here == [("", held)] and ends.client.tried.is_set()
+        ends.client.put(announce(8))
+        await ends.said(lambda said: isinstance(said, Announce))
+        ends.commit = "2.0.0.0.second"
+        ends.client.put(announce(16))
+        await ends.said(lambda said: isinstance(said, Announce) and said.start == 16)
+        ends.server.again()  # it connects anew
+        await ends.said(lambda said: isinstance(said, Begin))
+        assert ends.here == [("", held), ("2.0.0.0.second", held)]
+
+    run_witness(tmp_path, test, held=held)
+
+
+def test_nothing_is_said_before_the_bsda_may_speak(tmp_path: Path) -> None:
+    """So what it finds out from the process comes before anything that it says."""
+
+    async def test(ends: Witness) -> None:
+        await ends.said_nothing_until(lambda: ends.here)
+        assert not ends.client.connected
+        ends.client.put(announce(8))
+        ends.client.speaking.set()
+        said = await ends.said(lambda said: isinstance(said, End))
+        assert [type(one) for one in said] == [Begin, Announce, End]
+
+    run_witness(tmp_path, test, silent=True)
+
+
+def test_after_forgetting_only_what_is_new_is_said(tmp_path: Path) -> None:
+    """The store was put back: what was said before was another's; the process holds what nobody speaks of (R33)."""
+
+    async def test(ends: Witness) -> None:
+        ends.client.put(announce(8))
+        await ends.said(lambda said: isinstance(said, End))
+        ends.client.forget()
+        ends.client.put(announce(24))
+        said = await ends.said(lambda said: isinstance(said, End))
+        assert [type(one) for one in said if not isinstance(one, Gone)] == [Begin, Announce, End]
+        assert [one.start for one in said if isinstance(one, Announce)] == [24]
+
+    run_witness(tmp_path, test)
+
+
+def test_a_process_that_does_not_say_what_is_on_air_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "ANSWERED", 0.05)
+
+    async def test() -> None:
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_unix_server(silent, tmp_path / "link.sock")
+        changes: list[str] = []
+        client = LinkClient(tmp_path / "link.sock", me="urn:example:bsda", changed=lambda there, why: changes.append(why))
+        task = asyncio.create_task(client.run())
+        async with asyncio.timeout(30):
+            await client.tried.wait()
+        assert changes == ["it does not say what is on air"] and not client.connected
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(test())
+
+
+def test_nobody_is_a_witness_who_is_not_there(tmp_path: Path) -> None:
+    async def test() -> None:
+        client = LinkClient(tmp_path / "nobody.sock", me="urn:example:bsda")
+        task = asyncio.create_task(client.run())
+        async with asyncio.timeout(30):
+            await client.tried.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(test())

@@ -178,6 +178,10 @@ class Process:
         seen = self.wait(lambda seen: any(e.get("event") == "ready" for e in seen), "start")
         return next(e for e in seen if e.get("event") == "ready")
 
+    def at_work(self) -> None:
+        """Until it works: its peers have spoken, or it has waited for them."""
+        self.wait(lambda seen: any(e.get("event") == "at-work" for e in seen), "work")
+
     def resident(self) -> int:
         """Its memory (VmRSS) in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()

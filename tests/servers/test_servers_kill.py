@@ -143,18 +143,22 @@ def _everyone_served(system: System, held: Evidence, sold: list[str]) -> None:
 
 def test_a_restored_copy_says_so_once(system: System) -> None:
     """Counters jump and keys roll (R2) when, and only when, the database is an older copy."""
-    system.start("bsm")
-    assert system.running["bsm"].end(signal.SIGTERM) == 0
+
+    def start_and_stop() -> Process:
+        system.start("bsm")
+        process = system.running["bsm"]
+        process.at_work()
+        assert process.end(signal.SIGTERM) == 0
+        return process
+
+    start_and_stop()
     database, copy = system.folder / "bsm.db", system.folder / "copy.db"
     shutil.copy(database, copy)
-    system.start("bsm")
-    assert system.running["bsm"].end(signal.SIGTERM) == 0
+    start_and_stop()
     numbers = dict(system.rows("bsm")["key-number"])
     copy.replace(database)
     for again in (False, True):
-        system.start("bsm")
-        process = system.running["bsm"]
-        assert process.end(signal.SIGTERM) == 0
+        process = start_and_stop()
         assert any(e.get("event") == "restored" for e in process.events) is not again
         after = system.rows("bsm")["key-number"]
         for name, number in numbers.items():

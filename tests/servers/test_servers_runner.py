@@ -30,6 +30,8 @@ class Machine:
         self.state = state
         self.wake: float | None = None
         self.ticks: list[float] = []
+        self.forward: list[float] = []
+        self.last_restored = None
         self.received: list[BackendMessage] = []
 
     def receive(self, message: BackendMessage, now: float, peer: str) -> list[Output]:
@@ -43,6 +45,10 @@ class Machine:
         self.ticks.append(now)
         self.wake = None
         return []
+
+    def clock_forward(self, seconds: float, now: float) -> list[Output]:
+        self.forward.append(seconds)
+        return self.tick(now)
 
     def next_wakeup(self) -> float | None:
         return self.wake
@@ -128,6 +134,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.runner = Runner(Machine, self.disk, clock=self.clock, ask=self.ask, air=self.air.append, watcher=self.seen)
+        self.runner.open()
 
     async def ask(self, message: BackendMessage) -> BackendMessage:
         self.sent.append(message)
@@ -136,11 +143,13 @@ class Bench:
         return message.answer(0, now=0)
 
 
-def run(test: Callable[[Bench], Coroutine[object, object, None]]) -> Bench:
+def run(test: Callable[[Bench], Coroutine[object, object, None]], *, held: bool = False) -> Bench:
     """Run a test beside a runner; it fails when the runner does, unless the test looks at that itself."""
 
     async def both() -> Bench:
         bench = Bench()
+        if held:
+            bench.runner.hold()
         work = asyncio.create_task(bench.runner.run())
         await asyncio.wait_for(test(bench), 20)
         bench.runner.stop()
@@ -167,6 +176,41 @@ def test_an_answer_leaves_when_everything_of_its_input_is_stored() -> None:
         assert set(bench.disk.rows) == {"answer", "late"}
 
     run(test)
+
+
+def test_inputs_wait_while_the_runner_is_held() -> None:
+    """At a start, and when the store is found to be older than what has left: a new machine works on them (R51)."""
+
+    async def test(bench: Bench) -> None:
+        asked = asyncio.create_task(bench.runner.request(request(1), PEER))
+        await turns()
+        before = bench.runner.machine
+        assert not asked.done() and not before.received and not before.ticks and bench.runner.stuck == 0.0
+        await bench.runner.begin_anew()
+        bench.runner.open()
+        assert (await asked).is_answer
+        after = bench.runner.machine
+        assert after is not before and after.received == [request(1)] and not before.received
+        bench.runner.hold()
+        again = asyncio.create_task(bench.runner.request(request(2), PEER))
+        await turns()
+        assert not again.done()
+        bench.runner.open()
+        assert (await again).is_answer
+
+    run(test, held=True)
+
+
+def test_a_runner_that_is_held_stops_without_working() -> None:
+    async def test(bench: Bench) -> None:
+        asked = asyncio.create_task(bench.runner.request(request(1), PEER))
+        await turns()
+        bench.runner.stop()
+        with pytest.raises(LocalFlowError, match="stopping"):
+            await asked
+        assert not bench.runner.machine.received
+
+    run(test, held=True)
 
 
 def test_outputs_leave_in_the_order_of_their_inputs() -> None:
@@ -283,7 +327,7 @@ def test_a_step_of_the_clock_is_noticed_and_the_machine_told() -> None:
         bench.runner._awake()
         await bench.runner.command(lambda m, now: [])
         assert bench.seen.steps == [3600.0]
-        assert bench.runner.machine.ticks[before:] == [bench.clock.time]
+        assert bench.runner.machine.ticks[before:] == [bench.clock.time] and bench.runner.machine.forward == [3600.0]
         before_it = bench.runner.machine
         bench.clock.time -= 3600.0
         bench.runner._awake()
