@@ -81,7 +81,7 @@ class BSDA:
         self._not_before: dict[tuple[str, int, Tag, Profile], float] = {}
         self._complaints: dict[tuple[str, int], str] = {}
         self._polls: Agenda[str] = Agenda()
-        self._carousel_ends: Agenda[str] = Agenda()
+        self._carousel_ends: Agenda[tuple[str, str]] = Agenda()  # by source and name: names of two BSMs do not mix
         self._resumed = False
         for config in self._streams.values():
             self._services.setdefault(config.service, []).append(config.key)
@@ -246,7 +246,7 @@ class BSDA:
         for service in list(self._polls.due(now)):
             self._poll_objects(service, now)
         for name in list(self._carousel_ends.due(now)):
-            self._drop_object(name)
+            self._drop_object(*name)
         self._allocator.prune(now)
 
     def _expired(self, asked: Asked) -> None:
@@ -263,9 +263,9 @@ class BSDA:
 
     def _resume(self, now: float) -> None:
         """After a restart: what was on air goes on air again, the key in use stays in use (R40), the carousel turns."""
-        for (name,), put in self._journal.rows("carousel", CarouselPut).items():
+        for (source, name), put in self._journal.rows("carousel", CarouselPut).items():
             self._journal.emit(put)
-            self._carousel_ends.set(str(name), self._journal.get("carousel-end", (name,), int))
+            self._carousel_ends.set((str(source), str(name)), self._journal.get("carousel-end", (source, name), int))
         if self._restored is not None:
             self._recoveries.note(self._restored)
         for service in (*self._services, ALL_SERVICES):
@@ -474,24 +474,27 @@ class BSDA:
         if (message.tag is Tag.RegDelivery) != (message.service == ALL_SERVICES):
             raise PeerFlowError(Status.INVALID_REQUEST, "scope does not go with the tag (R29)")
         if message.replaces is not None:
-            self._drop_object(message.replaces)
-        self._put_object(message.message_id, message.service, message.items, message.end)
+            self._drop_object(message.source, message.replaces)
+        self._put_object(message.source, message.message_id, message.service, message.items, message.end)
         return message.answer(Status.SUCCESS, now=now)
 
-    def _put_object(self, name: str, service: str, items: tuple[object, ...], end: int | None) -> None:
-        put = CarouselPut(name, service, tuple(i for i in items if isinstance(i, bytes)))
-        self._journal.put("carousel", (name,), put)
+    def _put_object(self, source: str, name: str, service: str, items: tuple[object, ...], end: int | None) -> None:
+        key = (source, name)
+        put = CarouselPut(f"{source} {name}", service, tuple(i for i in items if isinstance(i, bytes)))
+        self._journal.put("carousel", key, put)
         if end is not None:
-            self._journal.put("carousel-end", (name,), end)
-        self._carousel_ends.set(name, end)
+            self._journal.put("carousel-end", key, end)
+        self._carousel_ends.set(key, end)
         self._journal.emit(put)
 
-    def _drop_object(self, name: str) -> None:
-        if self._journal.get("carousel", (name,), CarouselPut) is not None:
-            self._journal.drop("carousel", (name,))
-            self._journal.drop("carousel-end", (name,))
-            self._carousel_ends.set(name, None)
-            self._journal.emit(CarouselDrop(name))
+    def _drop_object(self, source: str, name: str) -> None:
+        key = (source, name)
+        put = self._journal.get("carousel", key, CarouselPut)
+        if put is not None:
+            self._journal.drop("carousel", key)
+            self._journal.drop("carousel-end", key)
+            self._carousel_ends.set(key, None)
+            self._journal.emit(CarouselDrop(put.object_id))
 
     def _take_keys(self, message: BackendMessage, now: float) -> BackendMessage:
         """F4, pushed: all or nothing."""
@@ -746,7 +749,8 @@ class BSDA:
             case Tag.LTKMRequest | Tag.RegRequest if good and answer.items:
                 self._journal.drop("refetch", (message.service,))
                 # One object for each service: what is pulled next takes its place.
-                self._put_object(f"pulled {int(message.tag)} {message.service}", answer.service, answer.items, message.end)
+                name = f"pulled {int(message.tag)} {message.service}"
+                self._put_object(answer.source, name, answer.service, answer.items, message.end)
                 self._journal.emit(FlowDone("F1" if message.tag is Tag.RegRequest else "F2", None, message.service))
         if message.tag in (Tag.LTKMRequest, Tag.RegRequest) and answer.status == Status.NON_EXISTENT:
             self._journal.drop("refetch", (message.service,))
