@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.parsers import expat
@@ -19,6 +20,7 @@ from pybcast.errors import BadLength, BadValue, Unsupported
 
 MAX_FDT: Final = 65_536  # octets of XML: some 250 objects - confidence: own
 MAX_FILES: Final = 512
+MAX_ELEMENTS: Final = 4 * MAX_FILES  # of all kinds: each costs about a microsecond, and 64 KiB have room for 16,000
 _NAMESPACE: Final = ("urn:IETF:metadata:2005:FLUTE:FDT", "urn:ietf:params:xml:ns:fdt", "urn:3GPP:metadata:2022:FLUTE:FDT")
 """RFC 6726's, that of its IANA entry, and the profile of 3GPP TS 26.346 annex L.6, which we send."""
 _ENCODINGS: Final = {0: 0, 1: zlib.MAX_WBITS, 2: -zlib.MAX_WBITS, 3: zlib.MAX_WBITS | 16}
@@ -68,20 +70,35 @@ def parse(data: bytes) -> Fdt:
         raise BadValue(
             min(max(reader.parser.ErrorByteIndex, 0), len(data)), "FDT-Instance", "XML", expat.ErrorString(error.code)
         ) from None
+    finally:
+        reader.release()
     return reader.made()
 
 
 class _Reader:
     def __init__(self) -> None:
         self.parser = expat.ParserCreate(namespace_separator="|")
-        self.parser.StartElementHandler = self._start
-        self.parser.StartDoctypeDeclHandler = self._refuse
-        self.parser.EntityDeclHandler = self._refuse
         self._depth = 0
+        self._elements = 0
         self._expires: int | None = None
         self._common: dict[str, str] = {}
         self._files: list[File] = []
-        self.parser.EndElementHandler = self._end
+        self._handle(self._start, self._end, self._refuse)
+
+    def release(self) -> None:
+        """Parser and reader refer to each other: a flood of descriptions would hold memory until the collector comes."""
+        self._handle(None, None, None)
+
+    def _handle(
+        self,
+        start: Callable[[str, dict[str, str]], None] | None,
+        end: Callable[[str], None] | None,
+        refuse: Callable[..., None] | None,
+    ) -> None:
+        self.parser.StartElementHandler = start
+        self.parser.EndElementHandler = end
+        self.parser.StartDoctypeDeclHandler = refuse
+        self.parser.EntityDeclHandler = refuse
 
     def _refuse(self, *_: Any) -> None:
         raise Unsupported(self.parser.CurrentByteIndex, "FDT-Instance", "no document type", "one")
@@ -91,7 +108,10 @@ class _Reader:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
+        self._elements += 1
         at = self.parser.CurrentByteIndex
+        if self._elements > MAX_ELEMENTS:
+            raise BadLength(at, "FDT-Instance", f"at most {MAX_ELEMENTS} elements", "more")
         namespace, _, local = name.rpartition("|")
         if self._depth == 1:
             if local != "FDT-Instance" or namespace not in _NAMESPACE:
