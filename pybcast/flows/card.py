@@ -78,6 +78,9 @@ class Card(Protocol):
     def ltkm(self, data: bytes, now: float) -> bytes | None:
         """Take an LTKM or a parental control message; the verification message when one was asked for."""
 
+    def examine(self, data: bytes, now: float) -> None:
+        """Refuse what ``ltkm`` would refuse now for its MAC, COUNTER or key; take nothing."""
+
     def stkm(self, data: bytes) -> ClearSmartcardStkm:
         """Open a STKM."""
 
@@ -190,7 +193,20 @@ class SimulatedCard:
 
     # --- LTKM (F2) ----------------------------------------------------------------------------------------------------
 
+    def examine(self, data: bytes, now: float) -> None:
+        self._opened(data, now)
+
     def ltkm(self, data: bytes, now: float) -> bytes | None:
+        clear, row = self._opened(data, now)
+        answer = self._answer(clear, row) if clear.verification_requested else None
+        if isinstance(clear, ClearSmartcardParental):
+            self._journal.put("parental", (clear.rating_type,), clear.level_granted)
+        else:
+            self._install(clear)
+        self._journal.put("smk", (row.idr, row.idi), replace(row, counter=clear.counter))
+        return answer
+
+    def _opened(self, data: bytes, now: float) -> tuple[ClearSmartcardLtkm | ClearSmartcardParental, SmkFile]:
         mikey = codec.decode(data, "mikey")
         assert isinstance(mikey, MikeyMessage)
         parental = any(
@@ -205,13 +221,7 @@ class SimulatedCard:
             raise Replay("LTKM COUNTER is not above the stored one")
         clear = codec.open(data, Keys(smk=row.smk), sealed.kind)
         assert isinstance(clear, ClearSmartcardLtkm | ClearSmartcardParental)
-        answer = self._answer(clear, row) if clear.verification_requested else None
-        if isinstance(clear, ClearSmartcardParental):
-            self._journal.put("parental", (clear.rating_type,), clear.level_granted)
-        else:
-            self._install(clear)
-        self._journal.put("smk", (row.idr, row.idi), replace(row, counter=clear.counter))
-        return answer
+        return clear, row
 
     @staticmethod
     def _answer(clear: ClearSmartcardLtkm | ClearSmartcardParental, row: SmkFile) -> bytes:

@@ -219,11 +219,7 @@ class Device:
 
     def ltkm(self, data: bytes) -> None:
         """Take a BCRO.  One that addresses others is ``KeyUnavailable`` and moves nothing (R21)."""
-        sealed = codec.decode(data, "drm-ltkm")
-        assert isinstance(sealed, Bcro)
-        iek, riak, address = self._keys_for(sealed)
-        clear = codec.open(data, Keys(iek=iek, riak=riak), "drm-ltkm")
-        assert isinstance(clear, ClearBcro)
+        clear, address = self._opened(data)
         stamp = clear.bcro_timestamp
         if stamp is None:
             raise BadValue(None, "bcro_timestamp", "a timestamp (R21)", "none")
@@ -238,6 +234,18 @@ class Device:
             self._journal.put("right", (asset.BCI, address), Right(key, clear.permissions, stamp, clear.refresh_time))
             self._journal.put("bcro", (address, asset.BCI), mark)
         self._make_room()
+
+    def examine(self, data: bytes) -> None:
+        """Refuse a BCRO that is not for this device or not authentic; take nothing."""
+        self._opened(data)
+
+    def _opened(self, data: bytes) -> tuple[ClearBcro, RowKey]:
+        sealed = codec.decode(data, "drm-ltkm")
+        assert isinstance(sealed, Bcro)
+        iek, riak, address = self._keys_for(sealed)
+        clear = codec.open(data, Keys(iek=iek, riak=riak), "drm-ltkm")
+        assert isinstance(clear, ClearBcro)
+        return clear, address
 
     def _make_room(self) -> None:
         """Forget the oldest rights beyond ``MAX_RIGHTS``, with their marks; a floor keeps what is as old from coming back."""

@@ -46,7 +46,9 @@ from pybcast.wire.smartcard import TEK_SALT_DATA
 MAX_COLLECTED: Final = 64
 """Different STKMs held while collecting: a stream has two on air, more is an attack.  Then the collection ends at once."""
 MAX_OBJECTS: Final = 4096
-"""LTKMs for this terminal in one carousel cycle, and objects remembered: more is an attack.  Then the cycle ends at once."""
+"""LTKMs for this terminal in one carousel cycle, and objects remembered: more is an attack.  Then the forged ones are dropped."""
+MAX_OBJECT_OCTETS: Final = 8 << 20
+"""Of these LTKMs: some 2,000 octets each; one may have 65,507."""
 MAX_DONE: Final = 1024
 """STKMs of a stream that need no second look; beyond, the oldest gets one."""
 RETRY_CYCLES: Final = 10
@@ -146,6 +148,7 @@ class Terminal:
         self._journal = Journal(state)
         self._streams: dict[tuple[str, int], _Stream] = {}
         self._objects: list[_Object] = []
+        self._object_octets = 0
         self._objects_due: float | None = None
         self._first_cycle: float | None = None
         self._seen: dict[bytes, float] = {}
@@ -235,11 +238,12 @@ class Terminal:
             elif kind == ltkm and (found := self._sort(data, digest)) is not None:
                 self._remember(digest, _FOR_EVER)
                 self._objects.append(found)
+                self._object_octets += len(data)
                 if self._objects_due is None:  # what was on air since the first tuning is a whole cycle too (R7)
                     first = self._first_cycle
                     self._objects_due = first if first is not None and now < first else now + self._cycle
-                if len(self._objects) >= MAX_OBJECTS:
-                    self._feed(now)
+                if len(self._objects) >= MAX_OBJECTS or self._object_octets >= MAX_OBJECT_OCTETS:
+                    self._weed(now)
         except BcastError as error:
             self._remember(digest, now + RETRY_CYCLES * self._cycle)
             self._journal.emit(Refused(registration if kind == registration else self._ltkm_kind, error))
@@ -321,7 +325,7 @@ class Terminal:
 
         COUNTERs of one sender are ordered as RFC 1982 orders them: the wrap does not turn a cycle round.
         """
-        objects, self._objects, self._objects_due = self._objects, [], None
+        objects, self._objects, self._objects_due, self._object_octets = self._objects, [], None, 0
         origin: dict[tuple[bytes, ...], int] = {}
 
         def place(item: _Object) -> tuple[tuple[bytes, ...], int]:
@@ -338,14 +342,35 @@ class Terminal:
                 answer = self._card.ltkm(item.data, now)
                 if answer is not None:
                     self._journal.emit(Answer(answer))
-            except KeyUnavailable as error:  # its registration may have been lost: look again in the next cycle
-                self._seen.pop(item.digest, None)
-                self._journal.emit(Refused(self._ltkm_kind, error))
             except BcastError as error:
-                self._remember(item.digest, now + RETRY_CYCLES * self._cycle)
-                self._journal.emit(Refused(self._ltkm_kind, error))
+                self._refuse(item, error, now)
         for held in self._streams.values():
             self._unlock(held, now)
+
+    def _weed(self, now: float) -> None:
+        """More than a cycle has: what is not authentic goes.  A cycle that ended early would put COUNTERs out of order (R7)."""
+        objects, self._objects, self._object_octets = self._objects, [], 0
+        for item in objects:
+            try:
+                if self._device is not None:
+                    self._device.examine(item.data)
+                else:
+                    assert self._card is not None
+                    self._card.examine(item.data, now)
+            except BcastError as error:
+                self._refuse(item, error, now)
+            else:
+                self._objects.append(item)
+                self._object_octets += len(item.data)
+        if len(self._objects) > MAX_OBJECTS // 2 or self._object_octets > MAX_OBJECT_OCTETS // 2:
+            self._feed(now)  # all of a very large cycle
+
+    def _refuse(self, item: _Object, error: BcastError, now: float) -> None:
+        if isinstance(error, KeyUnavailable):  # its registration may have been lost: look again in the next cycle
+            self._seen.pop(item.digest, None)
+        else:
+            self._remember(item.digest, now + RETRY_CYCLES * self._cycle)
+        self._journal.emit(Refused(self._ltkm_kind, error))
 
     def _unlock(self, held: _Stream, now: float) -> None:
         """What lacked a key is looked at again: of the periods that have begun the newest, and those to come, oldest first.

@@ -321,7 +321,7 @@ def test_a_carousel_of_others_is_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
     assert group.receive_object(other, NOW) == [] and group.next_wakeup() is None
 
 
-def test_a_flood_of_objects_ends_the_cycle_and_costs_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_forged_objects_costs_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal_module, "MAX_OBJECTS", 10)
     party = card_party()
     terminal = Terminal(card=party.card)
@@ -334,6 +334,64 @@ def test_a_flood_of_objects_ends_the_cycle_and_costs_bounded_memory(monkeypatch:
     terminal.receive_object(seal_ltkm(party, 1, sek_material()), NOW)
     terminal.tick(NOW + CAROUSEL_CYCLE)
     assert "sek" in party.card._journal.tables and MAX_OBJECTS > 10
+
+
+def test_a_flood_of_forged_objects_does_not_end_the_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R7: fed before all of a cycle was heard, an LTKM of a lower COUNTER that comes later would be refused as old."""
+    monkeypatch.setattr(terminal_module, "MAX_OBJECTS", 10)
+    party, fakes = card_party(), card_party(2)
+    terminal = Terminal(card=party.card)
+    idr = party.subscriber.idr.encode()
+    for n, counter in enumerate((7, 9, 3, 8)):  # tuned in amid a turn
+        terminal.receive_object(seal_ltkm(party, counter, sek_material(counter)), NOW + n)
+        for forged in range(25):
+            terminal.receive_object(seal_ltkm(fakes, 100 * n + forged + 1, sek_material(), idr=idr), NOW + n)
+        assert len(terminal._objects) < 10
+    outputs = terminal.tick(NOW + CAROUSEL_CYCLE)
+    assert not [text for text in refused(outputs) if "COUNTER" in text]
+    assert {counter for counter in (3, 7, 8, 9) if party.card.openable() >= {sek_material(counter).key_id[3:]}} == {8, 9}, (
+        "the card keeps two keys of a group: the newest"
+    )
+
+
+def test_a_flood_of_forged_bcros_does_not_end_the_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal_module, "MAX_OBJECTS", 10)
+    party, others = device_party(5), device_party(6)
+    terminal, ring = Terminal(device=party.device), []
+    for each in (party, others):
+        assert each.subscriber.udk is not None
+        ring.append(Keys(iek=Secret(each.subscriber.udk), riak=each.subscriber.riak))  # type: ignore[arg-type]  # the ring makes an IEK
+    mine, forged = ring
+    mode = {"address_mode": AddressMode.UNIQUE_DEVICE, "position_in_group": 5}
+    terminal.receive_object(seal_bcro(seak_material(), mine, **mode), NOW)
+    for n in range(30):
+        terminal.receive_object(seal_bcro(seak_material(n + 2), forged, **mode), NOW)
+        assert len(terminal._objects) < 10
+    assert not party.device.openable(), "collected, and not fed before the cycle's end"
+    terminal.tick(NOW + CAROUSEL_CYCLE)
+    assert party.device.openable()
+
+
+def test_objects_that_wait_are_bounded_in_octets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four thousand of the largest would be 268 MB."""
+    party, fakes = card_party(), card_party(2)
+    data = [seal_ltkm(fakes, n + 1, sek_material(), idr=party.subscriber.idr.encode()) for n in range(50)]
+    monkeypatch.setattr(terminal_module, "MAX_OBJECT_OCTETS", 10 * len(data[0]))
+    terminal = Terminal(card=party.card)
+    for item in data:
+        terminal.receive_object(item, NOW)
+        assert terminal._object_octets == sum(len(held.data) for held in terminal._objects) < 10 * len(data[0])
+
+
+def test_a_cycle_of_very_many_true_objects_is_fed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal_module, "MAX_OBJECTS", 10)
+    party = card_party()
+    terminal = Terminal(card=party.card)
+    for n in range(25):
+        terminal.receive_object(seal_ltkm(party, n + 1, sek_material(n + 1)), NOW)
+        assert len(terminal._objects) < 10
+    terminal.tick(NOW + CAROUSEL_CYCLE)
+    assert party.card.openable() == {sek_material(n).key_id[3:] for n in (24, 25)}
 
 
 # --- objects (R7, R22) --------------------------------------------------------------------------------------------------
