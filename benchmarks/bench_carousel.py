@@ -22,11 +22,12 @@ from typing import Any, Final, Protocol
 
 from pybcast.broadcast.carousel import Carousel, Settings
 from pybcast.broadcast.link import LinkClient, ask
-from pybcast.broadcast.objects import Objects
+from pybcast.broadcast.receiver import Sessions
 from pybcast.broadcast.segments import Encoder
 from pybcast.broadcast.turn import Wheels
 from pybcast.flows.events import CarouselPut
 
+SOURCE: Final = ("127.0.0.1", 1)
 PAGE: Final = 1_000  # LTKMs of one delivery (R30)
 OCTETS: Final = 240  # of an LTKM
 TICK: Final = os.sysconf("SC_CLK_TCK")
@@ -57,8 +58,8 @@ def bench_receive_a_page(benchmark: Benchmark) -> None:
     datagrams, now = Encoder(1).encode("page", 1, page), time.time()
 
     def receive() -> int:
-        objects = Objects(1)
-        return sum(len(objects.push(datagram, now)) for datagram in datagrams)
+        sessions = Sessions(1)
+        return sum(len(sessions.push(datagram, SOURCE, now)) for datagram in datagrams)
 
     assert benchmark(receive) == PAGE
     benchmark.extra_info["datagrams"] = len(datagrams)
@@ -71,8 +72,8 @@ def bench_receive_a_page_after_losses(benchmark: Benchmark) -> None:
     heard = [d for _ in range(2) for d in datagrams if rng.random() >= 0.1]
 
     def receive() -> int:
-        objects = Objects(1)
-        return sum(len(objects.push(datagram, now)) for datagram in heard)
+        sessions = Sessions(1)
+        return sum(len(sessions.push(datagram, SOURCE, now)) for datagram in heard)
 
     assert benchmark(receive) == PAGE
 
@@ -80,13 +81,13 @@ def bench_receive_a_page_after_losses(benchmark: Benchmark) -> None:
 def bench_what_is_heard_again(benchmark: Benchmark) -> None:
     """A turn of a page that the terminal has."""
     datagrams, now = Encoder(1).encode("page", 1, _page(1)), time.time()
-    objects = Objects(1)
+    sessions = Sessions(1)
     for datagram in datagrams:
-        objects.push(datagram, now)
+        sessions.push(datagram, SOURCE, now)
 
     def receive() -> None:
         for datagram in datagrams:
-            objects.push(datagram, now)
+            sessions.push(datagram, SOURCE, now)
 
     benchmark(receive)
 

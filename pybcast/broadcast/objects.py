@@ -1,37 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The receiving side of the carousel, without input and output: datagrams in, messages out.
+"""The receiving side of one FLUTE session, without input and output: packets in, messages out.
 
-Anyone can send to a multicast group, so nothing here trusts what comes: every number is checked before memory is taken for it, what
-is held is bounded whatever comes, and the oldest goes first.
-confidence: own - what a terminal holds of the carousel at most: 32 MiB, 8,192 objects, 512 packets that wait for their description
+Anyone can send to a multicast group, so nothing here trusts what comes.  Every number is checked before memory is taken for it.
+Every table is bounded in entries and octets, and an entry that holds nothing counts as one too.
 
-A version is announced by its file description.  The newest announced one of an object counts: an older one, from an old capture,
-is not taken as long as the newer one is announced at least every ``STALE`` seconds.
+An object is given when its content has the digest that a description names for its TOI, and once.  Several descriptions may name
+one TOI: that of our sender and forged ones.  They share its symbols, so none of them displaces anything that is assembled, and
+the one that is true is found when it is heard, again and again, before or after the symbols.  Versions have no order here: a
+description of a higher version, which anyone can send, says nothing against another.
+confidence: own - what a terminal holds of a FLUTE session at most: 24 MiB, 8,192 objects, 512 packets before their description
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
 from pybcast.broadcast import alc, bundle, fdt
+from pybcast.broadcast.symbols import Symbols, fits, sound
 from pybcast.errors import WireError
 from pybcast.flows.serial import near
 
-MAX_OBJECT: Final = bundle.MAX_BUNDLE  # octets of one object
-MAX_SYMBOLS: Final = 4_096  # of one object: of 32 octets at least where it is as large as it may be
+MAX_HELD: Final = 24 << 20  # octets of memory, about: some hundred objects that are not whole, and what is known of all others
 MAX_ANNOUNCED: Final = 8_192  # objects of a session: a million LTKMs
-MAX_HELD: Final = 32 << 20  # octets of objects that are not whole: some hundred of them at once
+MAX_KNOWN: Final = 1_024  # descriptions that need not be read again, empty ones too: ours name 8 objects each
+MAX_OPEN: Final = 2_048  # of which symbols are held: the others of ``MAX_ANNOUNCED`` are for descriptions without symbols
+MAX_RIVALS: Final = 4  # descriptions of one TOI: the right one, and forged ones; a right one comes again every second or so
 MAX_WAITING: Final = 512  # packets of objects that no description has named yet: what passes between two, many times over
-MAX_DESCRIPTIONS: Final = 16  # file descriptions of several packets that are not whole
-STALE: Final = 60.0  # seconds after which a version that is no longer announced no longer keeps out an older one
+MAX_HALVES: Final = 16  # file descriptions of several packets that are not whole
 LEEWAY: Final = 7_200  # seconds a description may be over by our clock: that may be wrong by an hour
-_BLOCK: Final = 128  # octets of memory that a block takes beside its symbols, about
-_SYMBOL: Final = 160  # and a symbol beside its own
-SCHEME: Final = "x-bcast:/"
+LARGE: Final = 8_192  # octets of a description from which on reading it counts as work: ours have 3,000
+_ENTRY: Final = 512  # octets of memory that an object takes that is known and no more, about
+BURST: Final = 100_000  # microseconds of work, about, that one packet may cause, and that may be for nothing at once
+PACE: Final = 50_000  # microseconds a second of work that may be for nothing, for each session; beyond, it waits - confidence: own
+_DIGEST: Final = 400  # octets of an object that are put together and digested in a microsecond, about
+_REPAIR: Final = 5  # microseconds of the repair of a symbol, for each symbol that it is repaired from
 LTKM_TYPE: Final = "application/vnd.oma.bcast.ltkm"
+SCHEME: Final = "x-bcast:/"
 NTP_UNIX: Final = 2_208_988_800
 
 
@@ -40,248 +47,323 @@ def location(name: str, number: int, version: int) -> str:
     return f"{SCHEME}{hashlib.sha256(name.encode()).hexdigest()[:16]}/{number}/{version}"
 
 
-def _read_location(text: str) -> tuple[str, int]:
-    """(object, version).  Of a location that is not of ours the whole names the object, and its version is 0."""
-    name, _, version = text.removeprefix(SCHEME).rpartition("/")
-    if text.startswith(SCHEME) and name and version.isascii() and version.isdigit() and len(version) <= 18:
-        return name, int(version)
-    return text, 0
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What matters of a description's file, of bounded size.  ``mark``: MD5 of the content, or where there is none, of the name."""
 
-
-class _Partial:
-    """An object while its symbols come: for each block, esi -> symbol.  ``octets``: of memory, about."""
-
-    __slots__ = ("blocks", "fti", "missing", "needs", "octets")
-
-    def __init__(self, fti: alc.Fti) -> None:
-        self.fti = fti
-        self.needs = alc.blocks(fti.length, fti.symbol, fti.block)
-        self.blocks: list[dict[int, bytes]] = [{} for _ in self.needs]
-        self.missing = len(self.needs)
-        self.octets = len(self.needs) * _BLOCK
-
-    def add(self, packet: alc.Packet) -> bool:
-        """Take a symbol.  Whether all blocks can be put together."""
-        if packet.sbn >= len(self.needs):
-            return False
-        block, need = self.blocks[packet.sbn], self.needs[packet.sbn]
-        if len(block) >= need or packet.esi in block:
-            return False
-        if packet.esi >= (need if self.fti.fec == alc.NO_CODE else 255) or not 0 < len(packet.payload) <= self.fti.symbol:
-            return False
-        block[packet.esi] = packet.payload
-        self.octets += len(packet.payload) + _SYMBOL
-        self.missing -= len(block) == need
-        return not self.missing
-
-    def whole(self) -> bytes:
-        parts = []
-        for block, need in zip(self.blocks, self.needs, strict=True):
-            lost = [esi for esi in range(need) if esi not in block]
-            if lost:
-                padded = {esi: symbol.ljust(self.fti.symbol, b"\0") for esi, symbol in block.items()}
-                block = padded | alc.repaired(padded, lost, self.fti.symbol)
-            parts += [block[esi] for esi in range(need)]
-        return b"".join(parts)[: self.fti.length]
-
-
-@dataclass(slots=True)
-class _Announced:
-    file: fdt.File
-    key: str
-    version: int
-    done: bool = False
-    partial: _Partial | None = None
-
-
-@dataclass(slots=True)
-class _Newest:
-    """The newest version of an object that was announced: when last, and whether it has been put together."""
-
-    version: int
-    md5: bytes
-    at: float
-    done: bool = False
-
-
-@dataclass
-class Objects:
-    """Puts objects together.  ``tsi``: the session.  ``require_check``: take no packet without our checksum; ``None``: as soon as
-    one with it was seen.
-
-    ``counts``: what came and what became of it, by name.
-    """
-
-    tsi: int
-    require_check: bool | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-    _files: OrderedDict[int, _Announced] = field(default_factory=OrderedDict)
-    _newest: OrderedDict[str, _Newest] = field(default_factory=OrderedDict)
-    _waiting: deque[alc.Packet] = field(default_factory=lambda: deque(maxlen=MAX_WAITING))
-    _descriptions: OrderedDict[tuple[int, alc.Fti], _Partial] = field(default_factory=OrderedDict)
-    _known: OrderedDict[bytes, fdt.Fdt] = field(default_factory=OrderedDict)
-    _known_files: int = 0
-    _held: int = 0
+    toi: int
+    fti: alc.Fti
+    digest: bool
+    mark: bytes
+    single: bool  # a message, not a bundle of messages
 
     @property
-    def held(self) -> int:
-        """Octets of objects that are not whole."""
-        return self._held
+    def key(self) -> tuple[object, ...]:
+        """Equal for what has the same content."""
+        return (self.mark, self.single) if self.digest else (self.mark, self.single, self.toi, self.fti)
 
-    def push(self, data: bytes, now: float) -> list[bytes]:
-        """One datagram at Unix time ``now``.  The messages of the object that it made whole, in their order."""
-        self.counts["datagrams"] += 1
-        try:
-            packet = alc.parse(data)
-        except WireError as error:
-            self.counts["corrupted" if error.field == "check" else "foreign"] += 1
-            return []
-        if packet.tsi != self.tsi or (self.require_check and not packet.checked):
-            self.counts["foreign"] += 1
-            return []
-        if packet.checked and self.require_check is None:
-            self.require_check = True
+
+def _file(file: fdt.File) -> _File:
+    mark = file.md5 or hashlib.md5(file.location.encode(), usedforsecurity=False).digest()
+    return _File(file.toi, file.fti, bool(file.md5), mark, file.content_type == LTKM_TYPE)
+
+
+@dataclass(slots=True)
+class _Rival:
+    """A description of a TOI.  ``tried``: the symbols as they are have another digest."""
+
+    file: _File
+    key: tuple[object, ...]
+    tried: bool = False
+
+
+@dataclass(slots=True)
+class _Object:
+    """``rivals``: its descriptions, the one heard last at the end."""
+
+    rivals: list[_Rival] = field(default_factory=list)
+    symbols: Symbols = field(default_factory=Symbols)
+
+
+class _Budget:
+    """Microseconds of work, about, that may be for nothing: ``BURST`` at once, ``PACE`` in a second."""
+
+    def __init__(self) -> None:
+        self._spent = 0.0
+        self._at = 0.0
+
+    def left(self, now: float) -> bool:
+        """Whether there is something left.  The last work may take more."""
+        self._spent = max(0.0, self._spent - PACE * max(0.0, now - self._at))
+        self._at = now
+        return self._spent < BURST
+
+    def spend(self, work: float) -> None:
+        self._spent += work
+
+
+class Objects:
+    """Puts the objects of one session together.
+
+    ``counts``: what came and what became of it, by name.  ``size``: octets of memory, about.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.size = 0
+        self._open: OrderedDict[int, _Object] = OrderedDict()  # by TOI: described, and symbols are held
+        self._named: OrderedDict[int, _Object] = OrderedDict()  # described, and none are held
+        self._waiting: OrderedDict[int, Symbols] = OrderedDict()  # symbols without a description
+        self._halves: OrderedDict[tuple[int, alc.Fti, int], Symbols] = OrderedDict()  # descriptions that are not whole
+        self._known: OrderedDict[bytes, tuple[int, tuple[_File, ...]]] = OrderedDict()  # descriptions that were read, by digest
+        self._given: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self._known_files = 0
+        self._waits = 0
+        self._worked = 0
+        self._reading = _Budget()  # of large descriptions, and of those that need repair
+        self._trying = _Budget()  # of contents with a wrong digest
+
+    @property
+    def assembles(self) -> bool:
+        """Whether it has symbols of an object that is described, or has given one."""
+        return bool(self._open or self._given)
+
+    def forget(self) -> None:
+        """Give everything again.  What is on its way stays."""
+        self.size -= _ENTRY * len(self._given)
+        self._given.clear()
+
+    def push(self, packet: alc.Packet, now: float) -> list[bytes]:
+        """One packet at Unix time ``now``.  The messages of the objects that it made whole, in their order."""
         found: list[bytes] = []
+        self._worked = 0
         if packet.toi != alc.FDT_TOI:
             self._take(packet, now, found)
         elif packet.fdt_id is not None and packet.fti is not None:
             self._describe(packet, packet.fdt_id, packet.fti, now, found)
+        while self.size > MAX_HELD:
+            self.shed()
         return found
 
     # --- descriptions -------------------------------------------------------------------------------------------------
 
     def _describe(self, packet: alc.Packet, fdt_id: int, fti: alc.Fti, now: float, found: list[bytes]) -> None:
-        if not 0 < fti.length <= fdt.MAX_FDT or not _sound(fti):
+        if not sound(fti, fdt.MAX_FDT) or not fits(packet, fti):
             self.counts["refused descriptions"] += 1
             return
-        key = (fdt_id, fti)
-        partial = self._descriptions.get(key)
-        if partial is None:
-            partial = self._descriptions[key] = _Partial(fti)
-            if len(self._descriptions) > MAX_DESCRIPTIONS:
-                self._descriptions.popitem(last=False)
-        if partial.add(packet):
-            del self._descriptions[key]
-            self._described(partial.whole(), packet.encoding, now, found)
+        key = (fdt_id, fti, packet.encoding)
+        half = self._halves.pop(key, None)
+        if half is None:
+            half = Symbols()
+        self.size -= half.octets
+        half.add(packet)
+
+        def affordable(work: int) -> bool:
+            left = self._reading.left(now)
+            self._reading.spend(_REPAIR * work if left else 0)
+            return left
+
+        data = half.content(fti, affordable)
+        if data is not None:
+            self._described(data, packet.encoding, now, found)
+            return
+        if len(self._halves) >= MAX_HALVES:  # one packet displaces no description of which more has come
+            least = min(self._halves, key=lambda key: self._halves[key].count)
+            self.size -= self._halves.pop(least).octets
+        self._halves[key] = half
+        self.size += half.octets
 
     def _described(self, data: bytes, encoding: int, now: float, found: list[bytes]) -> None:
-        digest = hashlib.sha256(data).digest()
+        digest = hashlib.sha256(data).digest() + bytes((encoding,))
         read = self._known.get(digest)
         if read is None:
-            try:
-                read = fdt.parse(fdt.plain(data, encoding))
-            except WireError:
-                self.counts["refused descriptions"] += 1
+            read = self._read(data, encoding, now)
+            if read is None:
                 return
             self._known[digest] = read
-            self._known_files += len(read.files)
-            while self._known_files > MAX_ANNOUNCED and len(self._known) > 1:
-                self._known_files -= len(self._known.popitem(last=False)[1].files)
-        self._known.move_to_end(digest)
-        if near(read.expires, now + NTP_UNIX) + LEEWAY < now + NTP_UNIX:
+            self._known_files += len(read[1])
+            self.size += _ENTRY * (1 + len(read[1]))
+            while self._known_files > MAX_ANNOUNCED or len(self._known) > MAX_KNOWN:
+                self._unlearn()
+        else:
+            self._known.move_to_end(digest)
+        expires, files = read
+        if near(expires, now + NTP_UNIX) + LEEWAY < now + NTP_UNIX:
             self.counts["old descriptions"] += 1
             return
         self.counts["descriptions"] += 1
-        fresh = [self._announce(file, now) for file in read.files]
-        if any(fresh):
-            waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
-            for packet in waiting:
-                self._take(packet, now, found)
+        for file in files:
+            self._announce(file, now, found)
 
-    def _announce(self, file: fdt.File, now: float) -> bool:
-        """Whether packets of it may be waiting."""
-        key, version = _read_location(file.location)
-        newest = self._newest.get(key)
-        if newest is not None and version < newest.version and now < newest.at + STALE:
-            self.counts["old versions"] += 1
-            return False
-        # Another version of the same content, as after a restart of the carousel, is nothing new.
-        same = newest is not None and newest.md5 == file.md5 and (file.md5 != b"" or newest.version == version != 0)
-        done = newest is not None and newest.done and same
-        self._newest[key] = _Newest(version, file.md5, now, done)
-        self._newest.move_to_end(key)
-        if len(self._newest) > MAX_ANNOUNCED:
-            self._newest.popitem(last=False)
-        known = self._files.get(file.toi)
-        if known is not None:
-            if known.file == file:
-                self._files.move_to_end(file.toi)
-                if done and not known.done:
-                    self._forget(known)
-                    known.done = True
-                return False
-            self._forget(known)  # another sender, or the same after a restart
-        if not 0 < file.fti.length <= MAX_OBJECT or not _sound(file.fti):
-            self.counts["oversize objects"] += 1
-            self._files.pop(file.toi, None)
-            return False
-        self._files[file.toi] = _Announced(file, key, version, done=done)
-        self._files.move_to_end(file.toi)
-        if len(self._files) > MAX_ANNOUNCED:
-            _, oldest = self._files.popitem(last=False)
-            self._forget(oldest)
-        return not done
+    def _read(self, data: bytes, encoding: int, now: float) -> tuple[int, tuple[_File, ...]] | None:
+        try:
+            text = fdt.plain(data, encoding)
+            if len(text) > LARGE:
+                if not self._reading.left(now):
+                    self.counts["delayed descriptions"] += 1
+                    return None
+                self._reading.spend(len(text) / 5)
+            read = fdt.parse(text)
+        except WireError:
+            self.counts["refused descriptions"] += 1
+            return None
+        files = {file.toi: _file(file) for file in reversed(read.files) if sound(file.fti)}  # the first of each TOI
+        self.counts["oversize objects"] += sum(not sound(file.fti) for file in read.files)
+        return read.expires, tuple(reversed(files.values()))
+
+    def _announce(self, file: _File, now: float, found: list[bytes]) -> None:
+        toi, key = file.toi, file.key
+        entry = self._open.get(toi) or self._named.get(toi)
+        if entry is None:
+            entry = self._named[toi] = _Object()
+        elif toi in self._named:
+            self._named.move_to_end(toi)
+        if key in self._given:
+            self._given.move_to_end(key)
+        rival = next((rival for rival in entry.rivals if rival.file == file), None)
+        if rival is None:
+            if len(entry.rivals) >= MAX_RIVALS:
+                done = (at for at, rival in enumerate(entry.rivals) if rival.key in self._given)
+                del entry.rivals[next(done, 0)]
+                self.size -= _ENTRY
+            rival = _Rival(file, key)
+            self.size += _ENTRY
+            entry.rivals.append(rival)
+        elif rival is not entry.rivals[-1]:
+            entry.rivals.remove(rival)
+            entry.rivals.append(rival)
+        while len(self._open) + len(self._named) > MAX_ANNOUNCED:
+            _, oldest = self._named.popitem(last=False)
+            self.size -= _ENTRY * len(oldest.rivals)
+        waiting = self._waiting.pop(toi, None)
+        if waiting is not None:
+            self._waits -= waiting.count
+            self.size -= waiting.octets
+            if any(rival.key not in self._given for rival in entry.rivals):
+                before = entry.symbols.octets
+                entry.symbols.take(waiting)
+                self.size += entry.symbols.octets - before
+                self._sort(toi, entry)
+        if entry.symbols.count and not rival.tried:
+            self._try(toi, entry, rival, now, found)
 
     # --- objects ------------------------------------------------------------------------------------------------------
 
     def _take(self, packet: alc.Packet, now: float, found: list[bytes]) -> None:
-        entry = self._files.get(packet.toi)
+        toi = packet.toi
+        entry = self._open.get(toi) or self._named.get(toi)
         if entry is None:
-            self._waiting.append(packet)
+            self._wait(packet)
             return
-        if entry.done:
+        wanted = [rival for rival in entry.rivals if rival.key not in self._given]
+        if not wanted:
             return
-        fti = entry.file.fti
-        if packet.fec != fti.fec:
+        wanted = [rival for rival in wanted if fits(packet, rival.file.fti)]
+        if not wanted:
             self.counts["refused symbols"] += 1
+            self._wait(packet)  # its description may come after a forged one
             return
-        if entry.partial is None:
-            entry.partial = _Partial(fti)
-            self._held += entry.partial.octets
-        before = entry.partial.octets
-        whole = entry.partial.add(packet)
-        self._held += entry.partial.octets - before
-        if whole:
-            self._complete(entry, now, found)
-        elif self._held > MAX_HELD:
-            self._evict(entry)
+        before = entry.symbols.octets
+        if not entry.symbols.add(packet):
+            return
+        self.size += entry.symbols.octets - before
+        self._sort(toi, entry)
+        for rival in wanted:
+            rival.tried = False
+            self._try(toi, entry, rival, now, found)
 
-    def _complete(self, entry: _Announced, now: float, found: list[bytes]) -> None:
-        assert entry.partial is not None
-        file = entry.file
-        content = entry.partial.whole()
-        self._forget(entry)
-        if file.md5 and hashlib.md5(content, usedforsecurity=False).digest() != file.md5:
-            self.counts["broken objects"] += 1  # and it is collected anew
+    def _wait(self, packet: alc.Packet) -> None:
+        waiting = self._waiting.get(packet.toi)
+        if waiting is None:
+            waiting = self._waiting[packet.toi] = Symbols()
+        octets, count = waiting.octets, waiting.count
+        waiting.add(packet)
+        self.size += waiting.octets - octets
+        self._waits += waiting.count - count
+        if not waiting.count:
+            del self._waiting[packet.toi]  # it was too much
+        while self._waits > MAX_WAITING:
+            _, oldest = self._waiting.popitem(last=False)
+            self._waits -= oldest.count
+            self.size -= oldest.octets
+
+    def _sort(self, toi: int, entry: _Object) -> None:
+        """Into the table where it belongs, at its end."""
+        here, there = (self._open, self._named) if entry.symbols.count else (self._named, self._open)
+        there.pop(toi, None)
+        here[toi] = entry
+        here.move_to_end(toi)
+        if len(self._open) > MAX_OPEN:
+            self._evict()
+
+    def _try(self, toi: int, entry: _Object, rival: _Rival, now: float, found: list[bytes]) -> None:
+        """Give the object, if its symbols are what this description says."""
+        if rival.key in self._given or self._worked >= BURST or not self._trying.left(now):
+            return  # what waits is tried again when it is described again, or has another symbol
+        file = rival.file
+        work = file.fti.length // _DIGEST
+
+        def repair(wanted: int) -> bool:
+            nonlocal work
+            work += _REPAIR * wanted
+            return True
+
+        content = entry.symbols.content(file.fti, repair)
+        if content is None:
             return
-        entry.done = True
-        newest = self._newest.get(entry.key)
-        if newest is not None and (newest.version, newest.md5) == (entry.version, file.md5):
-            newest.done = True
+        self._worked += work
+        if file.digest and hashlib.md5(content, usedforsecurity=False).digest() != file.mark:
+            self.counts["broken objects"] += 1  # a symbol or the description is forged: see `symbols`
+            rival.tried = True
+            self._trying.spend(work)
+            return
+        self._given[rival.key] = None
+        self.size += _ENTRY
+        if len(self._given) > MAX_ANNOUNCED:
+            self._given.popitem(last=False)
+            self.size -= _ENTRY
+        if all(other.key in self._given for other in entry.rivals):
+            self._clear(toi, entry)
         try:
-            found += bundle.decode(content) if file.content_type != LTKM_TYPE else (content,)
+            found += (content,) if file.single else bundle.decode(content)
         except WireError:
             self.counts["refused objects"] += 1
             return
         self.counts["objects"] += 1
 
-    def _forget(self, entry: _Announced) -> None:
-        if entry.partial is not None:
-            self._held -= entry.partial.octets
-            entry.partial = None
+    # --- bounds -------------------------------------------------------------------------------------------------------
 
-    def _evict(self, keep: _Announced) -> None:
-        """Make room: those described longest ago first."""
-        for entry in self._files.values():
-            if self._held <= MAX_HELD * 3 // 4:
-                break
-            if entry is not keep and entry.partial is not None:
-                self._forget(entry)
-                self.counts["evicted objects"] += 1
+    def shed(self) -> None:
+        """Give up something: what is the least loss, of that the oldest."""
+        if self._waiting:
+            _, waiting = self._waiting.popitem(last=False)
+            self._waits -= waiting.count
+            self.size -= waiting.octets
+        elif self._known:
+            self._unlearn()
+        elif self._halves:
+            self.size -= self._halves.popitem(last=False)[1].octets
+        elif self._open:
+            self._evict()
+        elif self._named:
+            self.size -= _ENTRY * len(self._named.popitem(last=False)[1].rivals)
+        elif self._given:
+            self._given.popitem(last=False)
+            self.size -= _ENTRY
 
+    def _unlearn(self) -> None:
+        _, (_, files) = self._known.popitem(last=False)
+        self._known_files -= len(files)
+        self.size -= _ENTRY * (1 + len(files))
 
-def _sound(fti: alc.Fti) -> bool:
-    """Whether an object may be cut like that."""
-    if not fti.symbol or not fti.block or -(-fti.length // fti.symbol) > MAX_SYMBOLS:
-        return False
-    return fti.fec == alc.NO_CODE or fti.block <= 255
+    def _evict(self) -> None:
+        """Those whose last symbol came longest ago first."""
+        toi, entry = next(iter(self._open.items()))
+        self._clear(toi, entry)
+        self.counts["evicted objects"] += 1
+
+    def _clear(self, toi: int, entry: _Object) -> None:
+        """Its symbols are not needed any more."""
+        self.size -= entry.symbols.octets
+        entry.symbols.clear()
+        self._sort(toi, entry)

@@ -15,57 +15,127 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from typing import Final, Self
 
+from pybcast.broadcast import alc
 from pybcast.broadcast.alc import MAX_DATAGRAM
 from pybcast.broadcast.bundle import MAX_MESSAGE
 from pybcast.broadcast.datagrams import hearing
-from pybcast.broadcast.objects import Objects
-from pybcast.errors import ConfigError
+from pybcast.broadcast.objects import MAX_HELD, Objects
+from pybcast.errors import ConfigError, WireError
 
 BUFFER: Final = 4 << 20  # octets that the system keeps for us while we do something else; it may give less
 TOGETHER: Final = 64  # datagrams that are read before others have their turn
 WAITING: Final = 10_000  # messages that wait to be taken, then reading stops
-MAX_SOURCES: Final = 4  # senders of one session: two headends, and who pretends
+WAITING_OCTETS: Final = 16 << 20  # and their octets
+MAX_SENDERS: Final = 64  # sessions that assemble: of two headends, and of those who pretend; a new one displaces the most silent
+MAX_STRANGERS: Final = 256  # sessions that do not assemble yet: enough for a new one of 40 packets a second among 10,000 forged
+MAX_STRANGE: Final = 8 << 20  # octets of these
 
 Source = tuple[str, int]
+_Sender = tuple[str, int, bool]
+"""Address, port, and whether its packets have our checksum."""
+
+
+class _Room:
+    """Sessions of one kind, at most ``most`` with ``octets`` in all.
+
+    Beyond, the address that has most gives way: with the session that was silent longest, or octets of its largest.  So nobody
+    takes anything from an address that has less.
+    """
+
+    def __init__(self, most: int, octets: int) -> None:
+        self._most, self._octets = most, octets
+        self.sessions: OrderedDict[_Sender, Objects] = OrderedDict()
+        self.size = 0
+        self.counts: Counter[str] = Counter()  # of sessions that are gone
+
+    def add(self, key: _Sender, session: Objects) -> None:
+        if len(self.sessions) >= self._most:
+            of = Counter(address for address, _, _ in self.sessions)
+            share = max(of.values())
+            self.counts.update(self.remove(next(key for key in self.sessions if of[key[0]] == share)).counts)
+        self.sessions[key] = session
+        self.grown(session.size)
+
+    def remove(self, key: _Sender) -> Objects:
+        session = self.sessions.pop(key)
+        self.size -= session.size
+        return session
+
+    def grown(self, octets: int) -> None:
+        """A session has changed its size by so much."""
+        self.size += octets
+        while self.size > self._octets:
+            of: Counter[str] = Counter()
+            for (address, _, _), session in self.sessions.items():
+                of[address] += session.size
+            most = max(of, key=of.__getitem__)
+            largest = max((held for key, held in self.sessions.items() if key[0] == most), key=lambda held: held.size)
+            before = largest.size
+            while largest.size > before * 7 // 8:
+                largest.shed()
+            self.size += largest.size - before
 
 
 class Sessions:
-    """The session of each sender (RFC 6726 3.3: a TSI is one of a source): the TOIs of two headends, or of a carousel before and
-    after its restart, are not the same.
+    """The session of each sender (RFC 6726 3.3: a TSI is one of a source): TOIs and FDT ids of one are not those of another.
 
-    Beyond ``MAX_SOURCES`` the one that has been silent longest goes, of those that have given nothing.
+    Packets with our checksum and without are of two sessions, so that what has lost its checksum on the way is not mixed with what
+    is whole.  A session opens for a packet of our TSI that is as it was sent, and for nothing else.  It is a stranger until it
+    assembles an object, and strangers displace strangers only.
     """
 
     def __init__(self, tsi: int) -> None:
         self._tsi = tsi
-        self._of: OrderedDict[Source, Objects] = OrderedDict()
-        self.gone: Counter[str] = Counter()
+        self._strangers = _Room(MAX_STRANGERS, MAX_STRANGE)
+        self._senders = _Room(MAX_SENDERS, MAX_HELD)
+        self._counts: Counter[str] = Counter()
 
     def push(self, data: bytes, source: Source, now: float) -> list[bytes]:
-        """One datagram at Unix time ``now``; what it made whole."""
-        session = self._of.get(source)
+        """One datagram at Unix time ``now``; the messages of what it made whole, in their order."""
+        self._counts["datagrams"] += 1
+        try:
+            packet = alc.parse(data)
+        except WireError as error:
+            self._counts["corrupted" if error.field == "check" else "foreign"] += 1
+            return []
+        if packet.tsi != self._tsi:
+            self._counts["foreign"] += 1
+            return []
+        key = (*source, packet.checked)
+        room = self._senders
+        session = room.sessions.get(key)
         if session is None:
-            if len(self._of) == MAX_SOURCES:
-                useless = (key for key, objects in self._of.items() if not objects.counts["objects"])
-                self.gone.update(self._of.pop(next(useless, next(iter(self._of)))).counts)
-            session = self._of[source] = Objects(self._tsi)
-        self._of.move_to_end(source)
-        return session.push(data, now)
+            room = self._strangers
+            session = room.sessions.get(key)
+            if session is None:
+                session = Objects()
+                room.add(key, session)
+        room.sessions.move_to_end(key)
+        before = session.size
+        found = session.push(packet, now)
+        room.grown(session.size - before)
+        if room is self._strangers and session.assembles:
+            self._senders.add(key, room.remove(key))
+        return found
 
     @property
     def counts(self) -> Counter[str]:
         """What came, by what became of it."""
-        return sum((objects.counts for objects in self._of.values()), self.gone)
+        rooms = (self._strangers, self._senders)
+        held = (session.counts for room in rooms for session in room.sessions.values())
+        return sum(held, self._counts + self._strangers.counts + self._senders.counts)
 
     @property
-    def held(self) -> int:
-        """Octets of objects that are not whole."""
-        return sum(objects.held for objects in self._of.values())
+    def size(self) -> int:
+        """Octets of memory, about."""
+        return self._strangers.size + self._senders.size
 
     def forget(self) -> None:
         """Give everything again."""
-        self.gone = self.counts
-        self._of.clear()
+        for session in self._senders.sessions.values():
+            before = session.size
+            session.forget()
+            self._senders.grown(session.size - before)
 
 
 class Listener:
@@ -89,6 +159,7 @@ class Listener:
         self._place, self._interface, self._source, self._on_message = (address, port), interface, source, on_message
         self._socket: socket.socket | None = None
         self._messages: deque[bytes] = deque()
+        self._octets = 0  # of them
         self._reading = False
         self._woken = asyncio.Event()
         self.datagrams = 0
@@ -134,7 +205,8 @@ class Listener:
             self._woken.clear()
             await self._woken.wait()
         message = self._messages.popleft()
-        if not self._reading and len(self._messages) < WAITING // 2:
+        self._octets -= len(message)
+        if not self._reading and len(self._messages) < WAITING // 2 and self._octets < WAITING_OCTETS // 2:
             self._resume()
         return message
 
@@ -171,8 +243,9 @@ class Listener:
                     self._on_message(message)
                 else:
                     self._messages.append(message)
+                    self._octets += len(message)
                     self._woken.set()
-            if len(self._messages) > WAITING:
+            if len(self._messages) > WAITING or self._octets > WAITING_OCTETS:
                 self._pause()
                 return
 
