@@ -133,7 +133,7 @@ def bench_ear(benchmark: Benchmark) -> None:
         out.connect(heard.getsockname())
         theirs.setblocking(False)
         burst = [stkm(n) for n in range(100)]
-        ear = _Ear(theirs, [heard])
+        ear = _Ear(theirs, [heard], [None])
         ear._match[0] = _matcher([MINE.hex()])
 
         def fill() -> None:

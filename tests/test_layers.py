@@ -25,6 +25,7 @@ FLOORS: Final = {
     "codec": 2,
     "flows": 3,
     "backend": 4, "broadcast": 4, "interaction": 4, "outlets": 4, "store": 4, "unixsocket": 4, "coredumps": 4, "https": 4,
+    "sourcefilter": 4,
     "servers": 5,
     "demo": 6,
     "cli": 7,
@@ -37,6 +38,7 @@ WITHIN: Final = {
     ("secret", "errors"), ("messages", "errors"), ("messages", "secret"), ("jsontext", "errors"),
     ("broadcast", "unixsocket"), ("outlets", "unixsocket"), ("broadcast", "coredumps"), ("backend", "https"),
     ("interaction", "https"),
+    ("broadcast", "sourcefilter"), ("outlets", "sourcefilter"),
 }  # fmt: skip
 
 # `testing` stands beside the house: it sees floors 0-3, and only those at the top, and tests, see it.

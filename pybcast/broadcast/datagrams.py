@@ -17,6 +17,7 @@ from typing import Final
 
 from pybcast.broadcast.repeater import Datagram, Place, Slot
 from pybcast.errors import ConfigError
+from pybcast.sourcefilter import SourceFilter, join
 
 MOST: Final = 1024  # datagrams in one call: UIO_MAXIOV, beyond which the kernel silently takes fewer
 BUFFER: Final = 4 << 20  # octets of the socket's buffer: some slots' worth, for an interface that stalls - confidence: own
@@ -167,16 +168,18 @@ def sending(interface: str, ttl: int) -> socket.socket:
     return made
 
 
-def hearing(place: Place, interface: str) -> socket.socket:
-    """A UDP socket that hears what is sent to a place, a multicast group by an interface.  ``ConfigError`` when it cannot."""
+def hearing(place: Place, interface: str, senders: SourceFilter | None = None) -> socket.socket:
+    """A UDP socket that hears what is sent to a place, a multicast group by an interface.  ``ConfigError`` when it cannot.
+
+    ``senders``: whose datagrams are wanted; the others may come all the same, and are for the reader to refuse.
+    """
     host, port = place
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(place)
         if is_group(host):
-            wanted = socket.inet_aton(host) + socket.inet_aton(interface)
-            made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, wanted)
+            join(made, host, interface, senders)
         made.setblocking(False)
     except OSError as error:
         made.close()

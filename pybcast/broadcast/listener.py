@@ -28,6 +28,7 @@ from typing import Final
 from pybcast import coredumps, jsontext
 from pybcast.broadcast.datagrams import hearing
 from pybcast.errors import ConfigError
+from pybcast.sourcefilter import SourceFilter
 
 RECEIVE_BUFFER: Final = 8 << 20  # octets: 25 ms of 150,000 datagrams/s, which each count some 2 KiB there - confidence: own
 MAX_DATAGRAM: Final = 2048  # octets of a STKM; longer ones are cut, and refused when they are decoded
@@ -42,9 +43,9 @@ _SO_RCVBUFFORCE: Final = 33  # which Python does not name
 Address = tuple[str, int]
 
 
-def receiver(address: Address, interface: str) -> socket.socket:
-    """A socket that hears what is sent to ``address``, with much room.  ``ConfigError`` when it cannot."""
-    made = hearing(address, interface)
+def receiver(address: Address, interface: str, senders: SourceFilter | None = None) -> socket.socket:
+    """A socket that hears what is sent to ``address``, with much room, as ``hearing``.  ``ConfigError`` when it cannot."""
+    made = hearing(address, interface, senders)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     with contextlib.suppress(OSError):  # beyond the system's limit, for those who may
         made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
@@ -60,10 +61,20 @@ class Heard:
 
 
 class Listener:
-    """Listens to ``addresses`` and calls ``heard(index, datagram)`` in the event loop for what may be of use."""
+    """Listens to ``addresses`` and calls ``heard(index, datagram)`` in the event loop for what may be of use.
 
-    def __init__(self, addresses: Sequence[Address], interface: str, heard: Callable[[int, bytes], None]) -> None:
+    ``senders``: for each address whose datagrams are taken (resolved), ``None``: everybody's.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        interface: str,
+        heard: Callable[[int, bytes], None],
+        senders: Sequence[SourceFilter | None] = (),
+    ) -> None:
         self._heard = heard
+        self._senders = tuple(senders) or (None,) * len(addresses)
         self._sockets: list[socket.socket] = []
         self._wanted: dict[int, frozenset[bytes] | None] = {}
         self._child: subprocess.Popen[bytes] | None = None
@@ -73,8 +84,8 @@ class Listener:
         self.restarts = 0
         self._before = [Heard() for _ in addresses]
         try:
-            for address in addresses:
-                self._sockets.append(receiver(address, interface))
+            for address, wanted in zip(addresses, self._senders, strict=True):
+                self._sockets.append(receiver(address, interface, wanted))
         except ConfigError:
             self.stop()
             raise
@@ -86,10 +97,10 @@ class Listener:
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHANNEL)
         numbers = [theirs.fileno(), *(made.fileno() for made in self._sockets)]
+        words = [str(theirs.fileno()), *map(_word, self._sockets, self._senders)]
         self._child = subprocess.Popen(
-            [sys.executable, "-m", __name__, *map(str, numbers)], pass_fds=numbers, stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", __name__, *words], pass_fds=numbers, stdin=subprocess.DEVNULL, start_new_session=True
+        )
         theirs.close()
         self._channel = ours
         self._before = [Heard(c.datagrams, c.passed) for c in self.counts]
@@ -158,7 +169,18 @@ class Listener:
             self._child = None
 
 
+def _word(made: socket.socket, senders: SourceFilter | None) -> str:
+    """What the child is told of a port: its descriptor, and whose datagrams it takes."""
+    return ",".join((str(made.fileno()), *(() if senders is None else (senders.mode, *senders.sources))))
+
+
 # --- the child ------------------------------------------------------------------------------------------------------------
+
+
+def _port(word: str) -> tuple[socket.socket, SourceFilter | None]:
+    number, *filtered = word.split(",")
+    mode, *sources = filtered or [""]
+    return socket.socket(fileno=int(number)), SourceFilter("incl" if mode == "incl" else "excl", tuple(sources)) if mode else None
 
 
 def _matcher(said: list[str] | None) -> Callable[[bytes], object] | None:
@@ -172,8 +194,8 @@ def _matcher(said: list[str] | None) -> Callable[[bytes], object] | None:
 class _Ear:
     """The loop of the child."""
 
-    def __init__(self, channel: socket.socket, ports: Sequence[socket.socket]) -> None:
-        self._channel, self._ports = channel, ports
+    def __init__(self, channel: socket.socket, ports: Sequence[socket.socket], senders: Sequence[SourceFilter | None]) -> None:
+        self._channel, self._ports, self._senders = channel, ports, senders
         self._match: list[Callable[[bytes], object] | None] = [None] * len(ports)
         self._figures = array.array("Q", bytes(16 * len(ports)))
         self._allowed = [MAX_UNKNOWN] * len(ports)
@@ -212,12 +234,19 @@ class _Ear:
             self._match[index] = _matcher(needles)
 
     def _drain(self, index: int) -> None:
-        take, match = self._ports[index].recv, self._match[index]
+        made, match, senders = self._ports[index], self._match[index], self._senders[index]
+        take, take_from = made.recv, made.recvfrom
         count = 0
         try:
             while count < _BURST:
-                data = take(MAX_DATAGRAM)
-                count += 1
+                if senders is None:
+                    data = take(MAX_DATAGRAM)
+                    count += 1
+                else:
+                    data, sender = take_from(MAX_DATAGRAM)
+                    count += 1
+                    if not senders.admits(sender[0]):
+                        continue
                 if match is not None:
                     if match(data) is None:
                         continue
@@ -239,17 +268,18 @@ class _Ear:
         return True
 
 
-def main(numbers: Sequence[int]) -> None:
-    """Be an ear: the channel's descriptor, then those of the ports."""
+def main(words: Sequence[str]) -> None:
+    """Be an ear: the channel's descriptor, then the ports (``_word``)."""
     coredumps.switch_off()
-    channel, *ports = (socket.socket(fileno=number) for number in numbers)
+    channel = socket.socket(fileno=int(words[0]))
+    ports, senders = zip(*map(_port, words[1:]), strict=True)
     channel.setblocking(False)
     with contextlib.suppress(OSError):
         os.nice(-5)
     gc.disable()  # nothing here makes cycles
     with contextlib.suppress(KeyboardInterrupt, ConnectionError):  # the terminal is gone
-        _Ear(channel, ports).run()
+        _Ear(channel, ports, senders).run()
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]])
+    main(sys.argv[1:])

@@ -21,6 +21,7 @@ from pybcast.broadcast.bundle import MAX_MESSAGE
 from pybcast.broadcast.datagrams import hearing
 from pybcast.broadcast.objects import MAX_HELD, Objects
 from pybcast.errors import ConfigError, WireError
+from pybcast.sourcefilter import SourceFilter
 
 BUFFER: Final = 4 << 20  # octets that the system keeps for us while we do something else; it may give less
 TOGETHER: Final = 64  # datagrams that are read before others have their turn
@@ -141,8 +142,8 @@ class Sessions:
 class Listener:
     """Hears datagrams, gives messages: to ``on_message`` as they come, or through ``async for``.
 
-    ``address``, ``port``: where they are sent to.  ``interface``: address of that by which a group is heard.  ``source``: the only
-    address to listen to, ``""`` = any.
+    ``address``, ``port``: where they are sent to.  ``interface``: address of that by which a group is heard.  ``senders``:
+    whose datagrams to take (resolved), ``None``: everybody's.
     """
 
     _largest = MAX_MESSAGE
@@ -153,16 +154,17 @@ class Listener:
         port: int,
         interface: str = "127.0.0.1",
         *,
-        source: str = "",
+        senders: SourceFilter | None = None,
         on_message: Callable[[bytes], None] | None = None,
     ) -> None:
-        self._place, self._interface, self._source, self._on_message = (address, port), interface, source, on_message
+        self._place, self._interface, self._senders, self._on_message = (address, port), interface, senders, on_message
         self._socket: socket.socket | None = None
         self._messages: deque[bytes] = deque()
         self._octets = 0  # of them
         self._reading = False
         self._woken = asyncio.Event()
-        self.datagrams = 0
+        self.datagrams = self.foreign = 0
+        """Datagrams that came, and those of senders that are not to be listened to."""
 
     @property
     def port(self) -> int:
@@ -171,7 +173,7 @@ class Listener:
 
     async def start(self) -> None:
         """Listen.  ``ConfigError`` when the port or the group cannot be had."""
-        made = hearing(self._place, self._interface)
+        made = hearing(self._place, self._interface, self._senders)
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         except OSError as error:
@@ -236,7 +238,10 @@ class Listener:
             except OSError:
                 continue  # of a datagram that went elsewhere: an ICMP message
             self.datagrams += 1
-            if len(data) > self._largest or (self._source and source[0] != self._source):
+            if self._senders is not None and not self._senders.admits(source[0]):
+                self.foreign += 1
+                continue
+            if len(data) > self._largest:
                 continue
             for message in self._messages_of(data, source):
                 if self._on_message is not None:
@@ -266,10 +271,10 @@ class CarouselReceiver(Listener):
         tsi: int,
         interface: str = "127.0.0.1",
         *,
-        source: str = "",
+        senders: SourceFilter | None = None,
         on_message: Callable[[bytes], None] | None = None,
     ) -> None:
-        super().__init__(address, port, interface, source=source, on_message=on_message)
+        super().__init__(address, port, interface, senders=senders, on_message=on_message)
         self.sessions = Sessions(tsi)
 
     def forget(self) -> None:

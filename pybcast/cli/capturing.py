@@ -21,8 +21,9 @@ from pybcast.broadcast.capture import GROUPS, Address, Writer, summary
 from pybcast.broadcast.listener import receiver
 from pybcast.cli.input import read
 from pybcast.cli.stopping import stopping
-from pybcast.errors import ConfigError
+from pybcast.errors import ConfigError, WireError
 from pybcast.messages import KINDS
+from pybcast.sourcefilter import SourceFilter
 
 HINTS: Final = (*KINDS, *GROUPS, "flute")
 MAX_DATAGRAM: Final = 65535
@@ -34,19 +35,23 @@ _RXQ_OVFL: Final = 40  # SO_RXQ_OVFL, which Python does not name: how many datag
 
 @dataclass(frozen=True)
 class Source:
-    """An address to listen on.  ``hint``: what it carries, one of ``HINTS``."""
+    """An address to listen on.  ``hint``: what it carries, one of ``HINTS``.  ``senders``: whose datagrams are taken."""
 
     address: Address
     hint: str
+    senders: SourceFilter | None = None
 
 
 @dataclass
 class Result:
-    """``lost``: datagrams that came and were dropped by the system, since nobody took them in time."""
+    """``lost``: datagrams that came and were dropped by the system, since nobody took them in time.  ``foreign``: that came from
+    senders that a session description does not name.
+    """
 
     datagrams: int = 0
     octets: int = 0
     lost: int = 0
+    foreign: int = 0
 
 
 def source(text: str) -> Source:
@@ -60,16 +65,30 @@ def source(text: str) -> Source:
     return Source((_resolved(host), int(port)), hint or "auto")
 
 
-def described(path: str) -> list[Source]:
-    """The addresses of a session description: STKM streams, LTKM push, carousel."""
-    found = sdp.parse(read(path, sdp.MAX_TEXT))
-    sources = [Source((_resolved(s.address), s.port), f"{s.profile}-stkm" if s.profile else "stkm") for s in found.stkm]
+def described(path: str, now: float) -> tuple[list[Source], list[str]]:
+    """The addresses of a session description: STKM streams, LTKM push, FLUTE sessions; and what of it is not obeyed, in words.
+
+    ``now``: NTP seconds.  Outside of its times a service is recorded all the same, with a word: whoever looks wants to see.
+    """
+    try:
+        found = sdp.parse(read(path, sdp.MAX_TEXT))
+    except WireError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    sources = [_source(s, f"{s.profile}-stkm" if s.profile else "stkm") for s in found.stkm]
     if found.ltkm is not None:
-        sources.append(Source((_resolved(found.ltkm.address), found.ltkm.port), "ltkm"))
-    sources += [Source((_resolved(s.address), s.port), "flute") for s in found.flute]
+        sources.append(_source(found.ltkm, "ltkm"))
+    sources += [_source(s, "flute") for s in found.flute]
     if not sources:
         raise ConfigError(f"{path}: no STKM stream, LTKM push or carousel in it")
-    return sources
+    told = [f"{path}: {ignored}" for ignored in found.ignored]
+    if not found.active(now):
+        told.append(f"{path}: its times (t=) are not now: nothing may come")
+    return sources, told
+
+
+def _source(where: sdp.Endpoint, hint: str) -> Source:
+    senders = None if where.senders is None else where.senders.resolved(socket.AF_INET)
+    return Source((_resolved(where.address), where.port), hint, senders)
 
 
 def _resolved(host: str) -> str:
@@ -152,6 +171,7 @@ def run(sources: Sequence[Source], out: str, *, interface: str, count: int | Non
             for ear in ears:
                 ear.socket.close()
             result.lost = sum(ear.lost for ear in ears)
+            result.foreign = sum(ear.foreign for ear in ears)
     return result
 
 
@@ -181,8 +201,9 @@ class _Ear:
     """One address."""
 
     def __init__(self, entry: Source, interface: str) -> None:
-        self.address, self.hint, self.lost = entry.address, entry.hint, 0
-        self.socket = receiver(entry.address, interface)
+        self.address, self.hint, self.senders = entry.address, entry.hint, entry.senders
+        self.lost = self.foreign = 0
+        self.socket = receiver(entry.address, interface, entry.senders)
         with suppress(OSError):
             self.socket.setsockopt(socket.SOL_SOCKET, _RXQ_OVFL, 1)
 
@@ -196,6 +217,9 @@ class _Ear:
             for level, kind, value in more:
                 if (level, kind) == (socket.SOL_SOCKET, _RXQ_OVFL):
                     (self.lost,) = struct.unpack("=I", value)
+            if self.senders is not None and not self.senders.admits(sender[0]):
+                self.foreign += 1
+                continue
             yield time.time_ns(), (sender[0], sender[1]), data
 
 

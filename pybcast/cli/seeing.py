@@ -76,15 +76,22 @@ def capture(
     """
     with answering(as_json=json):
         from pybcast.cli import capturing
+        from pybcast.outlets.media import ntp_now
 
-        sources = [entry for path in sdp or () for entry in capturing.described(path)]
+        sources = []
+        for path in sdp or ():
+            found, told = capturing.described(path, ntp_now())
+            sources += found
+            for text in told:
+                output.note_json({"note": text}) if json else output.note(output.plain(text))
         sources += [capturing.source(text) for text in address or ()]
         if not sources:
             raise ConfigError("where to listen? --sdp FILE, --address HOST:PORT")
         capturing.check(out)
         result = capturing.run(sources, out, interface=interface, count=count, seconds=seconds)
-        facts = {"file": out, "datagrams": result.datagrams, "octets": result.octets, "lost": result.lost}
+        facts = {"file": out, **asdict(result)}
         text = f"{out}: {result.datagrams} datagrams" + (f", {result.lost} lost before" if result.lost else "")
+        text += f", {result.foreign} of other senders (source-filter)" if result.foreign else ""
         if out == "-":
             output.note_json(facts) if json else output.note(text)
         else:

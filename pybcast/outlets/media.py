@@ -116,7 +116,7 @@ class Route:
     def carry(self) -> None:
         """Convert and send what waits, at most a burst of it."""
         now, convert = self._clock(), self.converter.convert
-        for packet in drain(self.source.rtp, BURST):
+        for packet in drain(self.source.rtp, BURST, self.source.senders):
             converted = convert(packet, now)
             if converted is not None:
                 self._send(self._rtp, converted)
@@ -124,7 +124,7 @@ class Route:
     def carry_rtcp(self) -> None:
         """Pass on what waits of RTCP."""
         may = self.converter.may_pass(self._clock())
-        for packet in drain(self.source.rtcp, BURST):
+        for packet in drain(self.source.rtcp, BURST, self.source.senders):
             if may:
                 self._send(self._rtcp, packet)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pybcast.errors import ConfigError
+from pybcast.sourcefilter import SourceFilter, join
 
 LOOPBACK: Final = "127.0.0.1"
 RECEIVE_BUFFER: Final = 4 << 20  # bytes, as far as the system allows: packets wait here while another process has the core
@@ -51,10 +51,11 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two bound sockets that do not block: RTP and RTCP."""
+    """Two bound sockets that do not block: RTP and RTCP.  ``senders``: whose datagrams are taken, ``None``: everybody's."""
 
     rtp: socket.socket
     rtcp: socket.socket
+    senders: SourceFilter | None = None
 
     @property
     def port(self) -> int:
@@ -76,20 +77,20 @@ class Pair:
         raise last or OSError("no even port free")
 
     @classmethod
-    def listen(cls, address: Address, interface: str = "") -> Pair:
+    def listen(cls, address: Address, interface: str = "", senders: SourceFilter | None = None) -> Pair:
         """What arrives at ``address``; a multicast group is joined on the interface with that address (IPv4) or name (IPv6).
 
-        ``ConfigError`` when it cannot be had.
+        ``senders``: whose datagrams are taken.  ``ConfigError`` when it cannot be had.
         """
         made: list[socket.socket] = []
         try:
             for port in (address.port, address.port + 1):
-                made.append(_bound(Address(address.host, port), interface))
+                made.append(_bound(Address(address.host, port), interface, senders))
         except OSError as error:
             for one in made:
                 one.close()
             raise ConfigError(f"cannot listen at {address}: {error.strerror or error}") from None
-        return cls(*made)
+        return cls(made[0], made[1], senders)
 
     def close(self) -> None:
         self.rtp.close()
@@ -113,14 +114,19 @@ def sending(address: Address, interface: str = "", ttl: int = 1) -> Pair:
         for one in made:
             one.close()
         raise ConfigError(f"cannot send to {address}: {error.strerror or error}") from None
-    return Pair(*made)
+    return Pair(made[0], made[1])
 
 
-def drain(source: socket.socket, most: int | None = None) -> Iterator[bytes]:
-    """Every datagram that waits in ``source``, at most ``most``."""
+def drain(source: socket.socket, most: int | None = None, senders: SourceFilter | None = None) -> Iterator[bytes]:
+    """Every datagram that waits in ``source``, at most ``most``; of ``senders`` only."""
     while most is None or most > 0:
         try:
-            yield source.recv(MAX_DATAGRAM)
+            if senders is None:
+                yield source.recv(MAX_DATAGRAM)
+            else:
+                data, sender = source.recvfrom(MAX_DATAGRAM)
+                if senders.admits(sender[0]):
+                    yield data
         except BlockingIOError:
             return
         except ConnectionRefusedError:
@@ -129,7 +135,7 @@ def drain(source: socket.socket, most: int | None = None) -> Iterator[bytes]:
             most -= 1
 
 
-def _bound(address: Address, interface: str) -> socket.socket:
+def _bound(address: Address, interface: str, senders: SourceFilter | None = None) -> socket.socket:
     made = socket.socket(address.family, socket.SOCK_DGRAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
@@ -138,13 +144,9 @@ def _bound(address: Address, interface: str) -> socket.socket:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # several receivers of one group on a machine
         made.bind(address)
         if address.multicast:
-            group = socket.inet_pton(address.family, address.host)
+            join(made, address.host, interface, senders)
             if address.family == socket.AF_INET:
-                own = socket.inet_aton(interface or "0.0.0.0")
-                made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + own)
                 made.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)  # not what others here have joined on this port
-            else:
-                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group + _index(interface).to_bytes(4, sys.byteorder))
     except BaseException:
         made.close()
         raise

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,17 +34,18 @@ class Fetcher:
 
     ``context``: makes TLS settings of the credentials' files, again when one of ``lists``, of revoked certificates, has changed.
     ``take``: what the machine says to what was fetched.  ``cycle``: seconds of the carousel, the measure of how often LTKMs change.
-    A card must be registered before it can ask for anything: with its SRK it says who it is.
+    ``tuned``: the streams that are received now; for others nothing is asked.  A card must be registered before it can ask for
+    anything: with its SRK it says who it is.
     """
 
     def __init__(
         self, url: str, context: Callable[[], Context], machine: Terminal, clock: Clock, take: Callable[[Sequence[Output]], None],
-        cycle: float, lists: Sequence[Path] = (),
+        cycle: float, tuned: Collection[tuple[str, int]], lists: Sequence[Path] = (),
     ) -> None:  # fmt: skip
         self._url, self._make, self._machine, self._clock = url, context, machine, clock
         self._lists = Watched(lists, clock.monotonic)
         self._context = context()
-        self._take, self._cycle = take, cycle
+        self._take, self._cycle, self._tuned = take, cycle, tuned
         self._client: InteractionClient | None = None
         self._account = ""
         self._missing = asyncio.Event()
@@ -98,6 +99,9 @@ class Fetcher:
         """Registration material and LTKMs: at the beginning, when a key is missing, and every few cycles."""
         attempt = 0
         while True:
+            if not self._tuned:
+                await asyncio.sleep(LEAST)
+                continue
             self._missing.clear()
             try:
                 client = await self._asking()
@@ -118,6 +122,10 @@ class Fetcher:
         """The STKM of the running period, then always the next one (F6)."""
         attempt, after = 0, None
         while True:
+            if (tuning.service, tuning.stream) not in self._tuned:
+                after = None
+                await asyncio.sleep(LEAST)
+                continue
             try:
                 client = await self._asking()
                 fetched = await client.stkm(

@@ -13,31 +13,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from pybcast import coredumps
 from pybcast.broadcast.listener import Listener
 from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener
-from pybcast.broadcast.sdp import Description, StkmStream
+from pybcast.broadcast.sdp import Description, Endpoint, Media, StkmStream
 from pybcast.errors import ConfigError, KeyUnavailable, Replay, StoreError, TransportError
 from pybcast.flows import Terminal, Tuning
 from pybcast.flows.config import CAROUSEL_CYCLE
 from pybcast.flows.events import Answer, Output, Persist, Refused, TekExpired, TekReady
 from pybcast.flows.terminal import RETRY_CYCLES
+from pybcast.messages import Protocol as Protection
 from pybcast.outlets.keysocket import KeyOutlet
 from pybcast.outlets.media import Route
 from pybcast.outlets.relay import Open
 from pybcast.outlets.udp import Address, Pair, sending
 from pybcast.servers import log
 from pybcast.servers.credentials import Credentials
+from pybcast.servers.described import Schedule, tell_what_is_not_obeyed
 from pybcast.servers.fetching import Fetcher
 from pybcast.servers.runner import Clock, SystemClock
+from pybcast.sourcefilter import SourceFilter, family_of, is_ip
 from pybcast.store import SqliteStore
 
 LOG: Final = logging.getLogger("pybcast.terminal")
@@ -45,6 +50,7 @@ CLEAN, USAGE, OUR_FAULT = 0, 2, 70
 LOOK: Final = 1.0  # seconds at most until the clock is looked at again
 REGISTRATION: Final = frozenset({"smk", "keyset", "domain"})
 """Tables of card and device that a registration changes."""
+Place = tuple[str, int]
 Via = Literal["broadcast", "interaction", "both"]
 
 Event = TekReady | TekExpired | Refused
@@ -87,6 +93,9 @@ class TerminalProcess:
         if twice := next((name for name, count in names.items() if count > 1), None):
             raise ConfigError(f"{twice[0] or 'a service without a name'} stream {twice[1]} is described twice")
         self.descriptions = tuple(descriptions)
+        self.schedule = Schedule(self.descriptions)
+        self._of = [index for index, d in enumerate(descriptions) for _ in d.streams(profile)]  # whose each stream is
+        self.tuned: set[tuple[str, int]] = set()
         self.cycle = max((d.cycle for d in descriptions if d.cycle is not None), default=CAROUSEL_CYCLE)
         channel = credentials.file.interaction
         urls = [channel.url] if channel is not None and channel.url else [d.interaction for d in descriptions if d.interaction]
@@ -158,8 +167,8 @@ class TerminalProcess:
                 open_.push_async_callback(socket.stop)
                 self._outlets.append(socket)
             now = self.clock.now()
-            for tuning in self.tunings:
-                self._take(self.machine.tune(tuning, now))
+            tell_what_is_not_obeyed(self.descriptions, self.credentials.profile)
+            self._tune(now)
             for ready in self.machine.held(now):  # from before a restart (R42)
                 self._take([ready])
             self._relay(open_, loop)
@@ -168,7 +177,7 @@ class TerminalProcess:
                 await self._listen(open_)
             if self.options.via != "broadcast":
                 self.fetcher = fetcher = Fetcher(
-                    self.url, self.credentials.context, self.machine, self.clock, self._take, self.cycle,
+                    self.url, self.credentials.context, self.machine, self.clock, self._take, self.cycle, self.tuned,
                     self.credentials.revocation_lists(),
                 )  # fmt: skip
                 open_.push_async_callback(fetcher.close)
@@ -188,36 +197,57 @@ class TerminalProcess:
         LOG.info("stopped", extra={"fields": {"event": "stopped", "refused": dict(self.refused)}})
         return CLEAN
 
+    def _tune(self, now: float) -> None:
+        """Tune to the services whose time has begun, and out of those whose time is over."""
+        changed = self.schedule.changed(now)
+        for tuning, index in zip(self.tunings, self._of, strict=True):
+            if index not in changed:
+                continue
+            if self.schedule.active(index):
+                self.tuned.add((tuning.service, tuning.stream))
+                self._take(self.machine.tune(tuning, now))
+            else:
+                self.tuned.discard((tuning.service, tuning.stream))
+                self._take(self.machine.tune_out(tuning.service, tuning.stream))
+
     def _relay(self, open_: contextlib.AsyncExitStack, loop: asyncio.AbstractEventLoop) -> None:
-        """Open the media streams for players that know no keys."""
+        """Open the media streams for players that know no keys.  One that cannot be opened costs the others nothing."""
         if not self.options.relays:
             return
         interface = self.credentials.file.terminal.interface
         media = [
-            (stream.service, stream.streamid, medium)
+            (stream, medium)
             for d in self.descriptions
             for stream in d.streams(self.credentials.profile)
             for medium in d.protected(stream.streamid)
         ]
         if len(self.options.relays) > len(media):
             raise ConfigError(f"{len(self.options.relays)} relays, but {len(media)} protected media streams in the descriptions")
-        for (service, stream, medium), target in zip(media, self.options.relays, strict=False):
-            converter = Open(service, stream)
-            source = Pair.listen(Address(medium.address, medium.port), interface)
+        refusals: list[str] = []
+        for (stream, medium), target in zip(media, self.options.relays, strict=False):
+            if why := _not_relayed(stream, medium):
+                refusals.append(f"--relay {target}: {medium.address}:{medium.port} is not opened: {why}")
+                LOG.error("%s", refusals[-1], extra={"fields": {"event": "not-relayed", "service": stream.service}})
+                continue
+            converter = Open(stream.service, stream.streamid)
+            source = Pair.listen(Address(medium.address, medium.port), interface, _senders(medium))
             route = Route(converter, source, [sending(Address.parse(target), interface)], self.clock.now)
             route.open(loop)
             open_.callback(route.close, loop)
             self._routes.append(route)
             self._outlets.append(_OfStream(converter))
+        if refusals and not self._routes:
+            raise ConfigError(refusals[0])
 
     # --- from outside into the machine ------------------------------------------------------------------------------------
 
     async def _listen(self, open_: contextlib.AsyncExitStack) -> None:
         interface = self.credentials.file.terminal.interface
-        places = sorted({tuning.where for tuning in self.tunings})
-        at_place = self._at_place = [
-            [(t, s) for t, s in zip(self.tunings, self.streams, strict=True) if t.where == place] for place in places
-        ]
+        at: dict[tuple[Place, SourceFilter | None], list[tuple[Tuning, StkmStream]]] = {}
+        for t, s in zip(self.tunings, self.streams, strict=True):
+            at.setdefault((t.where, _senders(s)), []).append((t, s))
+        _once_each(where for where, _ in at)
+        at_place = self._at_place = [*at.values()]
 
         def stkm(index: int, data: bytes) -> None:
             now = self.clock.now()
@@ -225,14 +255,24 @@ class TerminalProcess:
                 if len(at_place[index]) == 1 or _may_be(stream, data):
                     self._take(self.machine.receive_stkm(tuning.service, tuning.stream, data, now))
 
-        self.listener = listener = Listener(places, interface, stkm)
+        self.listener = listener = Listener([where for where, _ in at], interface, stkm, [senders for _, senders in at])
         open_.callback(listener.stop)
         self._want()
         listener.start()
-        for place in {(d.ltkm.address, d.ltkm.port) for d in self.descriptions if d.ltkm is not None}:
-            await open_.enter_async_context(LtkmListener(*place, interface, on_message=self._object))
-        for session in {(d.carousel.address, d.carousel.port, d.carousel.tsi) for d in self.descriptions if d.carousel is not None}:
-            receiver = CarouselReceiver(*session, interface, on_message=self._object)
+        pushes: dict[tuple[Place, SourceFilter | None], list[int]] = {}
+        carousels: dict[tuple[Place, int, SourceFilter | None], list[int]] = {}
+        for index, d in enumerate(self.descriptions):
+            if d.ltkm is not None:
+                pushes.setdefault(((d.ltkm.address, d.ltkm.port), _senders(d.ltkm)), []).append(index)
+            if (c := d.carousel) is not None:
+                carousels.setdefault(((c.address, c.port), c.tsi, _senders(c)), []).append(index)
+        _once_each(where for where, _ in pushes)
+        _once_each(where for where, _ in dict.fromkeys((where, senders) for where, _, senders in carousels))
+        for (where, senders), owners in pushes.items():
+            push = LtkmListener(*where, interface, senders=senders, on_message=partial(self._object, owners))
+            await open_.enter_async_context(push)
+        for (where, tsi, senders), owners in carousels.items():
+            receiver = CarouselReceiver(*where, tsi, interface, senders=senders, on_message=partial(self._object, owners))
             self._carousels.append(await open_.enter_async_context(receiver))
 
     def _want(self) -> None:
@@ -249,8 +289,10 @@ class TerminalProcess:
                     wanted |= openable
             self.listener.want(index, wanted or None)
 
-    def _object(self, data: bytes) -> None:
-        self._take(self.machine.receive_object(data, self.clock.now()))
+    def _object(self, owners: Sequence[int], data: bytes) -> None:
+        """An LTKM or registration object of a place that these descriptions name."""
+        if any(self.schedule.active(index) for index in owners):
+            self._take(self.machine.receive_object(data, self.clock.now()))
 
     # --- from the machine to outside --------------------------------------------------------------------------------------
 
@@ -272,6 +314,7 @@ class TerminalProcess:
     def _tick(self) -> None:
         for route in self._routes:
             route.look()
+        self._tune(self.clock.now())
         if self.clock.monotonic() >= self._heard_again:
             self._hear_again()
         self._take(self.machine.tick(self.clock.now()))
@@ -343,6 +386,25 @@ class _OfStream:
     def put(self, output: TekReady | TekExpired) -> None:
         if (output.service, output.stream) == (self._converter.service, self._converter.stream):
             self._converter.put(output)
+
+
+def _not_relayed(stream: StkmStream, medium: Media) -> str:
+    """Why a media stream cannot be opened; empty where it can."""
+    if stream.protocol not in (None, Protection.SRTP):
+        return f"{stream.protocol.name} protects it, and only SRTP is opened"
+    return medium.not_opened or ("" if is_ip(medium.address) else "its address is a host name")
+
+
+def _senders(where: Endpoint) -> SourceFilter | None:
+    """Whose datagrams are taken there, by their addresses.  ``ConfigError`` for a name that has none."""
+    return None if where.senders is None else where.senders.resolved(family_of(where.address))
+
+
+def _once_each(places: Iterable[Place]) -> None:
+    """``ConfigError`` for a place that two descriptions name with different senders: only of a group each has its own datagrams."""
+    for (host, port), count in Counter(places).items():
+        if count > 1 and not (is_ip(host) and ipaddress.ip_address(host).is_multicast):
+            raise ConfigError(f"{host}:{port}: two descriptions say different senders (source-filter)")
 
 
 def _named(stream: StkmStream) -> set[bytes]:

@@ -22,6 +22,7 @@ from pybcast.broadcast.receiver import CarouselReceiver, Listener, LtkmListener
 from pybcast.cli import main
 from pybcast.errors import ConfigError
 from pybcast.flows.events import CarouselDrop, CarouselPut
+from pybcast.sourcefilter import SourceFilter
 from pybcast.testing.impair import Impairment, UdpProxy
 
 NEWS: Final = "urn:example:news"
@@ -295,7 +296,7 @@ def test_a_callback_may_close(tmp_path: Path) -> None:
             closing.append(asyncio.get_running_loop().create_task(listener.close()))
 
         closing: list[asyncio.Task[None]] = []
-        listener = LtkmListener("127.0.0.1", 0, source="127.0.0.1", on_message=take)
+        listener = LtkmListener("127.0.0.1", 0, senders=SourceFilter("incl", ("127.0.0.1",)), on_message=take)
         await listener.start()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
             out.sendto(b"", ("127.0.0.1", listener.port))
@@ -307,14 +308,14 @@ def test_a_callback_may_close(tmp_path: Path) -> None:
         assert heard == [b"x"]
         with pytest.raises(StopAsyncIteration):
             await anext(listener)
-        strangers = LtkmListener("127.0.0.1", 0, source="192.0.2.1")
+        strangers = LtkmListener("127.0.0.1", 0, senders=SourceFilter("incl", ("192.0.2.1",)))
         async with strangers:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
                 out.sendto(b"x", ("127.0.0.1", strangers.port))
             async with asyncio.timeout(20):
                 while not strangers.datagrams:
                     await asyncio.sleep(0)
-            assert not strangers._messages
+            assert not strangers._messages and strangers.foreign == 1
 
     run(body())
 

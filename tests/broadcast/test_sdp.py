@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from pybcast.broadcast import sdp
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
 from pybcast.messages import Protocol
+from pybcast.sourcefilter import SourceFilter
 from pybcast.testing import mutate
 
+CASES_OF_OTHERS: Final = Path(__file__).parents[1] / "vectors" / "cases" / "sdp"
 TEXT: Final = """v=0
 o=- 3900000000 2 IN IP4 192.0.2.1
 s=News
@@ -80,7 +83,7 @@ def test_what_a_terminal_sees() -> None:
     assert d.ltkm == sdp.Endpoint(address="239.1.1.1", port=4359, ttl=16)
     assert d.carousel is not None
     assert (d.carousel.address, d.carousel.port, d.carousel.tsi) == ("ff1e:3ad::7f2e:172a:1e24", 4001, 3)
-    assert d.carousel.source == "2001:db8::1"
+    assert d.carousel.senders == SourceFilter("incl", ("2001:db8::1",))
     video, audio = d.media
     assert (video.stkmstreams, video.SRTPAuthentication, video.SRTPROCTxRate, video.protocol) == ((1,), 2, 100, Protocol.SRTP)
     assert video.ismacryp() is None
@@ -128,6 +131,12 @@ CASES: Final = [
     ("s=News\n", "", Truncated, "s"),
     ("s=News\n", "s=News\ns=More\n", BadValue, "line[4].s"),
     ("t=0 0", "t=0 x", BadValue, "line[6].t"),
+    ("t=0 0", "t=0", BadValue, "line[6].t"),
+    ("t=0 0", "t=0 0\nt=5 4", BadValue, "line[7].t"),
+    ("t=0 0\n", "", Truncated, "t"),
+    ("t=0 0", "r=604800 3600 0\nt=0 0", BadValue, "line[6].r"),
+    ("t=0 0", "z=2882844526 -1h\nt=0 0", BadValue, "line[6].z"),
+    ("a=stkmstream:3", "r=604800 3600 0", BadValue, "line[37].r"),
     ("o=- 3900000000 2", "o=- x 2", BadValue, "line[2].o"),
     ("i=a line", "i a line", BadValue, "line[4]"),
     ("239.1.1.1/16", "239.1.1.1/256", BadValue, "line[5].c"),
@@ -154,7 +163,15 @@ CASES: Final = [
     ("a=fmtp:ipdc-ksm", "a=fmtp:other", BadValue, "line[20].a.fmtp"),
     ("m=application 4359 udp", "m=application 1 udp vnd.oma.bcast.ltkm\nm=application 4359 udp", BadValue, "line[22].m"),
     ("a=flute-tsi:3\n", "", BadValue, "line[22].m"),
-    ("incl IN IP6 * 2001", "excl IN IP6 * 2001", Unsupported, "line[24].a.source-filter"),
+    ("incl IN IP6 * 2001", "only IN IP6 * 2001", BadValue, "line[24].a.source-filter"),
+    ("incl IN IP6 * 2001", "incl IN IP4 * 2001", BadValue, "line[24].a.source-filter"),
+    ("incl IN IP6 * 2001", "incl IN * * 2001", BadValue, "line[24].a.source-filter"),
+    ("incl IN IP6 * 2001", "incl IN IP6 192.0.2.1 2001", BadValue, "line[24].a.source-filter"),
+    ("incl IN IP6 * 2001:db8::1", "incl IN IP6 *", BadValue, "line[24].a.source-filter"),
+    ("incl IN IP6 * 2001:db8::1", "incl IN IP6 * a_b", BadValue, "line[24].a.source-filter"),
+    ("incl IN IP6 * 2001:db8::1", "incl IN IP6 *" + " h.example" * 65, Unsupported, "line[24].a.source-filter"),
+    ("incl IN IP6 * 2001:db8::1", "incl IN IP6 h.example 2001:db8::1", Unsupported, "line[24].a.source-filter"),
+    ("* 2001:db8::1", "* 2001:db8::1\na=source-filter: excl IN IP6 * 2001:db8::2", BadValue, "line[25].a.source-filter"),
     ("a=flute-ch:1", "a=flute-ch:2", BadValue, "line[26].a.flute-ch"),
     ("SRTPROCTxRate:100", "SRTPROCTxRate:0", BadValue, "line[33].a.SRTPROCTxRate"),
     ("SRTPAuthentication:2", "SRTPAuthentication:-1", BadValue, "line[32].a.SRTPAuthentication"),
@@ -187,6 +204,8 @@ def test_bounds() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"times": ()}, {"times": ((5, 4),)}, {"ltkm": sdp.Endpoint(address="239.1.1.1", port=0)},
+        {"ltkm": sdp.Endpoint(address="239.1.1.1", port=1, senders=SourceFilter("incl", ("2001:db8::1",)))},
         {"name": "two\r\nlines"}, {"service": "no-uri"}, {"cycle": 0.0}, {"cycle": float("nan")}, {"origin": (-1, 0, "0.0.0.0")},
         {"other": ("stkmstream:5",)}, {"interaction": "https://x y"},
     ],
@@ -196,20 +215,146 @@ def test_what_cannot_be_read_back_is_not_written(changes: dict[str, object]) -> 
         sdp.write(replace(sdp.Description(name="x"), **changes))  # type: ignore[arg-type]
 
 
+# --- what is not used is said ---------------------------------------------------------------------------------------------
+
+HEAD: Final = "v=0\no=- 1 1 IN IP4 192.0.2.1\ns=x\nc=IN IP4 239.1.1.1/1\nt=0 0\n"
+STKM: Final = "m=application 5000 udp vnd.oma.bcast.stkm\na=fmtp:vnd.oma.bcast.stkm streamid=1; kmstype=oma-bcast-drm-pki\n"
+VIDEO: Final = "m=video 6000 RTP/SAVP 96\na=rtpmap:96 H264/90000\na=stkmstream:1\n"
+
+
+def ignored(text: str) -> list[str]:
+    return [str(found) for found in sdp.parse(text).ignored]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a=tool:x\n" + STKM, "line 6, a=tool: not known here"),
+        ("k=clear:0123456789\n" + STKM, "line 6, k=: obsolete: keys come in key messages (RFC 8866, 5.12)"),
+        ("r=604800 3600 0\n" + STKM, "line 6, r=: repetitions are not known here: received from the begin to the end of its t="),
+        ("z=2882844526 -1h\n" + STKM, "line 6, z=: repetitions are not known here, and so no change of their hour"),
+        ("b=AS:64\n" + STKM, "line 6, b=: no bandwidth is reserved"),
+        ("a=bcastversion:2.0\n" + STKM, "line 6, a=bcastversion: read as a description of BCAST 1"),
+        (STKM + "i=words\n", "line 8, i=: a text for people"),
+        (STKM + "a=crypto:1 AES_CM_128 inline:c2VjcmV0\n", "line 8, a=crypto: not known here"),
+        (STKM.replace("-pki", "-pki; a=b; c"), "line 7, a=fmtp: parameters that are not known here: a, c"),
+        (STKM.replace("drm-pki", "prov-bcmcs"), "line 6, m=: no card or device here is of oma-bcast-prov-bcmcs"),
+        ("m=application 5000 udp ipdc-ksm\na=fmtp:ipdc-ksm IPDCStreamId=1\n", "line 6, m=: the messages of ipdc-ksm are not read"),
+        ("m=application 4359 udp vnd.oma.bcast.ltkm\na=x:y\n", "line 7, a=x: not known here"),
+        ("m=application 4001 FLUTE/UDP 0\na=flute-tsi:1\na=FEC:0\n", "line 8, a=FEC: not known here"),
+        (
+            "m=application 4001 FLUTE/UDP 0\na=flute-tsi:1\na=x-bcast-service-class:urn:x\n",
+            "line 6, m=: no carousel of LTKMs, or not the first",
+        ),
+        ("m=audio 0 RTP/AVP 97\n", "line 6, m=: port 0: nothing is sent"),
+        (STKM + VIDEO + "a=framerate:25\n", "line 11, a=framerate: for whoever decodes the media"),
+        (STKM + VIDEO + "a=SRTPROCTxRate:9\n", "line 11, a=SRTPROCTxRate: no transform of RFC 4771 is named"),
+        (STKM + VIDEO.replace("SAVP", "AVP") + "a=SRTPAuthentication:2\n", "line 11, a=SRTPAuthentication: its transport"),
+        (VIDEO, "line 8, a=stkmstream: no STKM stream of this number is described"),
+        ("a=source-filter: incl IN IP4 239.9.9.9 192.0.2.1\n" + STKM, "line 6, a=source-filter: about no destination here"),
+        ("a=source-filter: incl IN IP6 * 2001:db8::1\n" + STKM, "line 6, a=source-filter: about no destination here"),
+    ],
+)  # fmt: skip
+def test_what_is_not_used_is_listed_with_its_line_and_reason(text: str, expected: str) -> None:
+    (found,) = ignored(HEAD + text)
+    assert found.startswith(expected)
+
+
+def test_nothing_of_our_own_descriptions_is_ignored() -> None:
+    assert ignored(HEAD + STKM + VIDEO) == []
+    assert {line.line for line in sdp.parse(TEXT).ignored} == {4, 12, 17, 19, 27}
+
+
+def test_times() -> None:
+    text = HEAD.replace("t=0 0", "t=100 200\nr=7d 1h 0\nt=300 0") + STKM
+    d = sdp.parse(text)
+    assert d.times == ((100, 200), (300, 0))
+    assert [now for now in (0, 99.9, 100, 199.9, 200, 299, 300, 1e12) if d.active(now)] == [100, 199.9, 300, 1e12]
+    assert [d.begins(now) for now in (0, 100, 250, 300)] == [100, 300, 300, None]
+    assert sdp.parse(HEAD + STKM).active(0) and sdp.parse(HEAD.replace("t=0 0", "t=0 9") + STKM).active(8.9)
+
+
+@pytest.mark.parametrize(
+    ("session", "below", "expected"),
+    [
+        ("incl IN IP4 * 192.0.2.1", "", SourceFilter("incl", ("192.0.2.1",))),
+        ("incl IN IP4 239.1.1.1 192.0.2.1 192.0.2.2", "", SourceFilter("incl", ("192.0.2.1", "192.0.2.2"))),
+        ("excl IN IP4 * 192.0.2.1", "", SourceFilter("excl", ("192.0.2.1",))),
+        ("incl IN * * Head.example", "", SourceFilter("incl", ("head.example",))),
+        ("incl IN IP4 * 192.0.2.1 head.example", "", SourceFilter("incl", ("192.0.2.1", "head.example"))),
+        ("incl IN IP4 * 192.0.2.1", "excl IN IP4 * 192.0.2.9", SourceFilter("excl", ("192.0.2.9",))),
+        ("incl IN IP4 * 192.0.2.1", "incl IN IP4 239.9.9.9 192.0.2.9", SourceFilter("incl", ("192.0.2.1",))),
+        ("incl IN IP4 239.9.9.9 192.0.2.1", "", None),
+    ],
+)  # fmt: skip
+def test_source_filters_of_session_and_media(session: str, below: str, expected: SourceFilter | None) -> None:
+    """Below an m= they stand in place of those for all; each is about the destinations that it names (RFC 4570)."""
+    push = "m=application 4359 udp vnd.oma.bcast.ltkm\n"
+    flute = "m=application 4001 FLUTE/UDP 0\na=flute-tsi:1\n"
+    extra = f"a=source-filter: {below}\n" if below else ""
+    d = sdp.parse(HEAD + f"a=source-filter: {session}\n" + "".join(part + extra for part in (STKM, push, flute, VIDEO)))
+    assert d.ltkm is not None
+    assert [where.senders for where in (*d.stkm, d.ltkm, *d.flute, *d.media)] == [expected] * 4
+    assert sdp.parse(sdp.write(d)) == d
+
+
+def test_several_filters_for_one_destination_are_one() -> None:
+    lines = "".join(f"a=source-filter: incl IN IP4 * 192.0.2.{n}\n" for n in (1, 2, 1))
+    assert sdp.parse(HEAD + lines + STKM).stkm[0].senders == SourceFilter("incl", ("192.0.2.1", "192.0.2.2"))
+    many = [f"a=source-filter: incl IN IP4 * {' '.join(f'192.0.{block}.{n}' for n in range(60))}\n" for block in (1, 2)]
+    assert refused(HEAD + "".join(many) + STKM, Unsupported).expected == "at most 64 sources"
+    assert refused(HEAD + "a=source-filter: incl IN IP6 * 2001:db8::1\n" * 65 + STKM, Unsupported).expected == "at most 64 lines"
+    named = HEAD.replace("239.1.1.1/1", "host.example") + "a=source-filter: incl IN IP4 239.1.1.1 192.0.2.1\n" + STKM
+    assert refused(named, Unsupported).field == "line[6].a.source-filter", "whether that is the same host is not known"
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("", ""), ("a=SRTPAuthentication:1\n", ""), ("a=SRTPAuthentication:0\n", "none"),
+        ("a=SRTPAuthentication:2\na=SRTPROCTxRate:10\n", "RCCm1"), ("a=SRTPAuthentication:3\n", "RCCm2"),
+        ("a=SRTPAuthentication:4\n", "RCCm3"), ("a=SRTPAuthentication:99\n", "number 99"),
+    ],
+)  # fmt: skip
+def test_media_whose_integrity_nobody_here_checks(lines: str, why: str) -> None:
+    (video,) = sdp.parse(HEAD + STKM + VIDEO + lines).media
+    assert why in video.not_opened and bool(why) == bool(video.not_opened)
+
+
+@pytest.mark.parametrize(("name", "senders", "times"), [
+    ("news-source-filter-other-host", SourceFilter("incl", ("192.0.2.99",)), ((0, 0),)),
+    ("news-two-times", None, ((3981715800, 3981716400), (4005000000, 4006000000))),
+])  # fmt: skip
+def test_descriptions_of_others(name: str, senders: SourceFilter | None, times: tuple[tuple[int, int], ...]) -> None:
+    d = sdp.parse((CASES_OF_OTHERS / f"{name}.sdp").read_bytes())
+    assert d.times == times and d.ltkm is not None and d.carousel is not None
+    assert {where.senders for where in (*d.stkm, d.ltkm, d.carousel, *d.media)} == {senders}
+    assert d.ignored == ()
+    assert sdp.parse(sdp.write(d)) == d
+
+
 # --- properties -----------------------------------------------------------------------------------------------------------
 
 ADDRESSES: Final = st.sampled_from(["239.1.1.1", "192.0.2.7", "ff1e::1", "headend.example"])
-PORTS: Final = st.integers(0, 65535)
+PORTS: Final = st.integers(1, 65535)
 IDS: Final = st.integers(1, 65535)
 WORDS: Final = st.text(st.sampled_from("abcXYZ0189:/@.-"), min_size=1, max_size=12)
 URIS: Final = WORDS.map(lambda word: f"urn:{word}")
 NAMES: Final = st.text(st.sampled_from("abcxyz"), min_size=1, max_size=6)
 OTHER: Final = st.lists(NAMES.map(lambda name: f"x-{name}:value of {name}"), max_size=2).map(tuple)
 PARAMETERS: Final = st.lists(st.tuples(NAMES, st.none() | WORDS), max_size=3, unique_by=lambda pair: pair[0]).map(tuple)
+
+
+def senders(address: str) -> st.SearchStrategy[SourceFilter | None]:
+    own = ["2001:db8::1", "fe80::9"] if ":" in address else ["192.0.2.1", "10.0.0.9"]
+    sources = st.lists(st.sampled_from([*own, "headend.example"]), min_size=1, max_size=3, unique=True).map(tuple)
+    return st.none() | st.builds(SourceFilter, st.sampled_from(["incl", "excl"]), sources)
+
+
 WHERE: Final[st.SearchStrategy[dict[str, Any]]] = ADDRESSES.flatmap(
     lambda address: st.fixed_dictionaries({
         "address": st.just(address), "port": PORTS, "ttl": st.none() if ":" in address else st.none() | st.integers(0, 255),
-        "source": st.sampled_from(["", "192.0.2.1", "2001:db8::1"]),
+        "senders": senders(address),
     })
 )  # fmt: skip
 
@@ -253,7 +398,7 @@ def descriptions(draw: st.DrawFn) -> sdp.Description:
     )  # fmt: skip
     return sdp.Description(
         name=draw(WORDS), service="urn:default", origin=(draw(st.integers(0, 2**63)), draw(st.integers(0, 9)), draw(ADDRESSES)),
-        start=draw(st.integers(0, 2**33)), stop=draw(st.integers(0, 2**33)),
+        times=draw(st.lists(st.tuples(st.integers(0, 2**33), st.just(0) | st.integers(2**33, 2**34)), min_size=1).map(tuple)),
         version=draw(st.none() | st.tuples(st.integers(0, 9), st.integers(0, 9))),
         cycle=draw(st.none() | st.integers(1, 3600 * 1000).map(lambda n: n / 1000)), interaction=draw(st.just("") | URIS),
         stkm=draw(st.lists(stkm_streams(), max_size=3).map(tuple)), ltkm=draw(st.none() | WHERE.map(lambda w: sdp.Endpoint(**w))),

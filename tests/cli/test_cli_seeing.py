@@ -188,7 +188,7 @@ def test_capture_of_a_session_description(tmp_path: Path, capsys: pytest.Capture
     )  # fmt: skip
     file = tmp_path / "service.sdp"
     file.write_text(sdp.write(made), newline="")
-    assert [(s.address[1], s.hint) for s in capturing.described(str(file))] == list(
+    assert [(s.address[1], s.hint) for s in capturing.described(str(file), 0.0)[0]] == list(
         zip(ports, ("drm-stkm", "ltkm", "flute"), strict=True)
     )
     out = tmp_path / "air.pcapng"
@@ -197,7 +197,7 @@ def test_capture_of_a_session_description(tmp_path: Path, capsys: pytest.Capture
     bare = tmp_path / "bare.sdp"
     bare.write_text(sdp.write(sdp.Description(name="x")), newline="")
     with pytest.raises(ConfigError, match="no STKM stream"):
-        capturing.described(str(bare))
+        capturing.described(str(bare), 0.0)
 
 
 def test_a_full_disk_leaves_a_whole_file(tmp_path: Path) -> None:
