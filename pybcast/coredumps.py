@@ -3,7 +3,8 @@
 
 The system's limit stops files, for this process and its children.  A collector that the system pipes cores to does not heed the
 limit, so that the process is made undumpable as well (``prctl``); then other processes of its user cannot read its memory either
-(``ptrace``, ``/proc/PID/mem``).  Each program sets that for itself: it ends with ``exec``.
+(``ptrace``, ``/proc/PID/mem``).  Each program sets that for itself: it ends with ``exec``.  The commands do so, not the library:
+whoever embeds it decides about his own process.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pybcast import coredumps
 from pybcast.cli.asking import ConfigArgument, group, serving
 
 RealtimeOption = Annotated[
@@ -31,7 +32,9 @@ def stkm(config: ConfigArgument, realtime: RealtimeOption = 10) -> None:
         from pybcast.servers import sending
         from pybcast.servers.config import load
 
-        raise typer.Exit(sending.serve_stkms(load(config), realtime))
+        found = load(config)
+        coredumps.switch_off()  # it holds the key of its pair's heartbeats
+        raise typer.Exit(sending.serve_stkms(found, realtime))
 
 
 @air.command("carousel")
@@ -45,4 +48,6 @@ def carousel(config: ConfigArgument) -> None:
         from pybcast.servers import turning
         from pybcast.servers.config import load
 
-        raise typer.Exit(turning.serve_carousel(load(config)))
+        found = load(config)
+        coredumps.switch_off()
+        raise typer.Exit(turning.serve_carousel(found))

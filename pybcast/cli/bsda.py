@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pybcast import coredumps
 from pybcast.cli import output, upkeep
 from pybcast.cli.asking import (
     ConfigArgument,
@@ -41,7 +42,9 @@ def serve(config: ConfigArgument) -> None:
         from pybcast.servers.bsda import Bsda
         from pybcast.servers.config import load
 
-        raise typer.Exit(Bsda(load(config)).serve())
+        server = Bsda(load(config))
+        coredumps.switch_off()
+        raise typer.Exit(server.serve())
 
 
 @bsda.command("sdp")

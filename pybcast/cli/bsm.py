@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pybcast import jsontext
+from pybcast import coredumps, jsontext
 from pybcast.cli import importing, output, upkeep
 from pybcast.cli import input as reading
 from pybcast.cli.asking import (
@@ -80,7 +80,9 @@ def serve(config: ConfigArgument) -> None:
         from pybcast.servers.bsm import Bsm
         from pybcast.servers.config import load
 
-        raise typer.Exit(Bsm(load(config)).serve())
+        server = Bsm(load(config))
+        coredumps.switch_off()
+        raise typer.Exit(server.serve())
 
 
 def _view(config: Path, view: str, *, limit: int = -1, **where: str | None) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from pybcast import coredumps
 from pybcast.cli import output
 from pybcast.cli.asking import JsonOption, serving
 from pybcast.errors import BcastError, ConfigError, WireError
@@ -82,7 +83,9 @@ def terminal(
         found = load(credentials)
         sessions = [_description(path) for path in descriptions]
         options = Options(via=via.value, keys=keys, relays=tuple(relay or ()), told=told)
-        raise typer.Exit(TerminalProcess(found, sessions, options).serve())
+        process = TerminalProcess(found, sessions, options)
+        coredumps.switch_off()
+        raise typer.Exit(process.serve())
 
 
 def _description(path: Path) -> Description:

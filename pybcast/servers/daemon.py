@@ -22,7 +22,6 @@ from typing import Any, Final, Generic, TypeVar
 from aiohttp import web
 
 import pybcast
-from pybcast import coredumps
 from pybcast.backend import Client, Exchanged, Server, ServerLimits
 from pybcast.errors import ConfigError, FlowError, StoreError, TransportError
 from pybcast.flows.events import Alarm, State
@@ -134,7 +133,6 @@ class Daemon(Generic[M]):
 
     def serve(self) -> int:
         """Run until a signal; the exit status."""
-        coredumps.switch_off()
         log.start(self.config.log.format, self.config.log.level)
         try:
             return asyncio.run(self._main())

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from pybcast import coredumps
 from pybcast.broadcast.sender import Sender, Settings
 from pybcast.errors import ConfigError
 from pybcast.servers import log
@@ -45,7 +44,6 @@ def serve_stkms(config: ServerConfig, realtime: int) -> int:
 
 def lived(config: ServerConfig, life: Callable[[], None]) -> int:
     """The exit status of a process; its log goes where the configuration says."""
-    coredumps.switch_off()  # a sender holds the key of its pair's heartbeats; a carousel none
     log.start(config.log.format, config.log.level)
     try:
         life()

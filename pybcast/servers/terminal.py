@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from pybcast import coredumps
 from pybcast.broadcast.listener import Listener
 from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener
 from pybcast.broadcast.sdp import Description, Endpoint, Media, StkmStream
@@ -122,7 +121,6 @@ class TerminalProcess:
 
     def serve(self) -> int:
         """Run until a signal; the exit status."""
-        coredumps.switch_off()
         style = self.credentials.file.log
         log.start(style.format, style.level)
         try:
