@@ -169,6 +169,7 @@ class TerminalProcess:
             self._tune(now)
             for ready in self.machine.held(now):  # from before a restart (R42)
                 self._take([ready])
+            self._set_timer()  # a service whose time is yet to come says nothing
             self._relay(open_, loop)
             tasks = [asyncio.create_task(self._carry_out())]
             if self.options.via != "interaction":

@@ -197,10 +197,12 @@ def sender6(group: str, port: int) -> Iterator[tuple[str, socket.socket]]:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as made:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 0)
-            with contextlib.suppress(OSError):
+            try:
                 made.connect((group, port, 0, index))
-                yield name, made
-                return
+            except OSError:
+                continue
+            yield name, made
+            return
     pytest.skip("no IPv6 here")
 
 

@@ -32,6 +32,7 @@ from pybcast.demo.chain import LOOPBACK, Chain, Service, Viewer
 from pybcast.demo.daemons import Feed
 from pybcast.demo.keyside import ntp_now
 from pybcast.flows.events import TekReady, UseKey
+from pybcast.outlets.udp import Pair
 from pybcast.testing.impair import Impairment, UdpProxy
 
 LIMIT: Final = 60.0  # seconds until a test gives up
@@ -39,7 +40,7 @@ LOOK: Final = 0.02
 PERIOD: Final = 1
 KEY_PERIOD: Final = 12
 SERVICE: Final = Service(name="N", number=7, period=PERIOD, key_period=KEY_PERIOD, rollover_lead=8, look_ahead=3, interaction=True)
-NAMES: Final = ("plain", "slow", "fast", "sleeper", "dying", "replayed", "noisy", "channel")
+NAMES: Final = ("plain", "slow", "fast", "sleeper", "dying", "replayed", "noisy", "channel", "shut-out", "not-yet", "over")
 PROFILE: Final = {name: "drm" if i % 2 else "smartcard" for i, name in enumerate(NAMES)}
 CHILD: Final = Path(__file__).with_name("clocked_terminal.py")
 
@@ -303,9 +304,102 @@ def test_everything_over_the_interaction_channel(chain: Chain) -> None:
         assert all(("tek" in line) == (option == "--teks") for line in found)
 
 
-def _run(toml: Path, sdp: Path, seconds: float) -> subprocess.CompletedProcess[str]:
+# --- what a description says beside addresses ---------------------------------------------------------------------------------
+
+
+def described(chain: Chain, name: str, *lines: str, times: str = "t=0 0") -> Path:
+    """The service's description with further lines for all its media."""
+    text = (chain.folder / "N.sdp").read_text().replace("t=0 0", times, 1)
+    assert times in text
+    before, m, after = text.partition("m=")
+    path = chain.folder / f"{name}.sdp"
+    path.write_text(before + "".join(f"{line}\r\n" for line in lines) + m + after, newline="")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("incl IN IP4 * 192.0.2.99", f"incl IN IP4 * 192.0.2.99 {LOOPBACK}"),  # as news-source-filter-other-host.sdp
+        (f"excl IN IP4 * {LOOPBACK}", "excl IN IP4 * 192.0.2.99"),
+    ],
+)  # fmt: skip
+def test_a_sender_that_the_description_shuts_out_gives_nothing(chain: Chain, wrong: str, right: str) -> None:
+    """No key, no LTKM, no packet of the carousel; with a filter that lets the sender in, the same terminal plays."""
+    (chain.folder / "shut-out.db").unlink(missing_ok=True)
+    with (
+        Set(chain, "shut-out", sdp=described(chain, "wrong", f"a=source-filter: {wrong}")) as terminal,
+        Set(chain, "plain") as other,
+    ):
+        other.plays(6, "beside it")
+        terminal.look()
+        assert terminal.keys == []
+    last = json.loads(terminal.said().splitlines()[-1])
+    assert (last["event"], last["refused"]) == ("stopped", {}), "nothing came that could have been refused"
+    with Set(chain, "shut-out", sdp=described(chain, "right", f"a=source-filter: {right}")) as terminal:
+        terminal.plays(3, "its sender")
+
+
+def events(terminal: Set) -> list[str]:
+    return [json.loads(line)["event"] for line in terminal.said().splitlines()]
+
+
+def test_a_service_is_tuned_when_its_time_has_begun_and_no_longer_when_it_is_over(chain: Chain) -> None:
+    """Times as in news-two-times.sdp: one that was, one that is to come; the terminal's clock crosses begin and end."""
+    now = int(ntp_now())
+    sdp = described(chain, "later", times=f"t=3981715800 3981716400\r\nt={now + 7200} {now + 10800}")
+    with Set(chain, "not-yet", sdp=sdp) as terminal, Set(chain, "plain") as other:
+        other.plays(6, "beside it")
+        terminal.look()
+        assert terminal.keys == [] and "not-tuned" in events(terminal)
+        assert "is not tuned: its time (t=) begins 20" in terminal.said()
+        terminal.step(7200.0)
+        terminal.plays(3, "its time has begun")
+        assert "tuned" in events(terminal)
+        terminal.step(10800.0)
+        terminal.until(lambda: events(terminal).count("not-tuned") == 2, "its time is over")
+        assert "its time (t=) is over" in terminal.said()
+        terminal.look()
+        had = len(terminal.keys)
+        other.plays(3, "beside it")
+        terminal.look()
+        assert len(terminal.keys) == had
+
+
+def test_what_is_not_obeyed_is_told_once(chain: Chain) -> None:
+    text = "a=tool:\x1b[2Jx", "k=clear:0123456789abcdef", "b=AS:64"
+    with Set(chain, "over", sdp=described(chain, "over", *text, times="t=100 200")) as terminal:
+        terminal.until(lambda: "not-tuned" in terminal.said(), "word of its times")
+    said = [json.loads(line) for line in terminal.said().splitlines()]
+    (told,) = (line for line in said if line["event"] == "sdp-ignored")
+    names = [line.partition(", ")[2].partition(":")[0] for line in told["lines"]]
+    assert names == ["a=tool", "k=", "b="] and told["count"] == 3 and told["message"].count("line ") == 3
+    assert "0123456789abcdef" not in terminal.said() and "[2J" not in terminal.said()
+
+
+def test_media_that_nobody_here_opens(chain: Chain) -> None:
+    """Its keys are given, with a word; to relay it is refused, and costs no other stream its relay."""
+    video = "m=video {} RTP/SAVP 96\r\nc=IN IP4 127.0.0.1\r\na=stkmstream:7\r\n"
+    with contextlib.closing(Pair.bind()) as free:
+        good, bad = free.port, free.port + 2
+    path = chain.folder / "media.sdp"
+    odd = video.format(bad) + "a=SRTPAuthentication:2\r\na=SRTPROCTxRate:10\r\n"
+    path.write_text((chain.folder / "N.sdp").read_text().partition("m=video")[0] + odd, newline="")
+    (chain.folder / "over.db").unlink(missing_ok=True)
+    with Set(chain, "over", sdp=path) as terminal:
+        terminal.plays(2, "its keys are given")
+        assert "the keys of 127.0.0.1:" in terminal.said() and "RCCm1 (RFC 4771)" in terminal.said()
+    toml = chain.folder / "over.toml"
+    refused = _run(toml, path, LIMIT, "--relay", "127.0.0.1:9")
+    assert refused.returncode == 2 and "is not opened: its integrity transform (SRTPAuthentication) is RCCm1" in refused.stderr
+    path.write_text(path.read_text() + video.format(good), newline="")
+    both = _run(toml, path, 5.0, "--relay", "127.0.0.1:9", "--relay", "127.0.0.1:11")
+    assert both.returncode == 0 and "RCCm1" in both.stderr and '"ready"' in both.stderr
+
+
+def _run(toml: Path, sdp: Path, seconds: float, *options: str) -> subprocess.CompletedProcess[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pybcast.cli", "terminal", str(toml), str(sdp), "--via", "broadcast"], text=True,
+        [sys.executable, "-m", "pybcast.cli", "terminal", str(toml), str(sdp), "--via", "broadcast", *options], text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:

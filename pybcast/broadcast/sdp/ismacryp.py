@@ -44,6 +44,7 @@ class Ismacryp:
         )
 
 
+_NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _ISMACRYP: Final[dict[str, tuple[str, int | None]]] = {
     "ISMACrypCryptoSuite": ("crypto_suite", None),
     "ISMACrypIVLength": ("iv_length", 8),
@@ -62,7 +63,6 @@ _ISMACRYP: Final[dict[str, tuple[str, int | None]]] = {
 """fmtp name -> field, and the greatest number where it is one (signalling 5.3).
 confidence: likely - the greatest ISMACrypIVLength is 8, ISMACrypDeltaIVLength 2
 """
-_NUMBER: Final = re.compile(r"[0-9]{1,20}")
 _FLAGS: Final = frozenset(("selective_encryption", "key_indicator_per_au", "slice_indication", "padding_indication"))
 
 

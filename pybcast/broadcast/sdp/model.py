@@ -30,10 +30,9 @@ KMSTYPES: Final[dict[str, Profile]] = {
 KMSTYPE_NAMES: Final = (*KMSTYPES, "oma-bcast-prov-bcmcs")
 PROTOCOLS: Final = {"ipsec": Protocol.IPSEC, "srtp": Protocol.SRTP, "ismacryp": Protocol.ISMACRYP}
 _ENCRYPTED: Final = ("enc-mpeg4-generic", "enc-isoff-generic")  # signalling 5.3
+# confidence: likely - SRTPAuthentication counts as MIKEY does: 0 none, 1 HMAC-SHA-1 with the tag of RFC 3711
 _TRANSFORMS: Final = {0: "none", 2: "RCCm1 (RFC 4771)", 3: "RCCm2 (RFC 4771)", 4: "RCCm3 (RFC 4771)"}
-"""Of ``SRTPAuthentication``, those that no library of ours has.
-confidence: likely - SRTPAuthentication counts as MIKEY does: 0 none, 1 HMAC-SHA-1, which stands for the default of RFC 3711
-"""
+"""Those that no library of ours has."""
 
 
 @dataclass(frozen=True, kw_only=True)
