@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -25,6 +27,7 @@ from pybcast.https.contexts import TlsFiles
 HOSTS: Final = ("localhost", "127.0.0.1", "::1")
 AUTHORITY_DAYS: Final = 3650
 LEAF_DAYS: Final = 825  # of a test certificate: what common verifiers accept of a private authority
+LIST_DAYS: Final = 365  # of a test revocation list: after that it must be made anew
 BACKDATE: Final = timedelta(hours=1)  # of a test certificate: two servers' clocks may differ
 
 
@@ -73,13 +76,7 @@ def issue(
     """
     if not is_uri(peer_id):
         raise ConfigError(f"{name}: {peer_id!r} is not an absolute URI")
-    try:
-        authority = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
-        signer = serialization.load_pem_private_key((directory / "ca-key.pem").read_bytes(), None)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{directory}: no test authority ({type(error).__name__}): run `pybcast pki init` first") from None
-    if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{directory / 'ca-key.pem'}: expected an elliptic-curve key")
+    authority, signer = _authority(directory)
     key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key()
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(peer_id)]
@@ -101,6 +98,71 @@ def issue(
         .sign(signer, hashes.SHA256())
     )
     return _write(directory, name, certificate, key)
+
+
+def revoke(directory: Path, names: Iterable[str] = (), *, days: int = LIST_DAYS, now: datetime | None = None) -> Path:
+    """Take certificates back: what ``pybcast pki revoke`` does.  Returns the list, ``crl.pem``, which is made or made anew.
+
+    ``names``: of the files that :func:`init` and :func:`issue` wrote.  What was in the list before stays in it; without names only
+    its ``days`` begin again.  ``ConfigError`` for a name without a certificate of this authority, and a list that is another's.
+    """
+    now = now or datetime.now(UTC)
+    authority, signer = _authority(directory)
+    path = directory / "crl.pem"
+    before = _listed(path, authority)
+    taken = {found.serial_number: found for found in before}
+    for name in names:
+        file = directory / f"{name}.pem"
+        try:
+            certificate = x509.load_pem_x509_certificate(file.read_bytes())
+            certificate.verify_directly_issued_by(authority)
+        except OSError as error:
+            raise ConfigError(f"{file}: {error.strerror}") from None
+        except (ValueError, TypeError, InvalidSignature):
+            raise ConfigError(f"{file}: expected a certificate of this authority") from None
+        serial = certificate.serial_number
+        taken.setdefault(serial, x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build())
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.subject)
+        .last_update(now - BACKDATE)
+        .next_update(now + timedelta(days=days))
+    )
+    for row in taken.values():
+        builder = builder.add_revoked_certificate(row)
+    key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    made = builder.add_extension(key_id, critical=False).sign(signer, hashes.SHA256())
+    try:
+        handle, name = tempfile.mkstemp(prefix=".crl.", dir=directory)
+        with os.fdopen(handle, "wb") as out:
+            out.write(made.public_bytes(serialization.Encoding.PEM))
+        Path(name).rename(path)  # a server that looks now sees the old list or the new one
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    return path
+
+
+def _listed(path: Path, authority: x509.Certificate) -> list[x509.RevokedCertificate]:
+    try:
+        found = x509.load_pem_x509_crl(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError):
+        raise ConfigError(f"{path}: expected a revocation list; nothing is written over another file") from None
+    if found.issuer != authority.subject:
+        raise ConfigError(f"{path}: the revocation list is another authority's")
+    return list(found)
+
+
+def _authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    try:
+        authority = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+        signer = serialization.load_pem_private_key((directory / "ca-key.pem").read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{directory}: no test authority ({type(error).__name__}): run `pybcast pki init` first") from None
+    if not isinstance(signer, ec.EllipticCurvePrivateKey):
+        raise ConfigError(f"{directory / 'ca-key.pem'}: expected an elliptic-curve key")
+    return authority, signer
 
 
 def files_of(directory: Path, name: str) -> TlsFiles:

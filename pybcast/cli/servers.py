@@ -28,6 +28,10 @@ HostsOption = Annotated[
     list[str] | None, typer.Option("--host", metavar="HOST", help="A host name or address in them.", show_default=False)
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of the files: NAME.pem, NAME-key.pem.", show_default=False)]
+RevokedArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME...", help="Of the certificates: NAME.pem.", show_default=False)
+]
+ListDaysOption = Annotated[int, typer.Option("--days", min=1, max=3650, help="How long the list holds.")]
 UdnOption = Annotated[str, typer.Option("--udn", metavar="DIGITS", help="20 digits, the subscriber's udn.", show_default=False)]
 ConfigsArgument = Annotated[list[Path], typer.Argument(metavar="CONFIG", help="TOML files of servers.", show_default=False)]
 WaitOption = Annotated[
@@ -167,6 +171,20 @@ def pki_terminal(directory: FolderArgument, name: NameArgument, udn: UdnOption, 
         made += making.issue(directory, name, f"{UDN_URI}{udn}", hosts=(), listens=False)
         for path in made:
             output.say_json({"file": str(path)}) if json else output.say(str(path))
+
+
+@pki.command("revoke")
+def pki_revoke(
+    directory: FolderArgument, name: RevokedArgument = None, days: ListDaysOption = 365, json: JsonOption = False
+) -> None:
+    """Take certificates back: make the list crl.pem, or make it anew with these added. Without NAME only its days begin again."""
+    with serving(as_json=json):
+        from pybcast.backend import pki as making
+
+        if any(Path(one).name != one or one == "ca" for one in name or ()):
+            raise ConfigError("NAME: expected the name of a certificate's file, without .pem, not ca")
+        made = making.revoke(directory, name or (), days=days)
+        output.say_json({"file": str(made)}) if json else output.say(str(made))
 
 
 @metrics.command("dashboard")
