@@ -191,7 +191,9 @@ class Listener(web.Server, Generic[W]):
 
         A peer that does not answer the end of TLS would keep its socket for half a minute.
         """
+        opening = [connection.task for connection in self._opening if connection.task is not None]
         self.close()
+        await asyncio.gather(*opening, return_exceptions=True)
         self.pre_shutdown()
         await self.shutdown(grace)
         for connection in list(self._open):
