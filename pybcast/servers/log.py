@@ -139,7 +139,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._repeats = Repeats(time.monotonic)
+        self._repeats = Repeats(time.monotonic, interval=INTERVAL)
         self._timer: threading.Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
