@@ -129,16 +129,20 @@ def test_texts_that_vary_without_end_take_bounded_memory() -> None:
 
 def test_refused_requests_are_counted_by_peer_and_status() -> None:
     made, records = Clocked(), list[logging.LogRecord]()
-    handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
-    logger = logging.getLogger("pybcast.backend")
+
+    class Collecting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler, logger = Collecting(), logging.getLogger("pybcast.backend")
     logger.addHandler(handler)
     try:
         for number in range(500):
-            log_exchange(Exchanged(
-                role="server", peer="urn:a", tag=7, message_id=f"{number}", service=f"urn:{number}", status=8, http=200, seconds=number,
-                error=f"line {number}",
-            ), b"%d" % number)  # fmt: skip
+            done = Exchanged(
+                role="server", peer="urn:a", tag=7, message_id=f"{number}", service=f"urn:{number}", status=8, http=200,
+                seconds=number, error=f"line {number}",
+            )  # fmt: skip
+            log_exchange(done, b"%d" % number)
     finally:
         logger.removeHandler(handler)
     for record in records:
