@@ -304,12 +304,14 @@ class Listener(web.Server, Generic[W]):
                 self._level, "certificate refused: %s" if refused else "TLS handshake refused: %s", why,
                 extra={"fields": {"event": "tls", "reason": why}},
             )  # fmt: skip
+            error.__traceback__ = None  # it holds everything of this connection, in a circle, until some later collection
         finally:
             if connection.transport is None:
                 for handler in handlers:
-                    self._by_handler.pop(handler, None)
+                    handler.connection_lost(None)
                 self._release(connection)
                 sock.close()
+            connection.task = None
 
     # --- after TLS ----------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ class Limits(ConnectionLimits):
     connections: int = 8192
     per_address: int = 1024  # terminals of a network may share one address
     connect_rate: float = 100.0
-    half_open: int = 1024
+    half_open: int = 512  # 30 MB
     per_share: int = 64  # of one device: eight times what a terminal opens at once
     body: float = 5.0
     send: float = 15.0

@@ -84,9 +84,10 @@ class Repeats:
         return len(self._kinds)
 
     @property
-    def waiting(self) -> bool:
-        """Whether there is something to say at the end of an interval."""
-        return any(kind.left_out for kind in self._kinds.values())
+    def pause(self) -> float | None:
+        """Seconds until an interval ends of which there is something to say."""
+        ends = [kind.until for kind in self._kinds.values() if kind.left_out]
+        return max(0.0, min(ends) - self._clock()) if ends else None
 
     def take(self, record: logging.LogRecord) -> list[logging.LogRecord]:
         """What is to be written now that this record has come."""
@@ -145,20 +146,21 @@ class _Handler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         for one in self._repeats.take(record):
             super().emit(one)
-        if self._timer is None and self._repeats.waiting:
-            self._timer = threading.Timer(INTERVAL, self._over)
+        if self._timer is None:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        pause = self._repeats.pause
+        self._timer = None if pause is None else threading.Timer(pause, self._over)
+        if self._timer is not None:
             self._timer.daemon = True
             self._timer.start()
 
     def _over(self, *, all_of_them: bool = False) -> None:
         with self.lock or contextlib.nullcontext():
-            self._timer = None
             for one in self._repeats.ended(all_of_them=all_of_them):
                 super().emit(one)
-            if self._repeats.waiting:
-                self._timer = threading.Timer(INTERVAL, self._over)
-                self._timer.daemon = True
-                self._timer.start()
+            self._set_timer()
 
     def close(self) -> None:
         if self._timer is not None:

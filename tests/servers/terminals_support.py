@@ -32,11 +32,13 @@ rate = 50.0
 class Terminals:
     """A BSM and a BSD/A, Alice with a card, Dora with a device."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, peers: str = "", terminals: str = "") -> None:
+        """``peers``, ``terminals``: more lines of the BSM's ``[server]`` and ``[interaction]``."""
         self.system = System(folder, SERVICES)
         self.folder = folder
         config = folder / "bsm.toml"
-        config.write_text(config.read_text().replace("11" * 20, rights_issuer()[0].id.hex()) + TABLE)
+        text = config.read_text().replace("11" * 20, rights_issuer()[0].id.hex())
+        config.write_text(text.replace("[server]\n", f"[server]\n{peers}\n") + f"{TABLE}{terminals}\n")
         rng, now = random.Random(11), time.time() + NTP_UNIX
         group = make_group(rng)
         self.card: CardParty = make_card(rng, "alice", now)
@@ -77,6 +79,10 @@ class Terminals:
     def alice(self, srk: SRK | None = None) -> InteractionClient:
         digest = Digest.of(self.card.subscriber.idr, srk or self.srk)
         return InteractionClient(self.url, context=terminal_context(self.folder / "ca.pem"), digest=digest)
+
+    def stranger(self) -> InteractionClient:
+        """Someone without certificate and password."""
+        return InteractionClient(self.url, context=terminal_context(self.folder / "ca.pem"), digest=None)
 
     def dora(self) -> InteractionClient:
         own = self.folder / "terminals"
