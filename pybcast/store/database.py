@@ -26,8 +26,9 @@ from pybcast.store.people import Change, everyone, rewrapped, rewrapped_srk
 from pybcast.store.position import BLANK, KEY_NUMBERS, SMK_BASE, system_time
 from pybcast.store.progress import Progress
 from pybcast.store.protocol import LogEntry, Position, StoreDamaged, StoreFull, StoreInUse, WrongKek
-from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, Info, public, views
+from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, public, views
 from pybcast.store.types import TYPES
+from pybcast.store.wrapping import RowWrap
 
 LETTERS: Final = "bundle"  # the table of rows too many to be loaded: the letters of a server's pages
 CHUNK: Final = 1000  # rows encoded at a time: enough to keep executemany busy, little enough to hold in memory
@@ -47,18 +48,35 @@ _json: Final = msgspec.json.Encoder().encode
 _SqlKey = str | bytes
 _SqlValue = int | bytes
 _SqlRow = tuple[int, _SqlKey, _SqlValue, int | None, int, str | None]
+"""Columns of ``row`` but ``seq``, which is chosen last; ``crc`` is without it."""
+_ReadRow = tuple[int, int, _SqlKey, _SqlValue, int | None, int, str | None]
 _Ident = tuple[int, _SqlKey]
 
 _PUT: Final = (
-    "INSERT INTO row (tbl, key, value, kek, crc, info) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tbl, key) DO UPDATE SET"
-    " value = excluded.value, kek = excluded.kek, crc = excluded.crc, info = excluded.info"
+    "INSERT INTO row (seq, tbl, key, value, kek, crc, info) VALUES (?1, ?2, ?3, ?4, ?5, ?6 + ?1, ?7) ON CONFLICT (tbl, key) DO"
+    " UPDATE SET value = excluded.value, kek = excluded.kek, crc = excluded.crc - excluded.seq + seq, info = excluded.info"
 )
-_SELECT: Final = "SELECT tbl, key, value, kek, crc FROM row"
+_SELECT: Final = "SELECT seq, tbl, key, value, kek, crc, info FROM row"
+_TEXTS: Final = {
+    "row": "seq, CASE typeof(key) WHEN 'text' THEN key END, info",
+    "member": "id, name, idr",
+    "member_stream": "id, service",
+    "member_right": "member, content",
+}
+"""Table -> what names a row, and its columns of text."""
 _DROP: Final = "DELETE FROM row WHERE tbl = ? AND key = ?"
 _LOG: Final = (
     "INSERT INTO message_log (time, direction, peer, tag, message_id, service, status, octets, digest)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Changes:
@@ -114,8 +132,9 @@ class Database:
         self._table_names: dict[int, str] = {}
         self._new_tables: list[tuple[int, str]] = []
         self._carried: list[Change] = []
-        self._crcs: dict[tuple[int, int | None], int] = {}
-        self._keks: dict[int, KEK] = {}
+        self._crcs: dict[tuple[int, str, int | None], int] = {}
+        self._seqs = itertools.count(1)
+        self._keks: dict[int, RowWrap] = {}
         self._current = 0
         self._cursor: int | None = None
         self._member_cursor = self._srk_cursor = 0
@@ -134,7 +153,6 @@ class Database:
             with self._typed():
                 self._connect(readonly)
                 version = self._check_version(len(migrations))
-                self._has_members, self._has_srks = (version > n or not readonly for n in (1, 2))
                 if not readonly:
                     self._prepare_writing()
                     self._migrate(migrations, version)
@@ -142,6 +160,8 @@ class Database:
                 self._codec = Codec(self._layouts(types, readonly), types)
                 self._open_kek(kek, readonly)
                 self._read_tables()
+                ((last,),) = self._connection.execute("SELECT ifnull(max(seq), 0) FROM row")
+                self._seqs = itertools.count(last + 1)
                 self._progress = Progress(self._connection, path, owner)
                 if not readonly:
                     self._progress.begin(self._transaction, witness, clock)
@@ -259,11 +279,11 @@ class Database:
                 what = "is being changed to" if turning else f"{mine} is not the one of {self.path}:"
                 raise WrongKek(f"the key-encryption key {what} {name}{': open with that one' if turning else ''}")
             if wrapped is None:
-                self._keks[number], self._current = kek, number
+                self._keks[number], self._current = RowWrap(kek), number
         for number, _, wrapped in rows:
             if wrapped is not None:
                 try:
-                    self._keks[number] = KEK(unwrap(kek, wrapped))
+                    self._keks[number] = RowWrap(KEK(unwrap(kek, wrapped)))
                 except Integrity:
                     raise StoreDamaged(f"{self.path}: the key-encryption key before this one is damaged") from None
                 self._cursor = 0
@@ -306,7 +326,7 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise self._refusal(error) from None  # SQLite's text may quote what was bound
+            raise self._refusal(error) from None  # SQLite's text may quote what was bound, or what is stored
 
     def _refusal(self, error: sqlite3.Error) -> StoreError:
         name = getattr(error, "sqlite_errorname", "")
@@ -321,8 +341,23 @@ class Database:
                 return StoreInUse(f"{self.path} is locked by another process ({name})")
             case ["SQLITE", "ERROR"]:  # in the words of a statement, ours or an operator's
                 return StoreError(f"{self.path}: {error}")
+            case _ if "UTF-8" in str(error):  # Python's, in place of a row with such text
+                return StoreDamaged(f"{self.path}: {self._not_text()}: damaged (not text)")
             case _:
                 return StoreError(f"{self.path}: {type(error).__name__} {name}".rstrip())
+
+    def _not_text(self) -> str:
+        """The first row that holds text which is none.  (Python's error quotes the text, which may be anything.)"""
+        db = self._connection
+        db.text_factory = bytes
+        try:
+            for table, columns in _TEXTS.items():
+                for number, *texts in db.execute(f"SELECT {columns} FROM {table}"):
+                    if any(isinstance(text, bytes) and not _is_text(text) for text in texts):
+                        return f"table {table}, {columns.partition(',')[0]} {number}"
+        finally:
+            db.text_factory = str
+        return "a row"
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -335,7 +370,7 @@ class Database:
         for persist in batch:
             value = persist.value
             wrapped: int | None = None
-            info: Info | None = None
+            info: str | None = None
             data: _SqlValue
             if type(value) is Change:
                 into.members.append((value, value.encoded(kek, current)))
@@ -354,16 +389,17 @@ class Database:
                     elif persist.table == SMK_BASE:
                         into.smk_base = max(into.smk_base, value)
                 else:
-                    data, secret = encode(value, kek)
+                    data, secret = encode(value, kek, (persist.table, key))
                     wrapped = current if secret else None
                     into.octets += len(data)
-                    info = public(persist.key, value)
-                crc = self._crc(table, key, data, wrapped)
+                    shown = public(persist.key, value)
+                    info = None if shown is None else _json(shown).decode()
+                crc = self._crc(table, key, data, wrapped, info)
             except StoreError as error:
                 raise type(error)(f"table {persist.table!r}, key {persist.key!r}: {error}") from None
             except UnicodeEncodeError:
                 raise StoreError(f"table {persist.table!r}, key {persist.key!r}: not text") from None
-            puts[ident] = (table, key, data, wrapped, crc, None if info is None else _json(info).decode())
+            puts[ident] = (table, key, data, wrapped, crc, info)
 
     def _table(self, name: str) -> int:
         number = self._tables.get(name)
@@ -373,15 +409,18 @@ class Database:
             self._new_tables.append((number, name))
         return number
 
-    def _crc(self, table: int, key: _SqlKey, value: _SqlValue, kek: int | None) -> int:
-        """CRC-32 over all that makes a row: SQLite does not see a flipped bit in a page."""
-        head = self._crcs.get((table, kek))
+    def _crc(self, table: int, key: _SqlKey, value: _SqlValue, kek: int | None, info: str | None) -> int:
+        """CRC-32 over all that makes a row, but for ``seq``: SQLite does not see a flipped bit in a page."""
+        name = self._table_names[table]
+        head = self._crcs.get((table, name, kek))
         if head is None:
-            head = self._crcs[table, kek] = zlib.crc32(f"{table} {kek}".encode())
-        name = b"t" + key.encode() if type(key) is str else b"b" + key  # type: ignore[operator]
+            head = self._crcs[table, name, kek] = zlib.crc32(f"{table} {kek} {name}".encode())
+        if info is not None:
+            head = zlib.crc32(info.encode(), head)
+        place = b"\0t" + key.encode() if type(key) is str else b"\0b" + key  # type: ignore[operator]
         if type(value) is int:
-            return zlib.crc32(name + b"\0i" + value.to_bytes(8, "big", signed=True), head)
-        return zlib.crc32(value, zlib.crc32(name + b"\0b", head))  # type: ignore[arg-type]
+            return zlib.crc32(place + b"\0i" + value.to_bytes(8, "big", signed=True), head)
+        return zlib.crc32(value, zlib.crc32(place + b"\0b", head))  # type: ignore[arg-type]
 
     def commit(self, changes: Changes) -> None:
         """Make changes durable in one transaction."""
@@ -428,7 +467,7 @@ class Database:
         if changes.drops:  # first: what is dropped and put again goes to the end of its table, like in a dict
             db.executemany(_DROP, changes.drops)
         if changes.puts:
-            db.executemany(_PUT, changes.puts.values())
+            db.executemany(_PUT, ((seq, *row) for row, seq in zip(changes.puts.values(), self._seqs, strict=False)))
         for change, steps in changes.members:
             self._carried.append(change)
             for sql, rows in steps:
@@ -457,7 +496,7 @@ class Database:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     @property
-    def keks(self) -> Mapping[int, KEK]:
+    def keks(self) -> Mapping[int, RowWrap]:
         """The key-encryption keys that rows are wrapped under, by number."""
         return self._keks
 
@@ -471,16 +510,15 @@ class Database:
         try:
             with self._typed():
                 self._read_tables()
-                letters = 0 if members else self._number(LETTERS)
-                for row in self._connection.execute(f"{_SELECT} WHERE tbl <> ? ORDER BY seq", (letters,)):
+                letters = None if members else self._tables.get(LETTERS)
+                for row in self._connection.execute(f"{_SELECT} WHERE tbl IS NOT ? ORDER BY seq", (letters,)):
                     table, key, value = self._decode(row)
                     rows = state.get(table)
                     if rows is None:
                         rows = state[table] = {}
                     rows[key] = value
-                if members and self._has_members:
-                    keks = {number: kek.reveal() for number, kek in self._keks.items()} or None
-                    for table, found in everyone(self._connection, keks, srks=self._has_srks).items():
+                if members:
+                    for table, found in everyone(self._connection, self._keks or None).items():
                         if found:
                             state.setdefault(table, {}).update(found)
         finally:
@@ -501,7 +539,7 @@ class Database:
                 return
             for row in found:
                 yield self._decode(row)[1:]
-            last = found[-1][1]
+            last = found[-1][2]
 
     def get(self, table: str, key: RowKey) -> object | None:
         """One row, or ``None``."""
@@ -521,22 +559,27 @@ class Database:
         with self._typed():
             return self._connection.execute(sql, tuple(args)).fetchall()
 
-    def _decode(self, row: tuple[int, _SqlKey, _SqlValue, int | None, int]) -> tuple[str, RowKey, object]:
-        table, key, value, kek, crc = row
+    def _decode(self, row: _ReadRow) -> tuple[str, RowKey, object]:
+        _, table, key, value, kek, _, _ = row
         try:
-            if type(key) not in (str, bytes) or type(value) not in (int, bytes):
-                raise StoreDamaged("damaged (type)")
-            name = self._table_names.get(table)
-            if name is None or crc != self._crc(table, key, value, kek):
-                raise StoreDamaged("damaged (checksum)")
+            name = self._checked(row)
             if kek is not None and self._keks and kek not in self._keks:
                 raise StoreDamaged("wrapped under a key-encryption key that is gone")
             decoded = self._codec.decode_key(key)
             if isinstance(value, int):
                 return name, decoded, value
-            return name, decoded, self._codec.decode(value, None if kek is None else self._keks.get(kek))
+            return name, decoded, self._codec.decode(value, None if kek is None else self._keks.get(kek), (name, key))
         except StoreError as error:
             raise type(error)(f"{self.path}: {self._where(table, key)}: {error}") from None
+
+    def _checked(self, row: _ReadRow) -> str:
+        """The name of the table of a row that is as it was written."""
+        seq, table, key, value, kek, crc, info = row
+        if type(key) not in (str, bytes) or type(value) not in (int, bytes) or type(info) not in (str, type(None)):
+            raise StoreDamaged("damaged (type)")
+        if table not in self._table_names or crc != self._crc(table, key, value, kek, info) + seq:
+            raise StoreDamaged("damaged (checksum)")
+        return self._table_names[table]
 
     def _where(self, table: int, key: object) -> str:
         """A row's place, in so far as it can be told."""
@@ -577,7 +620,7 @@ class Database:
     def kek_id(self) -> str:
         """Public name of the key that rows are written under now."""
         kek = self._keks.get(self._current)
-        return "" if kek is None else kek_id(kek)
+        return "" if kek is None else kek_id(kek.kek)
 
     @property
     def rotating(self) -> bool:
@@ -595,9 +638,9 @@ class Database:
             return
         old, number = self._keks[self._current], self._current + 1
         with self._typed(), self._storing() as db:
-            db.execute("UPDATE kek SET wrapped = ? WHERE id = ?", (wrap(new, old), self._current))
+            db.execute("UPDATE kek SET wrapped = ? WHERE id = ?", (wrap(new, old.kek), self._current))
             db.execute("INSERT INTO kek (id, name) VALUES (?, ?)", (number, kek_id(new)))
-        self._keks[number], self._current, self._cursor, self._member_cursor, self._srk_cursor = new, number, 0, 0, 0
+        self._keks[number], self._current, self._cursor, self._member_cursor, self._srk_cursor = RowWrap(new), number, 0, 0, 0
 
     def rotate_step(self, limit: int = CHUNK) -> bool:
         """Wrap the next rows anew in one transaction; whether there may be more."""
@@ -607,8 +650,7 @@ class Database:
             db = self._connection
             db.execute("PRAGMA secure_delete = ON")  # what the old key opens is overwritten, free pages too
             found = db.execute(
-                "SELECT seq, tbl, key, value, kek, crc FROM row WHERE seq > ? AND kek <> ? ORDER BY seq LIMIT ?",
-                (self._cursor, self._current, limit),
+                f"{_SELECT} WHERE seq > ? AND kek <> ? ORDER BY seq LIMIT ?", (self._cursor, self._current, limit)
             ).fetchall()
             if found:
                 with self._storing():
@@ -646,12 +688,13 @@ class Database:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # the log holds old pages
             return False
 
-    def _rewrapped(self, row: tuple[int, int, _SqlKey, bytes, int, int]) -> tuple[bytes, int, int, int]:
-        seq, table, key, value, kek, crc = row
+    def _rewrapped(self, row: tuple[int, int, _SqlKey, bytes, int, int, str | None]) -> tuple[bytes, int, int, int]:
+        seq, table, key, value, kek, _, info = row
         try:
-            if crc != self._crc(table, key, value, kek):
-                raise StoreDamaged("damaged (checksum)")
-            data = self._codec.rewrap(value, self._keks[kek], self._keks[self._current])
+            name = self._checked(row)
+            if kek not in self._keks:
+                raise StoreDamaged("wrapped under a key-encryption key that is gone")
+            data = self._codec.rewrap(value, self._keks[kek], self._keks[self._current], (name, key))
         except StoreError as error:
             raise type(error)(f"{self.path}: {self._where(table, key)}: {error}") from None
-        return data, self._current, self._crc(table, key, data, self._current), seq
+        return data, self._current, self._crc(table, key, data, self._current, info) + seq, seq

@@ -16,9 +16,9 @@ from typing import Any, Final
 from pybcast.errors import LocalFlowError
 from pybcast.flows.allocator import SmkCounters
 from pybcast.flows.events import Journal
-from pybcast.flows.members import Bundle, JournalMembers, PageKey, People, Right, StreamKey, Subscriber
+from pybcast.flows.members import Bundle, PageKey, People, Right, StreamKey, Subscriber
 from pybcast.flows.serial import MOD
-from pybcast.keys import KEK, SMK, SRK
+from pybcast.keys import SMK, SRK
 from pybcast.store.database import LETTERS, Database
 from pybcast.store.people import (
     ACCESS,
@@ -36,9 +36,14 @@ from pybcast.store.people import (
     right_row,
     smk_of,
     srk_of,
+    stream_of,
+    stream_row,
+    told_of,
+    told_row,
     window_of,
 )
 from pybcast.store.protocol import StoreDamaged
+from pybcast.store.wrapping import RowWrap
 
 _MEMBER: Final = "SELECT id, name, idr, smk, kek, crc FROM member WHERE name = ?"
 _KNOWN_AS: Final = "SELECT id, name, idr, smk, kek, crc FROM member WHERE idr = ? ORDER BY id DESC"
@@ -55,7 +60,7 @@ _SOME: Final = (
     " WHERE m.name IN (SELECT value FROM json_each(?)) ORDER BY m.id"
 )
 _TOLD: Final = (
-    "SELECT m.name FROM member m JOIN member_told t ON t.key = ? AND t.member = m.id"
+    "SELECT m.name, t.key, t.member, t.crc FROM member m JOIN member_told t ON t.key = ? AND t.member = m.id"
     " WHERE m.name IN (SELECT value FROM json_each(?))"
 )
 
@@ -73,9 +78,9 @@ class StoredMembers:
     ``reader``: the database, opened for reading beside its writer.  ``keks``: the key-encryption keys at work, by number.
     """
 
-    def __init__(self, reader: Database, keks: Callable[[], Mapping[int, KEK]]) -> None:
+    def __init__(self, reader: Database, keks: Callable[[], Mapping[int, RowWrap]]) -> None:
         self._reader, self._writers_keks = reader, keks
-        self._keks: dict[int, bytes] = {}
+        self._keks: dict[int, RowWrap] = {}
         self._pending: deque[tuple[Change, list[Callable[[Change], None]]]] = deque()
         self._input = -1
         self._ids: dict[str, tuple[Change, int]] = {}
@@ -96,35 +101,10 @@ class StoredMembers:
                 if member != len(self._counters):
                     raise StoreDamaged(f"table member_counter: member {len(self._counters)} is missing")
                 self._counters.append(counter_of(member, value))
-        streams = self._query("SELECT service, stream, id FROM member_stream")
-        self._streams: dict[StreamKey, int] = {(service, number): row for service, number, row in streams}
+        streams = self._query("SELECT id, service, stream, crc FROM member_stream")
+        self._streams: dict[StreamKey, int] = {stream_of(*row): row[0] for row in streams}
         counts = self._query("SELECT stream, count(*) FROM member_right GROUP BY stream")
         self._counts: dict[int, int] = dict(counts)
-        self._adopt()
-
-    def _adopt(self) -> None:
-        """What an older version, or a machine with ``JournalMembers``, kept in the journal."""
-        journal = self._journal
-        people = [row for row in journal.rows(JournalMembers.TABLE, Subscriber).values() if row.smk is not None]
-        self.put(people)
-        for one in people:
-            self._spent([(self.place(one.id), journal.get(SmkCounters.TABLE, (one.id,), int) or 0)])
-            journal.drop(JournalMembers.TABLE, (one.id,))
-            journal.drop(SmkCounters.TABLE, (one.id,))
-        names = {one.id for one in people}
-        for key, right in journal.rows(JournalMembers.RIGHT, Right).items():
-            if key[0] in names:
-                self.grant([(str(key[0]), right)])
-                journal.drop(JournalMembers.RIGHT, key)
-        for key in journal.rows(JournalMembers.TOLD, bool):
-            key_id, name = key
-            assert isinstance(key_id, bytes)
-            self.tell(key_id, [str(name)])
-            journal.drop(JournalMembers.TOLD, key)
-        for key, bundle in journal.rows(JournalMembers.LETTERS, Bundle).items():
-            service, stream, name = key
-            self.keep((str(service), int(str(stream)), str(name)), bundle)
-            journal.drop(JournalMembers.LETTERS, key)
 
     def _query(self, sql: str, args: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         return self._reader.query(sql, args)
@@ -145,9 +125,7 @@ class StoredMembers:
             change, uncover = self._pending.popleft()
             for action in uncover:
                 action(change)
-        for number, kek in list(self._writers_keks().items()):
-            if number not in self._keks:
-                self._keks[number] = kek.reveal()
+        self._keks |= self._writers_keks()
 
     def _step(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> Change:
         change, _ = self._change()
@@ -247,7 +225,7 @@ class StoredMembers:
         number = self._streams.get(stream)
         if number is None:
             number = self._streams[stream] = 1 + max(self._streams.values(), default=0)
-            self._step(STREAM, [(number, *stream)])
+            self._step(STREAM, [stream_row(number, *stream)])
         return number
 
     def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
@@ -380,11 +358,14 @@ class StoredMembers:
 
     def told(self, key_id: bytes, names: Collection[str]) -> set[str]:
         self._settle()
-        found = {str(name) for (name,) in self._query(_TOLD, (key_id, json.dumps(list(names))))}
+        found = set()
+        for name, *row in self._query(_TOLD, (key_id, json.dumps(list(names)))):
+            told_of(*row)
+            found.add(str(name))
         return found | {name for name in names if (key_id, name) in self._told}
 
     def tell(self, key_id: bytes, names: Collection[str]) -> None:
-        change = self._step(TELL, [(key_id, self.place(name)) for name in names])
+        change = self._step(TELL, [told_row(key_id, self.place(name)) for name in names])
         self._told.update(dict.fromkeys(((key_id, name) for name in names), change))
 
         def uncover(change: Change) -> None:

@@ -25,20 +25,21 @@ from pybcast.flows.members import Right, Subscriber
 from pybcast.flows.peer import Answered
 from pybcast.flows.periods import OnAir, PeriodBlock
 from pybcast.flows.spcp import KeyMaterial
-from pybcast.store.people import INTERACTION, TABLES
+from pybcast.store.people import TABLES
 
 APPLICATION_ID: Final = 0x42434153  # "BCAS": what file(1) and we know the database by
 
 _V1: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-INSERT INTO meta VALUES ('format', 1); -- of the rows: see encoding.py
+INSERT INTO meta VALUES ('format', 2); -- of the rows: see encoding.py
 -- peer: a back-end peer.  token: the highest position that it has told, sent back to it (position.py)
 CREATE TABLE heard (peer TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE layout (id INTEGER PRIMARY KEY, name TEXT NOT NULL, fields TEXT NOT NULL, UNIQUE (name, fields));
 CREATE TABLE flow_table (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 -- wrapped: while keys are wrapped anew, the KEK they were under before, wrapped under the one they are wrapped under now
 CREATE TABLE kek (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, wrapped BLOB);
--- seq: order in which rows were put first.  kek: what the keys in value are wrapped under; NULL without keys
+-- seq: order in which rows were put first.  kek: what the keys in value are wrapped under; NULL without keys.  crc: CRC-32 over
+-- the name of the table and all other columns, plus seq
 CREATE TABLE row (
   seq INTEGER PRIMARY KEY, tbl INTEGER NOT NULL, key NOT NULL, value NOT NULL, kek INTEGER, crc INTEGER NOT NULL, info TEXT,
   UNIQUE (tbl, key)
@@ -50,7 +51,7 @@ CREATE TABLE message_log (
 CREATE INDEX message_log_time ON message_log (time);
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_V1, TABLES, INTERACTION)
+MIGRATIONS: Final[tuple[str, ...]] = (_V1 + TABLES,)
 """Number n, counted from 1, makes version n of version n - 1.  Never changed once released; new ones are added at the end."""
 
 Info = dict[str, object]

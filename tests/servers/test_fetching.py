@@ -11,6 +11,7 @@ import pytest
 
 from pybcast.errors import TransportError
 from pybcast.flows import Terminal, Tuning
+from pybcast.https.contexts import Context
 from pybcast.servers import fetching
 from pybcast.servers.fetching import Fetcher
 from pybcast.servers.runner import SystemClock
@@ -25,7 +26,7 @@ def test_nothing_is_asked_for_a_service_that_is_not_tuned(monkeypatch: pytest.Mo
         tuned: set[tuple[str, int]] = set()
         tuning = Tuning("urn:a", 1)
         machine: Terminal = None  # type: ignore[assignment]  # nothing of it is asked before a client is there
-        fetcher = Fetcher("https://x", ssl.create_default_context(), machine, SystemClock(), print, 0.0, tuned)
+        fetcher = Fetcher("https://x", lambda: Context(ssl.PROTOCOL_TLS_CLIENT), machine, SystemClock(), print, 0.0, tuned)
 
         async def asking() -> NoReturn:
             asked.put_nowait("asked")

@@ -25,7 +25,7 @@ from pybcast.errors import LocalFlowError, StoreError
 from pybcast.flows import Enrolment, Persist, Right, Subscriber
 from pybcast.flows.allocator import RESTORE_JUMP, SmkCounters
 from pybcast.flows.events import Journal, State
-from pybcast.flows.ltkm import Job, Letter, Page
+from pybcast.flows.ltkm import Job
 from pybcast.flows.members import Bundle, JournalMembers, Members, People
 from pybcast.keys import SMK, SRK, Keys
 from pybcast.messages import ClearSmartcardLtkm
@@ -33,7 +33,6 @@ from pybcast.store import Database, SqliteStore, StoreDamaged
 from pybcast.store.database import LETTERS
 from pybcast.store.members import StoredMembers
 from pybcast.store.people import member_crc, srk_crc
-from pybcast.store.schema import MIGRATIONS
 from pybcast.testing.scripts import START as WORLD_START
 from pybcast.testing.scripts import streams
 
@@ -331,8 +330,8 @@ def test_what_is_damaged_is_named(tmp_path: Path, damage: str, what: str) -> Non
 def test_a_key_that_does_not_unwrap(tmp_path: Path) -> None:
     filled(tmp_path / "test.db")
     with contextlib.closing(sqlite3.connect(tmp_path / "test.db")) as other:
-        crc = member_crc(3, "s2", "s2@0", bytes(40), 1)
-        other.execute("UPDATE member SET smk = ?, crc = ? WHERE id = 3", (bytes(40), crc))
+        crc = member_crc(3, "s2", "s2@0", bytes(48), 1)
+        other.execute("UPDATE member SET smk = ?, crc = ? WHERE id = 3", (bytes(48), crc))
         other.commit()
     with SqliteStore(tmp_path / "test.db", KEK_A) as store, pytest.raises(StoreDamaged, match="'s2': a key does not unwrap"):
         members = store.members()
@@ -357,9 +356,9 @@ def test_srks_in_the_file(tmp_path: Path) -> None:
         assert all(row.srk is None or row.srk.wiped for row in reader.load()["subscriber"].values() if isinstance(row, Subscriber))
     place = list(people).index(some[0].id) + 1
     for damage, what in (
-        (f"UPDATE member_srk SET srk = zeroblob(40) WHERE member = {place}", "damaged"),
+        (f"UPDATE member_srk SET srk = zeroblob(48) WHERE member = {place}", "damaged"),
         (
-            f"UPDATE member_srk SET srk = zeroblob(40), crc = {srk_crc(place, bytes(40), 2)} WHERE member = {place}",
+            f"UPDATE member_srk SET srk = zeroblob(48), crc = {srk_crc(place, bytes(48), 2)} WHERE member = {place}",
             "does not unwrap",
         ),
     ):
@@ -373,60 +372,6 @@ def test_srks_in_the_file(tmp_path: Path) -> None:
                 members.get(some[0].id)
         with contextlib.closing(Database(path, KEK_B, readonly=True)) as reader, pytest.raises(StoreDamaged, match=what):
             reader.load()
-
-
-def test_tables_of_version_2_get_what_is_new(tmp_path: Path) -> None:
-    path = tmp_path / "test.db"
-    database = Database(path, KEK_A, migrations=MIGRATIONS[:2])
-    database.close()
-    with contextlib.closing(Database(path, KEK_A, readonly=True)) as reader:
-        assert reader.load() == {}
-    assert all(one.srk is None or one.srk for one in filled(path))
-    with contextlib.closing(Database(path, KEK_A, readonly=True)) as reader:
-        assert any(getattr(row, "srk", None) for row in reader.load()["subscriber"].values())
-
-
-def test_the_memory_of_an_older_version_moves(tmp_path: Path) -> None:
-    """Version 1 of the tables had subscribers among all other rows, and letters in their pages."""
-    path, people = tmp_path / "test.db", [person(f"s{n}") for n in range(3)]
-    device = Subscriber(id="device", group=b"\0\0\0\1", position=4)
-    letters = tuple(Letter(b"ltkm" + bytes([n]), ("card", f"s{n}"), b"key-id!", (1, 2)) for n in range(2))
-    stream = CONFIG.key
-    page = Page(
-        service=stream[0], stream=stream[1], name="p", end=START + 1000, issued_at=START, ids=((CONFIG.bsdas[0], "p"),),
-        letters=letters,
-        struck=frozenset({"s1"}),
-    )  # fmt: skip
-    bcro = Page(
-        service=stream[0], stream=stream[1], name="q", end=START + 1000, issued_at=START, ids=((CONFIG.bsdas[0], "q"),),
-        letters=(Letter(b"bcro", ("group", b"\0\0\0\1"), b"key"),),
-    )  # fmt: skip
-    database = Database(path, KEK_A, migrations=MIGRATIONS[:1])
-    put(
-        database,
-        *(Persist("subscriber", (one.id,), one) for one in (*people, device)),
-        *(Persist("right", (one.id, *stream, RIGHT.start, RIGHT.end, None), RIGHT) for one in (*people, device)),
-        Persist("smk-counter", ("s0",), 7), Persist("told", (b"key", "s2"), True), Persist("page", page.key, page),
-        Persist("page", bcro.key, bcro),
-    )  # fmt: skip
-    database.close()
-    with contextlib.closing(Database(path, KEK_A, readonly=True)) as reader:
-        assert len(reader.load()["subscriber"]) == 4, "still version 1"
-    for _ in range(2):
-        with SqliteStore(path, KEK_A) as store:
-            bsm = machine(store)
-            assert bsm._issuer.rights("device", CONFIG) == [RIGHT] == bsm._issuer.rights("s2", CONFIG)
-            assert bsm._issuer.some(CONFIG, ["s0"]).counters[0] >= 7
-            found = {page.name: page for page in bsm._issuer.all_pages()}
-            assert (found["p"].size, found["p"].alive, found["p"].first, found["p"].last) == (2, 1, 1, 2)
-            assert found["q"].subjects == ((b"\0\0\0\1", b"key"),) and bsm._issuer.data(found["q"]) == (b"bcro",)
-            assert bsm._issuer.data(found["p"]) == (b"ltkm\0", b"ltkm\1")
-            store.write([output for output in bsm.tick(START) if isinstance(output, Persist)])
-            state = store.load()
-            assert list(state["subscriber"]) == [("device",)] and len(state["right"]) == 1
-            assert not {"smk-counter", "told", "letters", LETTERS} & set(state)
-    with contextlib.closing(Database(path, KEK_A, readonly=True)) as reader:
-        assert reader.load()["told"][b"key", "s2"] is True
 
 
 # --- machines -----------------------------------------------------------------------------------------------------------

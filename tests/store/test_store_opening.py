@@ -277,10 +277,10 @@ def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
 
 def test_rows_of_another_format_are_refused(path: Path) -> None:
     other = sqlite3.connect(path)
-    other.execute("UPDATE meta SET value = 2 WHERE name = 'format'")
+    other.execute("UPDATE meta SET value = 9 WHERE name = 'format'")
     other.commit()
     other.close()
-    with pytest.raises(StoreError, match=r"rows of format 2, this program knows 1$"):
+    with pytest.raises(StoreError, match=r"rows of format 9, this program knows 2$"):
         Database(path, KEK_A)
 
 

@@ -31,9 +31,11 @@ from pybcast.store.database import Changes
 from pybcast.store.encoding import Codec, layouts
 from pybcast.store.schema import _VIEWS
 from pybcast.store.types import TYPES
+from pybcast.store.wrapping import RowWrap
 
 NUMBERS: Final = {layout: n for n, layout in enumerate(layouts(TYPES), 1)}
 CODEC: Final = Codec(NUMBERS, TYPES)
+WRAP_A, WRAP_B, ROW = RowWrap(KEK_A), RowWrap(KEK_B), ("t", "k")
 SECRETS: Final = [kind for kind in TYPES.values() if issubclass(kind, Secret)]
 
 
@@ -129,17 +131,17 @@ VALUES: Final[st.SearchStrategy[Any]] = st.recursive(
 @given(st.data())
 def test_every_type_comes_back_as_it_was(name: str, data: st.DataObject) -> None:
     value = data.draw(values_of(TYPES[name]))
-    coded, wrapped = CODEC.encode(value, KEK_A)
-    assert difference(CODEC.decode(coded, KEK_A), value) == ""
+    coded, wrapped = CODEC.encode(value, WRAP_A, ROW)
+    assert difference(CODEC.decode(coded, WRAP_A, ROW), value) == ""
     assert wrapped == any(True for _ in secrets_in(value))
-    assert CODEC.encode(CODEC.decode(coded, KEK_A), KEK_A)[0] == coded
-    assert difference(CODEC.decode(CODEC.rewrap(coded, KEK_A, KEK_B), KEK_B), value) == ""
+    assert CODEC.encode(CODEC.decode(coded, WRAP_A, ROW), WRAP_A, ROW)[0] == coded
+    assert difference(CODEC.decode(CODEC.rewrap(coded, WRAP_A, WRAP_B, ROW), WRAP_B, ROW), value) == ""
 
 
 @given(VALUES)
 def test_every_value_comes_back_as_it_was(value: object) -> None:
-    data, _ = CODEC.encode(value, KEK_A)
-    assert difference(CODEC.decode(data, KEK_A), value) == ""
+    data, _ = CODEC.encode(value, WRAP_A, ROW)
+    assert difference(CODEC.decode(data, WRAP_A, ROW), value) == ""
 
 
 @given(st.lists(LEAVES | st.sampled_from(KeyState), max_size=5).map(tuple))
@@ -294,10 +296,10 @@ def test_every_column_is_held(database: Database, column: str, value: object) ->
 def test_bytes_that_were_never_written(data: bytes) -> None:
     """With a checksum that fits: a row, or a refusal; nothing else, and nothing is built but listed types."""
     try:
-        value = CODEC.decode(data, KEK_A)
+        value = CODEC.decode(data, WRAP_A, ROW)
     except StoreError:
         return
-    CODEC.encode(value, KEK_A)
+    CODEC.encode(value, WRAP_A, ROW)
 
 
 DEEP: Final = (b"\x91" * 5000 + b"\xc0", b"\x81\x01" * 5000 + b"\x90")
@@ -306,18 +308,18 @@ DEEP: Final = (b"\x91" * 5000 + b"\xc0", b"\x81\x01" * 5000 + b"\x90")
 @pytest.mark.parametrize("data", [*DEEP, b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xd4\x05a", b""])
 def test_bombs_are_refused(data: bytes) -> None:
     with pytest.raises(StoreDamaged):
-        CODEC.decode(data, KEK_A)
+        CODEC.decode(data, WRAP_A, ROW)
     with pytest.raises(StoreDamaged):
-        CODEC.rewrap(data, KEK_A, KEK_B)
+        CODEC.rewrap(data, WRAP_A, WRAP_B, ROW)
 
 
 def test_a_row_with_fields_missing(database: Database) -> None:
-    data, _ = CODEC.encode(Letter(b"x", ("card", "alice")), KEK_A)
+    data, _ = CODEC.encode(Letter(b"x", ("card", "alice")), WRAP_A, ROW)
     number = NUMBERS["Letter", "data addressee key_id window"]
     assert data[:3] == bytes([0x81, number, 0x94])
     for short in (bytes([0x81, number, 0x90]), bytes([0x81, number, 0x91, 0xC0]), bytes([0x81, number, 0xC0])):
         with pytest.raises(StoreDamaged):
-            CODEC.decode(short, KEK_A)
+            CODEC.decode(short, WRAP_A, ROW)
 
 
 def test_a_row_whose_key_cannot_be_read(database: Database) -> None:
@@ -328,9 +330,14 @@ def test_a_row_whose_key_cannot_be_read(database: Database) -> None:
 
 
 def test_a_size_that_cannot_be(database: Database) -> None:
-    data, _ = CODEC.encode(Secret(bytes(32)), KEK_A)
-    with pytest.raises(StoreDamaged, match="key size"):
-        CODEC.decode(data.replace(b"\x92\x20", b"\x92\x7f"), None)
+    data, _ = CODEC.encode(Secret(bytes(32)), WRAP_A, ROW)
+    for size in (1, 8, 16):
+        short = data.replace(b"\xc4\x30" + data[-48:], bytes([0xC4, size]) + bytes(size))
+        assert len(short) == len(data) - 48 + size
+        with pytest.raises(StoreDamaged, match="key size"):
+            CODEC.decode(short, None, ROW)
+        with pytest.raises(StoreDamaged, match="does not unwrap"):
+            CODEC.decode(short, WRAP_A, ROW)
 
 
 def test_an_error_shows_no_key(database: Database) -> None:
