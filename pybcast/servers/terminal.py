@@ -199,6 +199,8 @@ class TerminalProcess:
     def _tune(self, now: float) -> None:
         """Tune to the services whose time has begun, and out of those whose time is over."""
         changed = self.schedule.changed(now)
+        if any(self.schedule.active(index) for index in changed):
+            self._hear_again()  # what its carousel gave before was not taken
         for tuning, index in zip(self.tunings, self._of, strict=True):
             if index not in changed:
                 continue

@@ -302,6 +302,7 @@ def test_the_command_follows_keys(tmp_path: Path, apply: bool) -> None:
             try:
                 assert process.stderr is not None and process.stdout is not None
                 assert json.loads(process.stderr.readline())["event"] == "keys-connected"
+                keys.wait_reader()  # it is told of both keys, not of the last one alone
                 keys.put(use(2), use(7, mki=b"\0\0\0\1"))
                 assert json.loads(process.stderr.readline())["code"] == "key-refused"
                 process.send_signal(signal.SIGTERM)
