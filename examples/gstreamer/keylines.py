@@ -39,7 +39,7 @@ def follow(path, service, stream, told):
                             said = json.loads(line)
                             if (said.get("service"), said.get("stream")) == (service, stream):
                                 told(said)
-            except (OSError, ValueError):
+            except (OSError, ValueError, RecursionError):
                 pass  # nobody there, or gone in the middle of a line
             time.sleep(RETRY)
 
