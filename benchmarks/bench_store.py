@@ -4,7 +4,7 @@
 Contenders of one group store the same: ``bench_store...`` is ``pybcast.store``; ``bench_floor...`` is one ``executemany`` of
 encoded rows by a bare ``sqlite3`` connection, checksums made and keys wrapped before.  Names end in what is measured:
 
-* ``commit``: one small write, as a server makes it for one message: waits for the disk (fsync);
+* ``commit``: one small write, as a server makes it for one message: waits for the disk (fsync), and tells the witness;
 * ``queued``: 1,000 such writes given at once; they go together;
 * ``million``: a COUNTER for each of 1,000,000 subscribers, and their LTKMs on pages of 1,000, in one write; ``extra_info`` has the
   largest memory of a process that did it (``PYBCAST_BENCH_ROWS`` for another number);
@@ -110,6 +110,15 @@ def bench_store_commit(benchmark: Benchmark, tmp_path: Path) -> None:
     with SqliteStore(tmp_path / "test.db", KEK_A) as store:
         benchmark.pedantic(lambda: store.write(message(next(numbers))), rounds=300)
         assert len(store.load()["smk-counter"]) == 300
+
+
+def bench_store_witnessed_commit(benchmark: Benchmark, tmp_path: Path) -> None:
+    """With the witness, which every server has."""
+    benchmark.group = "store-commit"
+    numbers = itertools.count()
+    with SqliteStore(tmp_path / "test.db", KEK_A, witness=tmp_path / "witness" / "test") as store:
+        benchmark.pedantic(lambda: store.write(message(next(numbers))), rounds=300)
+        assert store.position.commit == 301
 
 
 def bench_floor_commit(benchmark: Benchmark, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ class Database:
         self._table_names: dict[int, str] = {}
         self._new_tables: list[tuple[int, str]] = []
         self._carried: list[Change] = []
-        self._crcs: dict[tuple[int, str, int | None], int] = {}
+        self._crcs: dict[tuple[int, int | None], int] = {}
         self._seqs = itertools.count(1)
         self._keks: dict[int, RowWrap] = {}
         self._current = 0
@@ -289,6 +289,7 @@ class Database:
                 self._cursor = 0
 
     def _read_tables(self) -> None:
+        self._crcs.clear()
         for number, name in self._connection.execute("SELECT id, name FROM flow_table"):
             self._tables[name], self._table_names[number] = number, name
 
@@ -411,10 +412,9 @@ class Database:
 
     def _crc(self, table: int, key: _SqlKey, value: _SqlValue, kek: int | None, info: str | None) -> int:
         """CRC-32 over all that makes a row, but for ``seq``: SQLite does not see a flipped bit in a page."""
-        name = self._table_names[table]
-        head = self._crcs.get((table, name, kek))
+        head = self._crcs.get((table, kek))
         if head is None:
-            head = self._crcs[table, name, kek] = zlib.crc32(f"{table} {kek} {name}".encode())
+            head = self._crcs[table, kek] = zlib.crc32(f"{table} {kek} {self._table_names[table]}".encode())
         if info is not None:
             head = zlib.crc32(info.encode(), head)
         place = b"\0t" + key.encode() if type(key) is str else b"\0b" + key  # type: ignore[operator]
@@ -452,6 +452,7 @@ class Database:
         except BaseException:
             for number, name in self._new_tables:  # they are not in the database either
                 del self._tables[name], self._table_names[number]
+            self._crcs.clear()
             raise
         finally:
             self._new_tables, self._carried, self._reached, self._rows = [], [], BLANK, False

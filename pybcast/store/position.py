@@ -73,8 +73,11 @@ class Stamp(Position):
 
     def next(self, now: float, reached: Position, *, rows: bool) -> Stamp:
         """The stamp of the next transaction.  ``reached``: numbers that it must not be below.  ``rows``: it holds rows."""
-        raised = self.raised(reached)
-        return replace(raised, commit=raised.commit + 1, time=now, rows_time=now if rows else self.rows_time)
+        return Stamp(
+            life=self.life, commit=max(self.commit, reached.commit) + 1, time=now,
+            key_number=max(self.key_number, reached.key_number), smk_base=max(self.smk_base, reached.smk_base),
+            previous=self.previous, began=self.began, rows_time=now if rows else self.rows_time,
+        )  # fmt: skip
 
 
 BLANK: Final = Stamp(life="", commit=0, time=0.0, key_number=0, smk_base=0)
