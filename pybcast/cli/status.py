@@ -13,7 +13,7 @@ from typing import Final
 import typer
 
 from pybcast.cli.output import report
-from pybcast.errors import BcastError, ConfigError, TransportError
+from pybcast.errors import BcastError, ConfigError, StoreError, TransportError
 
 BAD_MESSAGE: Final = 1
 USAGE: Final = 2
@@ -30,7 +30,7 @@ def answering(*, as_json: bool) -> Iterator[None]:
         sys.stdout.flush()
     except BcastError as error:
         report(error, as_json=as_json)
-        raise typer.Exit(USAGE if isinstance(error, ConfigError | TransportError) else BAD_MESSAGE) from None
+        raise typer.Exit(USAGE if isinstance(error, ConfigError | TransportError | StoreError) else BAD_MESSAGE) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:  # files are checked where they are opened: this is standard output

@@ -10,13 +10,33 @@ from typing import Annotated, Any, Final
 import typer
 
 from pybcast.cli import output
-from pybcast.cli.asking import ConfigArgument, JsonOption, LimitOption, ask, config_of, facts, group, moment, rows, serving
+from pybcast.cli.asking import (
+    ConfigArgument,
+    JsonOption,
+    LimitOption,
+    ask,
+    config_of,
+    facts,
+    group,
+    moment,
+    rows,
+    serving,
+    shown_time,
+)
 from pybcast.errors import ConfigError, TransportError
 
 ROTATION: Final = 3600.0  # seconds to wait for every key to be wrapped anew - confidence: own
 SinceOption = Annotated[
     str, typer.Option("--since", metavar="TIME", help="From this time on: 2030-01-31T20:15:00Z.", show_default=False)
 ]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The copy.", show_default=False)]
+KekOption = Annotated[
+    str,
+    typer.Option(
+        "--kek", metavar="SOURCE", show_default=False,
+        help="The key that wraps the keys in the copy, where the source in the configuration is there for the server only.",
+    ),
+]  # fmt: skip
 ToOption = Annotated[
     str,
     typer.Option(
@@ -45,6 +65,51 @@ def add(app: typer.Typer, role: str) -> None:
                 return
             output.say(f"all keys are wrapped under {found['kek_id']}; change {found['file']}, line {found['line']}, to:")
             output.say(f'kek = "{to}"')
+
+    @app.command("backup")
+    def backup(config: ConfigArgument, file: FileArgument, json: JsonOption = False) -> None:
+        """Copy the database into a new file.
+
+        While the server runs, or while it does not. The keys in the copy are wrapped as in the database.
+        """
+        with serving(as_json=json):
+            from pybcast import store
+
+            of = config_of(config, role)
+            made = store.backup(of.database, file.absolute(), owner=of.me)
+            facts(
+                {"file": str(file), "id": made.owner, "commit": made.commit, "time": made.time, "octets": made.octets},
+                as_json=json,
+            )
+
+    @app.command("restore")
+    def restore(config: ConfigArgument, file: FileArgument, kek: KekOption = "", json: JsonOption = False) -> None:
+        """Put a copy in place of the database.
+
+        While the server is stopped. The copy is checked first: every row, whose it is, and the key. What was there is kept beside
+        it. The server notices, and makes new keys for everything; what was entered since the copy was made is lost.
+        """
+        with serving(as_json=json):
+            from pybcast import store
+
+            of = config_of(config, role)
+            of = of.with_kek(kek) if kek else of
+            done = store.restore(of.database, file.absolute(), of.kek(), owner=of.me, witness=of.witness)
+            found = {
+                "id": done.copy.owner, "commit": done.copy.commit, "time": done.copy.time, "octets": done.copy.octets,
+                "lost_from": done.lost_from, "lost_to": done.lost_to, "kept": str(done.kept or ""),
+            }  # fmt: skip
+            if json:
+                output.say_json(found)
+                return
+            output.say(output.plain(f"{of.database}: commit {done.copy.commit} of {shown_time(done.copy.time)} UTC"))
+            if done.lost_to > done.lost_from:
+                lost = f"{shown_time(done.lost_from)} to {shown_time(done.lost_to)}"
+                output.say(f"lost: what was entered or changed from {lost} UTC; enter it again when the server runs")
+            else:
+                output.say("lost: nothing that is known of")
+            if done.kept is not None:
+                output.say(output.plain(f"kept: what was there before, in {done.kept}"))
 
     @app.command("log")
     def log(config: ConfigArgument, since: SinceOption = "", limit: LimitOption = 100, json: JsonOption = False) -> None:

@@ -42,6 +42,7 @@ id = "urn:example:{role}"             # absolute URI; the certificate names it t
 listen = "127.0.0.1:{port}"           # the back-end interface
 status = "127.0.0.1:{status}"           # /healthz and /metrics
 database = "{role}.db"                # relative to this file
+witness = "witness/{role}.witness"    # tells when the database was put back: never copy or restore it
 kek = "file:{role}.kek"               # wraps the keys in the database; or env:NAME, command:WORDS
 {own}
 [tls]

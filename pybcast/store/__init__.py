@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from pybcast.flows.restart import Restored
+from pybcast.store.copies import Copy, PutBack, backup, restore
 from pybcast.store.database import Database
 from pybcast.store.kek import kek_id, load_kek
 from pybcast.store.protocol import (
@@ -31,9 +32,11 @@ from pybcast.store.protocol import (
 from pybcast.store.sqlite import SqliteStore
 
 __all__ = [
+    "Copy",
     "Database",
     "LogEntry",
     "Position",
+    "PutBack",
     "Restored",
     "SqliteStore",
     "Stats",
@@ -43,6 +46,8 @@ __all__ = [
     "StoreInUse",
     "StoreStopped",
     "WrongKek",
+    "backup",
     "kek_id",
     "load_kek",
+    "restore",
 ]

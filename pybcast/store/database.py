@@ -22,7 +22,7 @@ from pybcast.keys import KEK, unwrap, wrap
 from pybcast.store.encoding import FORMAT, Codec, layouts
 from pybcast.store.files import Lock, prepare, siblings, sync_folder
 from pybcast.store.kek import kek_id
-from pybcast.store.people import Change, everyone, rewrapped, rewrapped_srk
+from pybcast.store.people import Change, check_everyone, everyone, rewrapped, rewrapped_srk
 from pybcast.store.position import BLANK, KEY_NUMBERS, SMK_BASE, system_time
 from pybcast.store.progress import Progress
 from pybcast.store.protocol import LogEntry, Position, StoreDamaged, StoreFull, StoreInUse, WrongKek
@@ -245,6 +245,7 @@ class Database:
 
     def _check_owner(self, owner: str, readonly: bool) -> None:
         found = self._connection.execute("SELECT value FROM meta WHERE name = 'owner'").fetchone()
+        self.owner = str(found[0]) if found is not None else "" if readonly else owner
         if found is None and owner and not readonly:
             with self._transaction() as db:
                 db.execute("INSERT INTO meta VALUES ('owner', ?)", (owner,))
@@ -602,18 +603,36 @@ class Database:
     # --- copies -------------------------------------------------------------------------------------------------------
 
     def copy_to(self, path: Path) -> None:
-        """A consistent copy in a new file, mode 0600, keys wrapped as here."""
-        if path.exists():
+        """A consistent copy in a new file, mode 0600, keys wrapped as here; it has its name when it is complete."""
+        if path.exists() or path.is_symlink():
             raise StoreError(f"{path} exists")
-        prepare(path, create=True)
+        part = path.with_name(path.name + ".part")
+        part.unlink(missing_ok=True)
+        prepare(part, create=True)
         try:
-            with self._typed(), contextlib.closing(sqlite3.connect(path, isolation_level=None)) as copy:
+            with self._typed(), contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
                 self._connection.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE").fetchone()  # one file, that can be read where nothing can be written
+            part.rename(path)
             sync_folder(path.parent)
         except BaseException:
-            for file in siblings(path):
+            for file in (path, *siblings(part)):
                 file.unlink(missing_ok=True)
             raise
+
+    def check(self, *, shown: Path) -> None:
+        """Look at every page and every row; ``StoreDamaged`` says which one is damaged.  ``shown``: whose name errors say."""
+        try:
+            with self._typed():
+                self._read_tables()
+                ((found,), *_) = self._connection.execute("PRAGMA integrity_check(1)").fetchall()
+                if found != "ok":
+                    raise StoreDamaged(f"{self.path} is damaged: {found}")
+                for row in self._connection.execute(_SELECT):
+                    self._decode(row)
+                check_everyone(self._connection, self._keks)
+        except StoreError as error:
+            raise type(error)(str(error).replace(str(self.path), str(shown))) from None
 
     # --- the key-encryption key ---------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from pybcast.errors import StoreError
@@ -49,6 +50,30 @@ def prepare(path: Path, *, create: bool) -> None:
                 raise StoreError(f"{file} is read-only (mode {stat.S_IMODE(mode):04o})")
     except OSError as error:
         raise StoreError(f"{error.filename or path}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def as_owner(path: Path) -> Iterator[None]:
+    """For a command: root acts as the user to whom a database, or its folder, belongs, so that the server can use what is made, and
+    nothing in a folder of another user can lead root elsewhere.
+    """
+    try:
+        found = (path if path.exists() else path.parent).stat()
+    except OSError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}") from None
+    if os.geteuid() or not found.st_uid:
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(found.st_gid)
+    os.seteuid(found.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
 from pybcast.errors import StoreError
@@ -266,3 +267,24 @@ def everyone(db: sqlite3.Connection, keks: Mapping[int, RowWrap] | None) -> dict
         (row[0], names[told_of(*row)]): True for row in db.execute("SELECT key, member, crc FROM member_told")
     }
     return {"subscriber": people, "smk-counter": counters, "right": rights, "told": told}
+
+
+def check_everyone(db: sqlite3.Connection, keks: Mapping[int, RowWrap]) -> None:
+    """Look at every row of these tables; ``StoreDamaged`` for the first that is not what was written."""
+    for row in db.execute("SELECT id, name, idr, smk, kek, crc FROM member"):
+        smk_of(keks, *row)
+    for table, columns, look in (
+        ("member_srk", "member, srk, kek, crc", partial(srk_of, keks)),
+        ("member_counter", "member, value", counter_of),
+        ("member_right", 'stream, member, start, "end", content, crc', window_of),
+        ("member_told", "key, member, crc", told_of),
+    ):
+        place = columns.split(", ").index("member")
+        for row in db.execute(f"SELECT {columns} FROM {table} WHERE member NOT IN (SELECT id FROM member)"):
+            raise StoreDamaged(f"table {table}, member {row[place]}: there is no such member")
+        for row in db.execute(f"SELECT {columns} FROM {table}"):
+            look(*row)
+    for row in db.execute("SELECT id, service, stream, crc FROM member_stream"):
+        stream_of(*row)
+    for (stream,) in db.execute("SELECT stream FROM member_right WHERE stream NOT IN (SELECT id FROM member_stream)"):
+        raise StoreDamaged(f"table member_right, stream {stream}: there is no such stream")

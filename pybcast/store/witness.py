@@ -8,9 +8,11 @@ after a power cut the witness is behind the database, which means nothing.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +30,22 @@ _SLOTS: Final = 2
 class _Slot:
     owner: str
     stamp: Stamp
+
+
+def _slots(data: bytes) -> Iterator[tuple[int, _Slot]]:
+    """Those that can be read, with their place."""
+    for turn in range(_SLOTS):
+        with contextlib.suppress(StoreDamaged, UnicodeDecodeError):
+            yield turn, decode(data[turn * SLOT : (turn + 1) * SLOT].decode().rstrip(" \n"), _Slot)
+
+
+def found_stamps(path: Path) -> list[Stamp]:
+    """What the witness of a stopped server says; nothing when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return [slot.stamp for _, slot in _slots(file.read(SLOT * _SLOTS))]
+    except OSError:
+        return []
 
 
 class Witness:
@@ -88,11 +106,7 @@ class Witness:
 
     def _read(self) -> None:
         owner = self._owner
-        for turn in range(_SLOTS):
-            try:
-                slot = decode(os.pread(self._handle, SLOT, turn * SLOT).decode().rstrip(" \n"), _Slot)
-            except (StoreDamaged, UnicodeDecodeError):
-                continue
+        for turn, slot in _slots(os.pread(self._handle, SLOT * _SLOTS, 0)):
             if self.found is None or slot.stamp.commit > self.found.commit:
                 self.found, owner, self._turn = slot.stamp, slot.owner, (turn + 1) % _SLOTS
         self.unreadable = self.found is None

@@ -20,13 +20,13 @@ from typing import Final
 
 from pybcast.flows import Persist
 from pybcast.keys import KEK, TEK
-from pybcast.store import Database, SqliteStore
+from pybcast.store import Database, SqliteStore, restore
 from pybcast.store.database import Changes
 
 KEK_A, KEK_B = KEK(bytes(range(32))), KEK(bytes(range(1, 17)))
 IN_FLIGHT: Final = 8
-STEPS: Final = ("store/database.py", "store/progress.py", "store/witness.py")
-"""Where ``step`` counts calls: all that touches a file when a database is opened or written to."""
+STEPS: Final = ("store/database.py", "store/progress.py", "store/witness.py", "store/copies.py", "store/files.py", "pathlib.py")
+"""Where calls are counted: all that touches a file when a database is opened, written to or put back."""
 
 
 def witness_of(path: Path) -> Path:
@@ -64,27 +64,43 @@ def _write(seed: int, path: Path) -> None:
             _say(f"ack {acknowledged}")
 
 
-def _step(seed: int, path: Path) -> None:
-    """Opens, writes a row, and closes; dies at call ``seed`` into the interpreter's C functions, before it or after it."""
-    calls = 0
+class _Dying:
+    """Dies at the n-th call into a C function that may touch a file, before it or after it; 0: never."""
 
-    def count(frame: FrameType, event: str, _: object) -> None:
-        nonlocal calls
+    def __init__(self, at: int) -> None:
+        self.at, self.calls = at, 0
+
+    def __enter__(self) -> None:
+        sys.setprofile(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        _say(f"ack {self.calls}")
+
+    def _count(self, frame: FrameType, event: str, _: object) -> None:
         if event.startswith("c_") and frame.f_code.co_filename.endswith(STEPS):
-            calls += 1
-            if calls == seed:
+            self.calls += 1
+            if self.calls == self.at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.setprofile(count)
-    database = Database(path, KEK_A, owner="urn:bsm", witness=witness_of(path))
-    _say("ack 0")
-    changes = Changes()
-    database.encode([Persist("last", (), seed)], changes)
-    database.commit(changes)
-    _say("ack 1")
-    database.close()
-    sys.setprofile(None)
-    _say("ack 2")
+
+def _step(seed: int, path: Path) -> None:
+    """Opens, writes a row, and closes; dies at call ``seed``.  Says at the end how many calls it was."""
+    with _Dying(seed):
+        database = Database(path, KEK_A, owner="urn:bsm", witness=witness_of(path))
+        _say("ack 0")
+        changes = Changes()
+        database.encode([Persist("last", (), seed)], changes)
+        database.commit(changes)
+        _say("ack 1")
+        database.close()
+
+
+def _restore(seed: int, path: Path) -> None:
+    """Puts ``copy.db`` in place of the database; dies at call ``seed``.  Says at the end how many calls it was."""
+    with _Dying(seed):
+        restore(path, path.with_name("copy.db"), KEK_A, owner="urn:bsm", witness=witness_of(path))
+        _say("ack 0")
 
 
 def _rotate(seed: int, path: Path) -> None:
@@ -100,7 +116,7 @@ def _rotate(seed: int, path: Path) -> None:
         _say("ack 0")
 
 
-KINDS: Final[dict[str, Callable[[int, Path], None]]] = {"write": _write, "rotate": _rotate, "step": _step}
+KINDS: Final[dict[str, Callable[[int, Path], None]]] = {"write": _write, "rotate": _rotate, "step": _step, "restore": _restore}
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -233,6 +234,11 @@ class Children:
                 os.kill(pid, signal.SIGKILL)
                 pid, acks = None, 1 << 30
         return found
+
+    def deaths(self, kind: str, path: Path) -> list[int]:
+        """At which calls to die, of all that there are when nothing dies (which is tried at ``path``)."""
+        calls = self.run(kind, 0, path)[-1]
+        return sorted(random.Random(calls).sample(range(1, calls + 1), calls if LONG else min(calls, 60)))
 
     def close(self) -> None:
         self._in.close()
