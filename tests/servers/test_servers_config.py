@@ -38,6 +38,7 @@ def test_a_file_becomes_streams(tmp_path: Path) -> None:
     assert (first.rollover_lead, first.rekey_lead) == (10, 3), "five periods, which are prepared ahead; two turns of the carousel"
     assert first.key_domain_id == bytes.fromhex("12f410")
     assert bsm.database == tmp_path / "bsm.db" and bsm.control == tmp_path / "bsm.sock"
+    assert bsm.witness == tmp_path / "witness" / "bsm.db.witness"
     assert bsm.kek_source == f"file:{tmp_path}/kek"
     peer = bsm.peers.get("urn:example:bsda")
     assert peer is not None
@@ -75,6 +76,7 @@ REFUSALS: Final = [
     ("unknown table", lambda t: t + "\n[extra]\na = 1\n", "extra: unknown key"),
     ("missing key", lambda t: t.replace("period = 2\n", "", 1), r"services\[1\].period: missing"),
     ("missing table", lambda t: re.sub(r"\[server\](\n.+)+", "", t), "server: missing"),
+    ("witness", lambda t: t.replace('database = "bsm.db"', 'database = "bsm.db"\nwitness = "w"'), "witness: expected a path in"),
     ("wrong type", lambda t: t.replace("period = 2", 'period = "2"', 1), r"services\[1\].period: expected `int`"),
     ("wrong word", lambda t: t.replace('role = "bsm"', 'role = "bsn"'), "server.role: invalid enum value"),
     ("no uri", lambda t: t.replace('id = "urn:example:bsm"', 'id = "bsm"'), "server.id: expected an absolute URI"),
@@ -132,12 +134,16 @@ def test_check_opens_what_the_file_names(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tls: .*bsm\.pem: No such file"):
         found.check()
     plain = BSM_TOML.replace("https://", "http://").replace('role = "bsm"', 'role = "bsm"\nplain_loopback = true')
-    found = config.load(_file(tmp_path, re.sub(r"\[tls\](\n.+)+", "", plain)))
+    plain_text = re.sub(r"\[tls\](\n.+)+", "", plain)
+    found = config.load(_file(tmp_path, plain_text))
     with pytest.raises(ConfigError, match=r"server\.kek: .*No such file"):
         found.check()
     (tmp_path / "kek").write_text(KEK)
     (tmp_path / "kek").chmod(0o600)
     found.check()
+    found = config.load(_file(tmp_path, plain_text.replace('database = "bsm.db"', 'database = "bsm.db"\nwitness = "no/where/w"')))
+    with pytest.raises(ConfigError, match=r"server\.witness: \S*/no is not a folder"):
+        found.check()
 
 
 def test_a_pair_needs_its_secret(tmp_path: Path) -> None:
