@@ -151,9 +151,6 @@ class TerminalProcess:
         agent = self.credentials.agent(state)
         profile = {"card": agent} if self.credentials.profile == "smartcard" else {"device": agent}
         self.machine = Terminal(**profile, parental=self.credentials.parental, cycle=self.cycle, state=state)  # type: ignore[arg-type]
-        if self.store.restored:  # the replay marks in it may be old; what was opened since may be opened again, once
-            LOG.warning("the database is a restored copy", extra={"fields": {"event": "restored"}})
-            await asyncio.to_thread(self.store.take_into_service)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -33,6 +33,7 @@ KEY_NUMBERS: Final = NUMBERS
 SMK_BASE: Final = SmkCounters.BASE
 
 COMMITS: Final = 1 << 48  # 89,000 years at 100 commits a second; a token cannot move a store further
+UNVERIFIED: Final = 1 << 32  # how far a token may move a store that did not make it: a year at 100 commits a second
 TOKEN: Final = 200  # characters that a token may have; ours have at most 99
 _NUMBERS: Final = 1 << 63  # what an integer of SQLite holds
 _MAC: Final = 16  # bytes: a guess is right once in 2^128

@@ -27,7 +27,7 @@ from pybcast.keys import KEK
 from pybcast.store.database import CHUNK_OCTETS, LOG_KEPT, Changes, Database
 from pybcast.store.files import siblings
 from pybcast.store.members import StoredMembers
-from pybcast.store.position import Tokens, system_time, token_position
+from pybcast.store.position import UNVERIFIED, Tokens, system_time, token_position
 from pybcast.store.protocol import LogEntry, Position, Stats, StoreStopped
 
 GROUP_ROWS: Final = 10_000  # rows that go together at most: a transaction of about 100 ms, and bounded memory
@@ -243,7 +243,7 @@ class SqliteStore:
         if found is None or found.commit <= commit:
             return None
         if not self._tokens.genuine(token):
-            if self._believed:
+            if self._believed or found.commit > commit + UNVERIFIED:
                 return None
             self._believed = True
             found = replace(found, time=0.0, key_number=0, smk_base=0)
