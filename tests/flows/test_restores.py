@@ -404,3 +404,48 @@ def test_key_materials_of_a_restored_bsm_have_new_ids() -> None:
 
 def _keys(items: tuple[Item, ...]) -> list[KeyMaterial]:
     return [item for item in items if isinstance(item, KeyMaterial)]
+
+
+# --- what is on air is a witness ----------------------------------------------------------------------------------------
+
+
+def mark_of(data: bytes) -> bytes:
+    return data[-8:]
+
+
+def test_a_stkm_on_air_that_the_store_does_not_know() -> None:
+    """The sender says what it has on air: another STKM of a period, or a later period, tells that the store is older (R51)."""
+    rig = Rig("bsda", 4)
+    system, config = rig.system, rig.config
+    system.run(40)
+    rig.copy()
+    system.run(40)
+    bsda = system.headends[MAIN].machine
+    assert bsda is not None
+    held = {announce.start: announce.stkms[0].data for announce in system.headends[MAIN].on_air.values()}
+    assert held
+    last = max(held)
+
+    def unknown(machine: BSDA, start: int, data: bytes, service: str = config.service) -> bool:
+        return machine.unknown(service, config.stream, start, mark_of(data), mark_of)
+
+    for start, data in held.items():
+        assert not unknown(bsda, start, data), "what it sent itself"
+    assert unknown(bsda, last, b"another STKM of that period")
+    assert unknown(bsda, last + 400, b"a period to come")
+    assert not unknown(bsda, last - 4000, b"a period that is forgotten")
+    assert not unknown(bsda, last, b"another", "urn:example:not-ours")
+    old = BSDA(me=MAIN, streams=[config], randomness=random.Random(3).randbytes, state=rig.copies[2])
+    assert all(unknown(old, start, data) for start, data in held.items())
+    empty = BSDA(me=MAIN, streams=[config], randomness=random.Random(3).randbytes, state={})
+    assert unknown(empty, last, held[last])
+    fresh = BSDA(me=MAIN, streams=[config], randomness=random.Random(3).randbytes, state=rig.copies[2], start=RESTORED)
+    fresh.tick(system.now)
+    assert not unknown(fresh, last, held[last]), "a stream that recovers is not restored once more"
+
+
+def test_a_bsda_takes_a_step_of_the_clock_like_any_tick() -> None:
+    rig = Rig("bsda", 4)
+    rig.system.run(10)
+    bsda = rig.system.headends[MAIN].machine
+    assert bsda is not None and bsda.clock_forward(5.0, rig.system.now) == bsda.tick(rig.system.now)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from servers_support import Process, System, _service
+from servers_support import Process, System, _service, free_ports
 
 from pybcast import codec
 from pybcast.flows.keychain import LongTermKey
@@ -35,12 +35,17 @@ SERVICES: Final = ("urn:example:service:A", "urn:example:service:B")
 class Rig:
     """Both servers with a service of each generation, a subscriber, and what goes on air with its bytes."""
 
-    def __init__(self, folder: Path, period: int) -> None:
-        values = {"period": period, "key_period": 10 * period, "carousel_cycle": 1.0, "look_ahead": 3}
+    def __init__(self, folder: Path, period: int, *, sender: bool = False) -> None:
+        values: dict[str, object] = {"period": period, "key_period": 10 * period, "carousel_cycle": 1.0, "look_ahead": 3}
         self.period = period
         self.system = System(folder, _service("A", 1, "bsm", "push", **values) + _service("B", 2, "bsda", "push", **values))
         path = folder / "bsda.toml"
-        path.write_text(path.read_text().replace('events = "-"', 'events = "-"\ncontent = true'))
+        text = path.read_text().replace('events = "-"', 'events = "-"\ncontent = true')
+        if sender:
+            text = text.replace("[air]\n", '[air]\nsender = "air.sock"\n')
+            for group, port in enumerate(free_ports(2)):
+                text = text.replace("[[services]]\nid", f'[[services]]\nstkm = "239.192.77.{group + 1}:{port}"\nid', 1)
+        path.write_text(text)
         self.keys: dict[bytes, bytes] = {}
 
     def start(self, *names: str) -> None:
@@ -262,3 +267,35 @@ def test_the_light_is_red_until_it_is_over_and_status_says_what_is_lost(rig: Rig
     rig.until_green("bsm", limit=14 * rig.period + 60)
     (status,) = system.shown("status", "bsm.toml")
     assert all("put back" not in row["why"] for row in status["services"]) and status["restored"]
+
+
+def test_what_is_on_air_is_a_witness(tmp_path: Path) -> None:
+    """Both servers are put back with their witnesses: the sender alone knows more, and the BSD/A believes it."""
+    rig = Rig(tmp_path, 4, sender=True)
+    system = rig.system
+    sender = Process("bsda", system.folder, "bsda", command=("air", "stkm"))
+    try:
+        sender.ready()
+        rig.start("bsm", "bsda")
+        rig.add("early")
+        rig.until_used(time.time() + NTP_UNIX, 80)
+        rig.note_keys()
+        put = [folder_with_witness(system.folder, name) for name in ("bsm", "bsda")]
+        rig.until_used(time.time() + NTP_UNIX + 8, 80)
+        system.kill("bsm", "bsda")
+        for each in put:
+            each()
+        stopped = time.time() + NTP_UNIX
+        rig.start("bsm", "bsda")
+        rig.until_used(stopped, SPOKEN + 120)
+        (found,) = restored(rig.process("bsda"))
+        assert "the sender" in found["why"]
+        rig.until_green("bsda", limit=SPOKEN + 120)
+        rig.note_keys()
+        rig.nothing_twice()
+        assert sender.end(signal.SIGTERM) == 0
+        sender.check()
+    finally:
+        sender.process.kill()
+        sender.gone()
+        system.close()
