@@ -135,6 +135,8 @@ def _show(found: dict[str, Any]) -> None:
         output.say(
             output.plain(f"LTKMs of {issuing['service']} stream {issuing['stream']}: {issuing['done']} of {issuing['of']} issued")
         )
+    if found["restored"]:
+        output.say(output.plain(f"restored: {found['restored']['text']}"))
     for alarm in found["alarms"]:
         output.say(output.plain(f"alarm {alarm['code']}: {alarm['service']} stream {alarm['stream']}: {alarm['text']}"))
 

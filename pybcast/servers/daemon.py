@@ -410,7 +410,7 @@ class Daemon(Generic[M]):
             "up": round(self.clock.monotonic() - self.started, 1),
             "light": "red" if "red" in lights else "yellow" if "yellow" in lights else "green",
             "peers": peers, "services": services, "alarms": self.watch.last_alarms()[-5:],
-            "restored": None if restored is None else asdict(restored),
+            "restored": None if restored is None else {**asdict(restored), "text": str(restored)},
             "store": {"writes": stats.writes, "commits": stats.commits, "octets": stats.octets, "slowest": stats.slowest_commit},
             **more,
         }  # fmt: skip

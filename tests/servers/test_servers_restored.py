@@ -265,6 +265,8 @@ def test_the_light_is_red_until_it_is_over_and_status_says_what_is_lost(rig: Rig
     assert status["light"] == "red" and all("put back" in row["why"] for row in status["services"])
     assert status["restored"]["lost_from"] < status["restored"]["lost_to"] and "witness" in status["restored"]["why"]
     rig.until_green("bsm", limit=14 * rig.period + 60)
+    _, shown, _ = system.command("status", "bsm.toml")
+    assert "restored: an older store was put back" in shown and "is lost" in shown
     (status,) = system.shown("status", "bsm.toml")
     assert all("put back" not in row["why"] for row in status["services"]) and status["restored"]
 
