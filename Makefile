@@ -9,7 +9,7 @@ STAMP := .venv/.pybcast-ready
 .PHONY: help setup test check lint types format coverage core sanitize bench wheel random long demo clean
 
 # Floors 0-3: all that has no socket, clock or process. Totality and real video add no line, only time.
-ELSEWHERE := backend broadcast demo interaction interop outlets servers store
+ELSEWHERE := backend broadcast demo https interaction interop outlets servers store
 COVERED := errors secret messages jsontext wire keys _native codec flows
 COVERAGE := $(COVERED:%=--cov=pybcast.%) --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 

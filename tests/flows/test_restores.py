@@ -449,3 +449,12 @@ def test_a_bsda_takes_a_step_of_the_clock_like_any_tick() -> None:
     rig.system.run(10)
     bsda = rig.system.headends[MAIN].machine
     assert bsda is not None and bsda.clock_forward(5.0, rig.system.now) == bsda.tick(rig.system.now)
+
+
+@pytest.mark.parametrize(("begin", "end", "said"), [
+    (NOON, NOON + 90, "from 2026-06-09T13:20:00Z to 2026-06-09T13:21:30Z"),
+    (0.0, NOON, "from the beginning to 2026-06-09T13:20:00Z"),
+    (1e300, float("inf"), "from an unknown time to an unknown time"),
+])  # fmt: skip
+def test_what_is_lost_is_said_in_words(begin: float, end: float, said: str) -> None:
+    assert said in str(Restored("why", begin, end))
