@@ -35,8 +35,8 @@ KINDS: Final[tuple[Kind, ...]] = (
 )  # fmt: skip
 
 Leniency = Literal["mtk-id-4", "interval-2", "trailing-bytes", "rsa-1024"]
-"""Departures a parser accepts only when named: a 4-byte MTK ID (CMMB cards), a 2+2 byte MSK interval (first edition of
-TS 33.246), bytes after the last field (ignored), 1024-bit RSA (OMA DRM 2.0 devices)."""
+"""Departures a parser accepts only when named: a 4-byte MTK ID (CMMB cards), a 2+2 byte MSK interval (3GPP's, of MTK
+IDs), bytes after the last field (ignored), 1024-bit RSA (OMA DRM 2.0 devices)."""
 LENIENCIES: Final[tuple[Leniency, ...]] = ("mtk-id-4", "interval-2", "trailing-bytes", "rsa-1024")
 
 
@@ -467,6 +467,9 @@ PayloadSlot = Literal["EXT3", "EXT5", "T", "RAND", "IDi", "IDr", "KEMAC", "V"] |
 
 # --- Smartcard Profile (smartcard-profile.md 4, 5, 7; rules.md R16-R25) ----------------------------------------------
 
+SEK_KEY_TYPE: Final = 2
+"""Key data type of the SEK in an LTKM that is built: TEK (TS 33.246 6.4.5.1, sure).  0, TGK, is read too (decision 1)."""
+
 
 @dataclass(frozen=True)
 class TerminalBinding:
@@ -526,7 +529,10 @@ class _SmartcardCommon:
 
 @dataclass(frozen=True, kw_only=True)
 class _SmartcardStkmCommon(_SmartcardCommon):
-    """``key_domain_id`` 3, ``sek_id`` 4, ``tek_id`` 2 bytes (4 with leniency mtk-id-4).  ``other_key_ids``: unknown types, kept."""
+    """``key_domain_id`` 3, ``sek_id`` 4, ``tek_id`` 2 bytes (4 with leniency mtk-id-4).  ``other_key_ids``: unknown types, kept.
+
+    What is sealed has a Key Group and a Key Number (halves of ``sek_id``) other than 0000, and a ``tek_id`` of 0001..fffe.
+    """
 
     key_domain_id: bytes
     sek_id: bytes
@@ -537,7 +543,10 @@ class _SmartcardStkmCommon(_SmartcardCommon):
 
 @dataclass(frozen=True, kw_only=True)
 class SmartcardStkm(_SmartcardStkmCommon):
-    """A complete Smartcard Profile STKM (MIKEY MTK message) as it is on air."""
+    """A complete Smartcard Profile STKM (MIKEY MTK message) as it is on air.
+
+    ``csb_id``: any value; with the RAND of the SEK it gives the message's keys (smartcard-profile.md 4.4).
+    """
 
     kind: ClassVar[Kind] = "smartcard-stkm"
     csb_id: bytes
@@ -561,9 +570,10 @@ class PartialSmartcardStkm(ClearSmartcardStkm):
 
 @dataclass(frozen=True, kw_only=True)
 class _SmartcardLtkmCommon(_SmartcardCommon):
-    """``idi``, ``idr``: bare identities (bytes of a NAI); ``idi_type``, ``idr_type``: 0 NAI, 1 URI.  ``rand`` 16 bytes.
+    """``idi``, ``idr``: bare identities (bytes of a NAI); ``idr_type``: 0 NAI, 1 URI; ``idi_type``: 0, others are ignored.
 
-    ``csb_id`` and ``rand`` belong to the SEK, not to the message (smartcard-profile.md 4.4).
+    ``rand``: 16 bytes, the SEK's and not the message's: the same in every LTKM that delivers it.  Ours give it one ``csb_id`` too,
+    on which readers do not rely (smartcard-profile.md 4.4).
     """
 
     csb_id: bytes
@@ -592,15 +602,15 @@ class SmartcardLtkm(_SmartcardLtkmCommon):
 class ClearSmartcardLtkm(_SmartcardLtkmCommon):
     """The content of an LTKM: SEK or PEK (16 bytes) and the window of STKM COUNTERs it opens.
 
-    ``ts_low`` > ``ts_high`` in the exact form ffffffff/00000000 with a zero key withdraws (R3, R4).  ``key_data_type``: 0 TGK (the
-    default, own decision 1) or 2 TEK.  ``interval_length``: 4, or 2 with leniency interval-2.
+    ``ts_low`` > ``ts_high`` in the exact form ffffffff/00000000 with a zero key withdraws (R3, R4).  ``key_data_type``: 2 (TEK), or
+    0 (TGK), which is read but not sealed.  ``interval_length``: 4, or 2 with leniency interval-2.
     """
 
     kind: ClassVar[Kind] = "smartcard-ltkm"
     sek: Secret
     ts_low: int
     ts_high: int
-    key_data_type: int = 0
+    key_data_type: int = SEK_KEY_TYPE
     interval_length: int = 4
 
 

@@ -99,7 +99,7 @@ static void build(world *w, const char *provider, uint32_t services, uint32_t me
                  == BCAST_OK,
              "key");
         must(bcast_smartcard_key_init(w->stkm_keys + (size_t)i * BCAST_SMARTCARD_KEY_SIZE, BCAST_SMARTCARD_KEY_SIZE, w->p, raw,
-                                      raw + 16, raw + 20, &b)
+                                      raw + 16, raw + 20, BCAST_RAND_LENGTH, &b)
                  == BCAST_OK,
              "key");
         must(bcast_smk_init(w->smks + (size_t)i * BCAST_SMK_SIZE, BCAST_SMK_SIZE, w->p, raw, &c) == BCAST_OK, "key");
@@ -138,6 +138,7 @@ static void build(world *w, const char *provider, uint32_t services, uint32_t me
         /* TEK and salt, management data: 103 bytes. */
         bcast_smartcard_stkm *s = &w->stkm[i];
         s->counter = 3413018730U + i % seconds;
+        s->sek_id[1] = s->sek_id[3] = s->tek_id[1] = 1;
         s->tek_id_length = 2;
         s->has_salt = s->has_management = 1;
         s->protection_after_reception = 3;
@@ -148,8 +149,9 @@ static void build(world *w, const char *provider, uint32_t services, uint32_t me
         /* The LTKM of a subscriber with identities of common length: 167 bytes. */
         bcast_smartcard_ltkm *l = &w->ltkm[i];
         l->counter = i;
-        l->sek_id[3] = 1;
+        l->sek_id[1] = l->sek_id[3] = 1;
         l->ts_high = 1000;
+        l->key_data_type = BCAST_LTKM_KEY_TYPE;
         l->interval_length = 4;
         l->idi = (bcast_span){0, 15};
         l->idr = (bcast_span){15, 40};

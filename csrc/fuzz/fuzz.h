@@ -28,6 +28,8 @@ static bcast_provider *fuzz_provider;
 static bcast_drm_key *fuzz_drm_key;
 static bcast_smartcard_key *fuzz_card_key;
 static bcast_smk *fuzz_smk;
+/* The same SEK without a CSB ID: it opens what the one above opens, by another way. */
+static bcast_smartcard_key *fuzz_opening_key;
 
 static inline void fuzz_keys(bcast_provider *p, bcast_drm_key **drm, bcast_smartcard_key **card, bcast_smk **smk)
 {
@@ -35,7 +37,8 @@ static inline void fuzz_keys(bcast_provider *p, bcast_drm_key **drm, bcast_smart
     const bcast_drm_keys keys = {raw, raw + 16, raw + 32, raw + 48};
     const uint32_t use = BCAST_USE_SEAL | BCAST_USE_OPEN;
     MUST(bcast_drm_key_init(fuzz_room(BCAST_DRM_KEY_SIZE), BCAST_DRM_KEY_SIZE, p, &keys, use, drm) == BCAST_OK);
-    MUST(bcast_smartcard_key_init(fuzz_room(BCAST_SMARTCARD_KEY_SIZE), BCAST_SMARTCARD_KEY_SIZE, p, raw, raw + 16, raw + 32, card)
+    MUST(bcast_smartcard_key_init(fuzz_room(BCAST_SMARTCARD_KEY_SIZE), BCAST_SMARTCARD_KEY_SIZE, p, raw, raw + 16, raw + 32,
+                                  BCAST_RAND_LENGTH, card)
          == BCAST_OK);
     MUST(bcast_smk_init(fuzz_room(BCAST_SMK_SIZE), BCAST_SMK_SIZE, p, raw, smk) == BCAST_OK);
 }
@@ -46,6 +49,10 @@ static inline void fuzz_set_up(void)
         return;
     MUST(bcast_provider_open(fuzz_room(BCAST_PROVIDER_SIZE), BCAST_PROVIDER_SIZE, "evp", &fuzz_provider) == BCAST_OK);
     fuzz_keys(fuzz_provider, &fuzz_drm_key, &fuzz_card_key, &fuzz_smk);
+    static const uint8_t raw[64] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+    MUST(bcast_smartcard_key_init(fuzz_room(BCAST_SMARTCARD_KEY_SIZE), BCAST_SMARTCARD_KEY_SIZE, fuzz_provider, raw, NULL, raw + 32,
+                                  BCAST_RAND_LENGTH, &fuzz_opening_key)
+         == BCAST_OK);
 }
 
 /* An error says something true: a known code, a path, an offset in the message; and nothing is left in the output. */
@@ -61,6 +68,16 @@ static inline void fuzz_error(int code, const bcast_error *error, size_t size, c
         MUST(error->offset <= size);
     for (size_t i = 0; i < message_size; i++)
         MUST(((const uint8_t *)message)[i] == 0);
+}
+
+/* Ids that a builder takes: no Key Group and no Key Number 0000, no TEK ID 0000 or ffff. */
+static inline bool fuzz_names_key(const uint8_t sek_id[4])
+{
+    return (sek_id[0] | sek_id[1]) != 0 && (sek_id[2] | sek_id[3]) != 0;
+}
+static inline bool fuzz_names_tek(const uint8_t tek_id[2])
+{
+    return (tek_id[0] | tek_id[1]) != 0 && (tek_id[0] & tek_id[1]) != 0xff;
 }
 
 /* A copy of the exact size, so that one byte too many is seen. */

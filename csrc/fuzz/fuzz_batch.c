@@ -30,6 +30,7 @@ static void whole_stkm(bcast_smartcard_stkm *m)
 }
 static void whole_ltkm(bcast_smartcard_ltkm *m)
 {
+    m->key_data_type = BCAST_LTKM_KEY_TYPE;
     m->interval_length = 4;
     m->ts_high = m->counter & 0xff;
 }

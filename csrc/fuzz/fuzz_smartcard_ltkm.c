@@ -22,7 +22,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     while (bcast_mikey_next(data, size, &payload) == 1)
         MUST(payload.length > 0 && payload.offset + payload.length <= size);
     if (code == BCAST_OK && m.size <= BCAST_MESSAGE_MAX && m.canonical && m.encr_data.length == 30
-        && (m.sek_id[2] | m.sek_id[3]) != 0) {
+        && fuzz_names_key(m.sek_id)) {
+        m.key_data_type = BCAST_LTKM_KEY_TYPE;
         m.max_size = BCAST_MESSAGE_MAX;
         m.interval_length = 4;
         m.ts_high = 7;

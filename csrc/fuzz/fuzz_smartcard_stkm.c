@@ -17,6 +17,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     fuzz_set_up();
     int code = bcast_smartcard_stkm_open(fuzz_provider, fuzz_card_key, data, size, flags & 7, &m, &error);
     fuzz_error(code, &error, size, &m, sizeof m);
+    bcast_error other_error;
+    MUST(bcast_smartcard_stkm_open(fuzz_provider, fuzz_opening_key, data, size, flags & 7, &again, &other_error) == code);
+    MUST(memcmp(&error, &other_error, sizeof error) == 0 && memcmp(&m, &again, sizeof m) == 0);
     code = bcast_smartcard_stkm_decode(data, size, flags >> 3 & 1, flags & 7, &m, &error);
     fuzz_error(code, &error, size, &m, sizeof m);
     while (bcast_mikey_next(data, size, &payload) == 1)
@@ -28,6 +31,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
             MUST(length == m.size && memcmp(out, data, length) == 0);
         } else if (m.encr_data.length == 36) {
             m.has_salt = 1;
+        }
+        if (!fuzz_names_key(m.sek_id) || !fuzz_names_tek(m.tek_id)) {
+            MUST(bcast_smartcard_stkm_seal(fuzz_provider, fuzz_card_key, &m, data, size, out, sizeof out, &length, &error)
+                 == BCAST_E_BAD_VALUE);
+            free(data);
+            return 0;
         }
         MUST(bcast_smartcard_stkm_seal(fuzz_provider, fuzz_card_key, &m, data, size, out, sizeof out, &length, &error) == BCAST_OK);
         MUST(length == m.size + (m.partial ? 20 : 0));

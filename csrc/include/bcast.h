@@ -95,6 +95,8 @@ extern "C" {
 /* Sizes and limits of the layouts, each with the reason. */
 #define BCAST_KEY_LENGTH 16              /* SEK, SAS, PEK, PAS, TEK, TAS: AES-128 (drm-profile 1.3) */
 #define BCAST_SMK_LENGTH 32              /* a GBA key (smartcard-profile 4.1) */
+#define BCAST_RAND_LENGTH 16             /* RAND of an LTKM, 128 bits (TS 33.246 6.4.5.1) */
+#define BCAST_LTKM_KEY_TYPE 2            /* key data type that is built, TEK (TS 33.246 6.4.5.1); 0, TGK, is read too */
 #define BCAST_SALT_LENGTH 14             /* SRTP master salt, 112 bits (RFC 3711) */
 #define BCAST_ID_MAX 16                  /* master_key_index, key_indicator (rules R17) */
 #define BCAST_MATERIAL_MAX 32            /* TEK || TAS (drm-profile 1.3) */
@@ -218,7 +220,7 @@ enum bcast_field {
     BCAST_F_TS_VALUE,                        /* 32 bits: the COUNTER */
     BCAST_F_RAND_LEN,                        /* 8 bits: 16 */
     BCAST_F_RAND,                            /* 16 bytes */
-    BCAST_F_ID_TYPE,                         /* 8 bits: 0 NAI, 1 URI */
+    BCAST_F_ID_TYPE,                         /* 8 bits: 0 NAI, 1 URI; that of IDi is any */
     BCAST_F_ID_LEN,                          /* 16 bits */
     BCAST_F_ID,                              /* as many bytes */
     BCAST_F_POLICY_NO,                       /* 8 bits; SP payload, skipped */
@@ -237,7 +239,7 @@ enum bcast_field {
     BCAST_F_AUTH_ALG,                        /* 8 bits: 1; V payload */
     BCAST_F_VER_DATA,                        /* 20 bytes; V payload */
     /* key data (RFC 3830 6.13) */
-    BCAST_F_TYPE,                            /* 4 bits: 0 TGK, 2 TEK, 3 TEK and salt */
+    BCAST_F_TYPE,                            /* 4 bits: STKM 2 TEK, 3 TEK and salt; LTKM 2 TEK, 0 TGK */
     BCAST_F_KV,                              /* 4 bits: 0 none, 2 interval */
     BCAST_F_KEY_LEN,                         /* 16 bits: 16 */
     BCAST_F_KEY,                             /* 16 bytes */
@@ -278,9 +280,9 @@ enum bcast_field {
     BCAST_F_TRAFFIC_KEY_MATERIAL,            /* material_length does not suit the protocol */
     BCAST_F_NEXT_TRAFFIC_KEY_MATERIAL,       /* not used */
     BCAST_F_SEK,                             /* not zero in a withdrawal */
-    BCAST_F_SEK_ID,                          /* key number 0000 */
-    BCAST_F_TEK_ID,                          /* not used */
-    BCAST_F_KEY_DATA_TYPE,                   /* neither 0 nor 2 */
+    BCAST_F_SEK_ID,                          /* Key Group 0000 or Key Number 0000: no key has such an id */
+    BCAST_F_TEK_ID,                          /* 0000 or ffff: no TEK has such an id */
+    BCAST_F_KEY_DATA_TYPE,                   /* not 2 */
     BCAST_F_INTERVAL_LENGTH,                 /* not 4 */
     BCAST_F_IDI,                             /* the span of the initiator's identity */
     BCAST_F_IDR,                             /* the span of the responder's identity */
@@ -322,7 +324,7 @@ enum bcast_protocol {
 /* Departures from the layout that a caller may allow when opening or decoding; 0 is strict.  Bits, to be or'ed. */
 enum bcast_lenient {
     BCAST_LENIENT_MTK_ID_4 = 1,       /* a 4-byte TEK ID, as in CMMB cards (smartcard-profile 2) */
-    BCAST_LENIENT_INTERVAL_2 = 2,     /* a 2+2 byte interval, first edition of TS 33.246 (smartcard-profile 4.5) */
+    BCAST_LENIENT_INTERVAL_2 = 2,     /* a 2+2 byte interval, as in 3GPP's own messages (smartcard-profile 4.5) */
     BCAST_LENIENT_TRAILING_BYTES = 4  /* bytes after the last field are ignored; message.size says where it ends */
 };
 
@@ -397,7 +399,7 @@ const char *bcast_version(void);
  * BCAST_E_CRYPTO when the library fails; *key is NULL then and the storage is clear.
  */
 typedef struct bcast_drm_key bcast_drm_key;              /* one service and/or programme of the DRM Profile */
-typedef struct bcast_smartcard_key bcast_smartcard_key;  /* one SEK with its CSB ID and RAND */
+typedef struct bcast_smartcard_key bcast_smartcard_key;  /* one SEK with its RAND, and the CSB ID it is used with */
 typedef struct bcast_smk bcast_smk;                      /* one subscriber's SMK */
 
 /* Keys of a DRM service; each 16 bytes or NULL when not held.  A pair belongs together (SEAK = SEK || SAS, PEAK = PEK || PAS). */
@@ -419,11 +421,16 @@ int bcast_drm_key_init(void *storage, size_t room, bcast_provider *provider, con
 void bcast_drm_key_wipe(bcast_drm_key *key);
 
 /*
- * `sek` 16 bytes; `csb_id` 4 and `rand` 16 bytes: those of the LTKM that delivers this SEK, the same for all its subscribers
- * (smartcard-profile 4.4).  A STKM with another CSB ID does not open (BCAST_E_INTEGRITY).  Serves both directions.
+ * `sek` 16 bytes.  `rand`, `rand_length`: the RAND of the LTKM that delivered this SEK, BCAST_RAND_LENGTH bytes, the same for all
+ * its subscribers; or the empty RAND, length 0, of a SEK that was provisioned and not delivered (smartcard-profile 4.4).  `rand` is
+ * never NULL: a SEK whose RAND is not known opens nothing (BCAST_E_ARGUMENT).
+ *
+ * `csb_id`, 4 bytes: what sealing puts into each STKM, and what opening is prepared for.  A STKM opens with the CSB ID of its own
+ * header, whichever it is; one under another CSB ID than this takes three runs of the PRF more.  NULL: there is none, each STKM is
+ * opened so, and sealing gives BCAST_E_USE.
  */
 int bcast_smartcard_key_init(void *storage, size_t room, bcast_provider *provider, const uint8_t *sek, const uint8_t *csb_id,
-                             const uint8_t *rand, bcast_smartcard_key **key);
+                             const uint8_t *rand, size_t rand_length, bcast_smartcard_key **key);
 void bcast_smartcard_key_wipe(bcast_smartcard_key *key);
 
 /*
@@ -601,7 +608,7 @@ int bcast_drm_stkm_open_batch(bcast_provider *provider, bcast_drm_open_job *jobs
  * Sealing builds the canonical order HDR, EXT 3, EXT 5, T, KEMAC.  Opening takes EXT payloads anywhere (rules R16); `canonical`
  * says whether sealing the same fields again would give the same order, and bcast_mikey_next() walks the payloads when not.
  *
- * The key context holds what the LTKM delivered: SEK, CSB ID and RAND.  A crypto period is then
+ * The key context holds what the LTKM delivered, SEK and RAND, and the CSB ID.  A crypto period is then
  *
  *     bcast_smartcard_stkm message = {
  *         .counter = counter,                      start of the period; never twice under one context
@@ -634,8 +641,8 @@ typedef struct bcast_smartcard_stkm {
     uint32_t max_size;                    /* sealing: bytes the message may have; 0 = BCAST_CARD_MESSAGE_MAX */
     uint8_t csb_id[4];                    /* opening; when sealing it is the context's */
     uint8_t key_domain_id[3];
-    uint8_t sek_id[4];
-    uint8_t tek_id[4];                    /* the first tek_id_length bytes */
+    uint8_t sek_id[4];                    /* Key Group, Key Number; when building neither is 0000 */
+    uint8_t tek_id[4];                    /* the first tek_id_length bytes; when building neither 0000 nor ffff */
     uint8_t tek_id_length;                /* 2 (4 is read under BCAST_LENIENT_MTK_ID_4, never built) */
     uint8_t tek[16];                      /* SECRET */
     uint8_t salt[14];                     /* with has_salt */
@@ -661,18 +668,19 @@ typedef struct bcast_smartcard_stkm {
  *
  * AES-CM: two different messages under one context must never have one COUNTER (rules R1); that is the caller's to ensure.
  * base: what the spans of the message count from.  At least 80 bytes; at most max_size, else BCAST_E_BAD_LENGTH with the longest
- * field.  BCAST_E_BAD_VALUE at `salt`: a salt without SRTP, or SRTP without one.  Other errors as bcast_drm_stkm_seal.
+ * field.  BCAST_E_BAD_VALUE at `salt`: a salt without SRTP, or SRTP without one; at `sek_id` or `tek_id`: no key has that id.
+ * BCAST_E_USE: the context has no CSB ID.  Other errors as bcast_drm_stkm_seal.
  */
 int bcast_smartcard_stkm_seal(bcast_provider *provider, const bcast_smartcard_key *key, const bcast_smartcard_stkm *message,
                               const uint8_t *base, size_t base_length, uint8_t *out, size_t room, size_t *length,
                               bcast_error *error);
 
 /*
- * Open one STKM: layout, CSB ID, MAC, then the key.  Window and replay are the caller's: compare message->counter with what the
- * LTKM allows and with the last one (rules R3, R4).
+ * Open one STKM: layout, MAC, then the key.  Window and replay are the caller's: compare message->counter with what the LTKM allows
+ * and with the last one (rules R3, R4).  The CSB ID is that of the message's own header (smartcard-profile 4.4).
  *
- * BCAST_E_UNSUPPORTED at KEMAC.encr_alg: a partial STKM, NULL algorithms (rules R11).  BCAST_E_INTEGRITY: another CSB ID than the
- * context's, or the MAC does not fit.  What was wrong inside a message whose MAC is right has the path KEMAC.encr_data...
+ * BCAST_E_UNSUPPORTED at KEMAC.encr_alg: a partial STKM, NULL algorithms (rules R11).  BCAST_E_INTEGRITY: the MAC does not fit; so
+ * it is with a wrong CSB ID or RAND.  What was wrong inside a message whose MAC is right has the path KEMAC.encr_data...
  */
 int bcast_smartcard_stkm_open(bcast_provider *provider, const bcast_smartcard_key *key, const uint8_t *data, size_t data_length,
                               uint32_t lenient, bcast_smartcard_stkm *message, bcast_error *error);
@@ -753,14 +761,14 @@ typedef struct bcast_smartcard_ltkm {
     uint8_t rand[16];
     uint8_t key_domain_id[3];
     uint8_t verification_requested;       /* V; 0 for broadcast (rules R19) */
-    uint8_t sek_id[4];                    /* key number (last two bytes) not 0000 when building */
+    uint8_t sek_id[4];                    /* as in bcast_smartcard_stkm */
     uint8_t sek[16];                      /* SECRET.  Zero in a withdrawal */
     uint32_t ts_low;                      /* the COUNTERs of STKMs that the SEK opens; ffffffff..00000000 withdraws it (rules R4) */
     uint32_t ts_high;
-    uint8_t key_data_type;                /* 0 TGK (default) or 2 TEK */
+    uint8_t key_data_type;                /* BCAST_LTKM_KEY_TYPE (0 is read, never built) */
     uint8_t interval_length;              /* 4 (2 is read under BCAST_LENIENT_INTERVAL_2, never built) */
-    uint8_t idi_type;                     /* 0 NAI, 1 URI */
-    uint8_t idr_type;
+    uint8_t idi_type;                     /* 0 NAI; any is taken */
+    uint8_t idr_type;                     /* 0 NAI, 1 URI */
     uint8_t has_management;               /* EXT 5, subtype 1: what follows */
     uint8_t consumption_reporting_flag;   /* needs verification_requested */
     uint8_t has_policy;
@@ -781,8 +789,8 @@ typedef struct bcast_smartcard_ltkm {
  * Seal one LTKM: derive the message's keys from SMK, CSB ID and RAND, encrypt SEK and window, append HMAC-SHA-1.
  *
  * The same warning as for STKMs: one COUNTER per SMK, for everything under it, rising (rules R2).
- * BCAST_E_BAD_VALUE: sek (a withdrawal carries zero bytes), ts_high (a window wider than BCAST_WINDOW_MAX), sek_id (key number 0),
- * consumption_reporting_flag without verification_requested.  Other errors as bcast_smartcard_stkm_seal.
+ * BCAST_E_BAD_VALUE: sek (a withdrawal carries zero bytes), ts_high (a window wider than BCAST_WINDOW_MAX), key_data_type, sek_id
+ * (no key has that id), consumption_reporting_flag without verification_requested.  Other errors as bcast_smartcard_stkm_seal.
  */
 int bcast_smartcard_ltkm_seal(bcast_provider *provider, const bcast_smk *key, const bcast_smartcard_ltkm *message,
                               const uint8_t *base, size_t base_length, uint8_t *out, size_t room, size_t *length,

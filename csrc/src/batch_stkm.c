@@ -31,6 +31,10 @@ int bcast_smartcard_stkm_seal_batch(bcast_provider *p, bcast_smartcard_seal_job 
             if (UNLIKELY(size == 0))
                 continue;
             if (LIKELY(arena != NULL)) {
+                if (UNLIKELY(!key->has_csb_id)) {
+                    fail(&job->error, BCAST_E_USE, 0);
+                    continue;
+                }
                 if (!reserve(&s, size, m, sizeof *m, &src, key, sizeof *key))
                     continue;
                 uint8_t *out = arena + s.at;
@@ -124,6 +128,42 @@ static size_t stkm_open_burst(bcast_provider *p, bcast_smartcard_open_job *jobs,
     return done;
 }
 
+/*
+ * A message under another CSB ID than the one the context is ready for: its keys are derived with the CSB ID of its own header
+ * (smartcard-profile 4.4).  It comes between the messages of a burst, so it works in room that they leave free.
+ */
+__attribute__((noinline)) static size_t stkm_open_alone(bcast_provider *p, bcast_smartcard_open_job *job)
+{
+    const struct bcast_smartcard_key *key = job->key;
+    bcast_smartcard_stkm *m = job->message;
+    uint8_t derived[3][SHA1_LENGTH], tag[SHA1_LENGTH], base[AES_BLOCK], iv[AES_BLOCK], clear[TEK_SALT_DATA];
+    op *cipher = &p->cipher[BURST], *hash = &p->hash[BURST];
+    bool opened = false;
+    op_hmac_once(hash, derived[PSK_AUTH], job->data, m->mac_at, tag, sizeof tag);
+    bool ok = mikey_keys(p, key->sek, m->csb_id, key->rand, key->rand_length, derived) && p->crypto->hmac_once(p, hash, 1);
+    if (ok && !same_mac(tag, job->data + m->mac_at, BCAST_MIKEY_MAC_LENGTH)) {
+        wipe_failed(m, sizeof *m, &job->error, BCAST_E_INTEGRITY, 0);
+    } else {
+        if (ok) {
+            mikey_iv(base, derived[PSK_SALT], m->csb_id);
+            mikey_counter(iv, base, m->counter);
+            op_ctr(cipher, derived[PSK_ENCR], iv, job->data + m->encr_data.offset, clear, m->encr_data.length);
+            ok = p->crypto->ctr_once(p, cipher, 1);
+        }
+        if (!ok)
+            wipe_failed(m, sizeof *m, &job->error, BCAST_E_CRYPTO, 0);
+        else if (stkm_key_read(clear, m->encr_data.length, m->encr_data.offset, job->lenient, m, &job->error))
+            opened = true;
+        else
+            OPENSSL_cleanse(m, sizeof *m);
+    }
+    OPENSSL_cleanse(derived, sizeof derived);
+    OPENSSL_cleanse(iv, sizeof iv);
+    OPENSSL_cleanse(base, sizeof base);
+    OPENSSL_cleanse(clear, sizeof clear);
+    return opened;
+}
+
 int bcast_smartcard_stkm_open_batch(bcast_provider *p, bcast_smartcard_open_job *jobs, size_t count)
 {
     const int status = batch_status(p, jobs, count);
@@ -156,8 +196,8 @@ int bcast_smartcard_stkm_open_batch(bcast_provider *p, bcast_smartcard_open_job 
                 job->error = (bcast_error){BCAST_E_UNSUPPORTED, at, BCAST_F_ENCR_ALG, BCAST_S_KEMAC, {0, 0}};
                 continue;
             }
-            if (UNLIKELY(memcmp(key->csb_id, m->csb_id, 4) != 0)) { /* a STKM under another SEK (smartcard-profile 4.4) */
-                wipe_failed(m, sizeof *m, &job->error, BCAST_E_INTEGRITY, 0);
+            if (UNLIKELY(!key->has_csb_id || memcmp(key->csb_id, m->csb_id, 4) != 0)) {
+                done += stkm_open_alone(p, job);
                 continue;
             }
             op_hmac(&p->hash[n], &key->auth, job->data, m->mac_at, p->tags[n], BCAST_MIKEY_MAC_LENGTH);

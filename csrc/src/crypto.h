@@ -212,9 +212,14 @@ enum { HAS_SEK = 1, HAS_SAS = 2, HAS_PEK = 4, HAS_PAS = 8 };
 struct bcast_smartcard_key {
     key_head head;
     uint8_t csb_id[4];
+    bool has_csb_id; /* what follows up to `encr` is ready; without it each message is opened with keys of its own */
+    uint8_t rand_length;
     uint8_t iv[16]; /* of COUNTER 0 */
     mac_key auth;
     aes_key encr;
+    /* for messages under another CSB ID */
+    uint8_t sek[BCAST_KEY_LENGTH];
+    uint8_t rand[BCAST_RAND_LENGTH];
 };
 
 struct bcast_smk {
@@ -252,7 +257,11 @@ void ipsec_mb_close(bcast_provider *p);
 
 /* keys.c: the MIKEY PRF of `n` keys, three labels each: labels[3i..] must hold the labels, derived[3i..] gets the keys. */
 bool mikey_prf_burst(bcast_provider *p, const mac_key *const *keys, uint32_t n);
+enum { LABEL_HEAD = 9 };
 void mikey_label(uint8_t label[25], int which, const uint8_t csb_id[4], const uint8_t rand[16]);
+/* The three keys of messages under one SEK, CSB ID and RAND, which may be empty; needs no room of a burst. */
+bool mikey_keys(bcast_provider *p, const uint8_t sek[16], const uint8_t csb_id[4], const uint8_t *rand, uint32_t rand_length,
+                uint8_t derived[3][SHA1_LENGTH]);
 /* The AES-CM start value of a message with COUNTER 0; the COUNTER is mixed in with mikey_counter(). */
 void mikey_iv(uint8_t iv[16], const uint8_t salt[14], const uint8_t csb_id[4]);
 static inline void mikey_counter(uint8_t to[16], const uint8_t iv[16], uint32_t counter)

@@ -55,9 +55,9 @@ static bool f_auth(bcast_provider *p, const uint8_t seed[16], int constant, uint
 
 /* --- MIKEY ------------------------------------------------------------------------------------------------------------------- */
 
-void mikey_label(uint8_t label[25], int which, const uint8_t csb_id[4], const uint8_t rand[16])
+/* A label without its RAND (RFC 3830 4.1.4): constant || FF || CSB ID.  The bare RAND follows, or nothing when it is empty. */
+static void label_head(uint8_t label[LABEL_HEAD], int which, const uint8_t csb_id[4])
 {
-    /* RFC 3830 4.1.4: constant || FF || CSB ID || RAND, the bare value. */
     static const uint8_t constants[3][5] = {
         [PSK_ENCR] = {0x15, 0x05, 0x33, 0xe1, 0xff},
         [PSK_SALT] = {0x29, 0xb8, 0x89, 0x16, 0xff},
@@ -65,7 +65,12 @@ void mikey_label(uint8_t label[25], int which, const uint8_t csb_id[4], const ui
     };
     memcpy(label, constants[which], 5);
     memcpy(label + 5, csb_id, 4);
-    memcpy(label + 9, rand, 16);
+}
+
+void mikey_label(uint8_t label[25], int which, const uint8_t csb_id[4], const uint8_t rand[16])
+{
+    label_head(label, which, csb_id);
+    memcpy(label + LABEL_HEAD, rand, BCAST_RAND_LENGTH);
 }
 
 bool mikey_prf_burst(bcast_provider *p, const mac_key *const *keys, uint32_t n)
@@ -78,6 +83,21 @@ bool mikey_prf_burst(bcast_provider *p, const mac_key *const *keys, uint32_t n)
         op_hmac(&p->hash[i], keys[i / 3], p->labels[i].chain, SHA1_LENGTH + 25, p->derived[i], SHA1_LENGTH);
     ok = ok && p->crypto->hmac(p, p->hash, 3 * n);
     wipe_burst(p->labels, (size_t)3 * n * sizeof *p->labels); /* others use this room next */
+    return ok;
+}
+
+bool mikey_keys(bcast_provider *p, const uint8_t sek[16], const uint8_t csb_id[4], const uint8_t *rand, uint32_t rand_length,
+                uint8_t derived[3][SHA1_LENGTH])
+{
+    bool ok = true;
+    for (int which = 0; ok && which < 3; which++) {
+        uint8_t head[LABEL_HEAD], chain[SHA1_LENGTH];
+        const part label[3] = {{chain, sizeof chain}, {head, sizeof head}, {rand, rand_length}};
+        label_head(head, which, csb_id);
+        ok = evp_hmac_parts(p, sek, BCAST_KEY_LENGTH, label + 1, 2, chain)
+             && evp_hmac_parts(p, sek, BCAST_KEY_LENGTH, label, 3, derived[which]);
+        OPENSSL_cleanse(chain, sizeof chain);
+    }
     return ok;
 }
 
@@ -176,12 +196,19 @@ void bcast_drm_key_wipe(bcast_drm_key *key)
         drm_release(key);
 }
 
+static void smartcard_release(struct bcast_smartcard_key *key)
+{
+    key->head.crypto->aes_wipe(&key->encr);
+    key->head.crypto->mac_wipe(&key->auth);
+    OPENSSL_cleanse(key, sizeof *key);
+}
+
 int bcast_smartcard_key_init(void *storage, size_t room, bcast_provider *provider, const uint8_t *sek, const uint8_t *csb_id,
-                             const uint8_t *rand, bcast_smartcard_key **out)
+                             const uint8_t *rand, size_t rand_length, bcast_smartcard_key **out)
 {
     if (out != NULL)
         *out = NULL;
-    if (out == NULL || sek == NULL || csb_id == NULL || rand == NULL)
+    if (out == NULL || sek == NULL || rand == NULL || (rand_length != 0 && rand_length != BCAST_RAND_LENGTH))
         return BCAST_E_ARGUMENT;
     const int status = storage_status(storage, room, sizeof(struct bcast_smartcard_key), provider);
     if (status != BCAST_OK)
@@ -190,27 +217,24 @@ int bcast_smartcard_key_init(void *storage, size_t room, bcast_provider *provide
     const crypto *c = provider->crypto;
     memset(key, 0, sizeof *key);
     key->head.crypto = c;
-    memcpy(key->csb_id, csb_id, 4);
-
-    mac_key secret;
-    memset(&secret, 0, sizeof secret);
-    const mac_key *const one[1] = {&secret};
-    for (int i = 0; i < 3; i++)
-        mikey_label(provider->labels[i].label, i, csb_id, rand);
-    bool ok = c->mac_set(provider, &secret, sek, BCAST_KEY_LENGTH) && mikey_prf_burst(provider, one, 1);
-    c->mac_wipe(&secret);
-    OPENSSL_cleanse(&secret, sizeof secret);
-    if (ok) {
-        mikey_iv(key->iv, provider->derived[PSK_SALT], csb_id);
-        ok = c->aes_set(provider, &key->encr, provider->derived[PSK_ENCR], true)
-             && c->mac_set(provider, &key->auth, provider->derived[PSK_AUTH], SHA1_LENGTH);
-    }
-    OPENSSL_cleanse(provider->derived, 3 * sizeof *provider->derived);
-    if (!ok) {
-        c->aes_wipe(&key->encr);
-        c->mac_wipe(&key->auth);
-        OPENSSL_cleanse(key, sizeof *key);
-        return BCAST_E_CRYPTO;
+    key->rand_length = (uint8_t)rand_length;
+    memcpy(key->rand, rand, rand_length);
+    memcpy(key->sek, sek, BCAST_KEY_LENGTH);
+    if (csb_id != NULL) {
+        uint8_t(*const derived)[SHA1_LENGTH] = provider->derived;
+        key->has_csb_id = true;
+        memcpy(key->csb_id, csb_id, 4);
+        bool ok = mikey_keys(provider, sek, csb_id, rand, key->rand_length, derived);
+        if (ok) {
+            mikey_iv(key->iv, derived[PSK_SALT], csb_id);
+            ok = c->aes_set(provider, &key->encr, derived[PSK_ENCR], true)
+                 && c->mac_set(provider, &key->auth, derived[PSK_AUTH], SHA1_LENGTH);
+        }
+        OPENSSL_cleanse(derived, 3 * sizeof *derived);
+        if (!ok) {
+            smartcard_release(key);
+            return BCAST_E_CRYPTO;
+        }
     }
     key->head.magic = SMARTCARD_KEY_MAGIC;
     *out = key;
@@ -219,11 +243,8 @@ int bcast_smartcard_key_init(void *storage, size_t room, bcast_provider *provide
 
 void bcast_smartcard_key_wipe(bcast_smartcard_key *key)
 {
-    if (key == NULL || key->head.magic != SMARTCARD_KEY_MAGIC)
-        return;
-    key->head.crypto->aes_wipe(&key->encr);
-    key->head.crypto->mac_wipe(&key->auth);
-    OPENSSL_cleanse(key, sizeof *key);
+    if (key != NULL && key->head.magic == SMARTCARD_KEY_MAGIC)
+        smartcard_release(key);
 }
 
 int bcast_smk_init(void *storage, size_t room, bcast_provider *provider, const uint8_t *smk, bcast_smk **out)

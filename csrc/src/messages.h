@@ -135,10 +135,15 @@ static inline uint64_t stkm_shape(const bcast_smartcard_stkm *m)
     memcpy(&shape, (const uint8_t *)m + offsetof(bcast_smartcard_stkm, has_salt), sizeof shape);
     return shape;
 }
-/* Is there nothing outside the shape but values of fixed length? */
+/* Key Group 0000 is forbidden, Key Number 0000 asks for "the current one": neither names a key (TS 33.246 6.3.2.1). */
+INLINE bool names_key(const uint8_t sek_id[4]) { return load_u16(sek_id) != 0 && load_u16(sek_id + 2) != 0; }
+/* A TEK ID is above 0 and never ffff (TS 33.246 6.3.3.1). */
+INLINE bool names_tek(const uint8_t tek_id[2]) { return load_u16(tek_id) != 0 && load_u16(tek_id) != 0xffff; }
+
+/* Is there nothing outside the shape but values of fixed length, and ids that may be? */
 INLINE bool stkm_fixed(const bcast_smartcard_stkm *m)
 {
-    return (m->tek_id_length == 2) & (m->max_size == 0) & (m->other_key_ids.length == 0);
+    return m->tek_id_length == 2 && m->max_size == 0 && m->other_key_ids.length == 0 && names_key(m->sek_id) && names_tek(m->tek_id);
 }
 /* The size of the message; 0 and an error when it cannot be written. */
 INLINE uint32_t stkm_measure(const source *s, const bcast_smartcard_stkm *m, bool partial, stkm_memory *memory)

@@ -180,9 +180,9 @@ static bool rand_payload(parse *m)
     uint8_t length;
     if (!follow(m) || !take_u8(r, BCAST_F_RAND_LEN, &length))
         return false;
-    if (length != 16)
+    if (length != BCAST_RAND_LENGTH)
         return refuse_last(r, BCAST_E_BAD_LENGTH, BCAST_F_RAND_LEN);
-    return take_span(r, 16, BCAST_F_RAND, &m->rand);
+    return take_span(r, BCAST_RAND_LENGTH, BCAST_F_RAND, &m->rand);
 }
 
 static bool identity(parse *m)
@@ -193,7 +193,7 @@ static bool identity(parse *m)
     const unsigned which = m->identities++ & 1;
     if (!follow(m) || !take_u8(r, BCAST_F_ID_TYPE, &type))
         return false;
-    if (type > 1) /* NAI, URI */
+    if (type > 1 && !(m->profile->initiator && which == 0)) /* NAI, URI; the type of IDi is ignored (smartcard-profile 4.3) */
         return refuse_last(r, BCAST_E_UNSUPPORTED, BCAST_F_ID_TYPE);
     m->id_type[which] = type;
     return take_u16(r, BCAST_F_ID_LEN, &length) && take_span(r, length, BCAST_F_ID, &m->id[which]);

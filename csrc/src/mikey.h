@@ -20,6 +20,7 @@ typedef struct parse parse;
 typedef struct profile {
     uint8_t data_type;
     bool may_request_verification;
+    bool initiator;        /* the first identity is IDi, the second IDr; else the only one is IDr */
     uint8_t order[6];      /* payloads other than EXT; SP may be left out */
     uint8_t key_ids;       /* Key IDs that must be there: the first of domain, SEK, TEK */
     uint8_t subtype;       /* of EXT 5; 0: no EXT 5 in this kind */

@@ -28,6 +28,7 @@ static bool management(parse *m)
     return tail_read(r, &l->tail, flags >> 1 & 1, flags & 1);
 }
 
+/* TEK is what TS 33.246 6.4.5.1 prescribes; TGK is what the first edition of the layout notes built. */
 static bool sek_data(reader *r, bcast_smartcard_ltkm *l)
 {
     uint8_t length;
@@ -58,6 +59,7 @@ static bool key_length(const parse *m, uint32_t length)
 static const profile ltkm_profile = {
     .data_type = 0,
     .may_request_verification = true,
+    .initiator = true,
     .order = {PAYLOAD_T, PAYLOAD_RAND, PAYLOAD_ID, PAYLOAD_ID, PAYLOAD_SP, PAYLOAD_KEMAC},
     .key_ids = 2,
     .subtype = LTKM_SUBTYPE,
@@ -112,11 +114,9 @@ uint32_t ltkm_measure(const source *s, const bcast_smartcard_ltkm *m)
     }
     if (UNLIKELY(m->interval_length != 4))
         return decline(s, BCAST_E_BAD_LENGTH, BCAST_S_MESSAGE, BCAST_F_INTERVAL_LENGTH, 0, 0);
-    if (UNLIKELY(m->key_data_type != TGK
-                 && m->key_data_type != TEK)) /* confidence: own - TGK; which a card expects is unknown (decision 1) */
+    if (UNLIKELY(m->key_data_type != BCAST_LTKM_KEY_TYPE))
         return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_KEY_DATA_TYPE, 0, 0);
-    if (UNLIKELY((m->sek_id[2] | m->sek_id[3])
-                 == 0)) /* confidence: likely - 0 asks for "the current one" (smartcard-profile 4.3) */
+    if (UNLIKELY(!names_key(m->sek_id)))
         return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_SEK_ID, 0, 0);
     if (UNLIKELY(m->verification_requested > 1))
         return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_V, 0, 0);
@@ -141,8 +141,8 @@ uint32_t ltkm_measure(const source *s, const bcast_smartcard_ltkm *m)
             return 0;
         size += EXT_HEAD + 1U + 1U + policy + tail;
     }
-    if (UNLIKELY((m->idi_type > 1) | (m->idr_type > 1)))
-        return decline(s, BCAST_E_UNSUPPORTED, BCAST_S_PAYLOAD, BCAST_F_ID_TYPE, identity_at + (m->idi_type <= 1), 0);
+    if (UNLIKELY(m->idr_type > 1)) /* NAI, URI; the type of IDi is ignored (smartcard-profile 4.3) */
+        return decline(s, BCAST_E_UNSUPPORTED, BCAST_S_PAYLOAD, BCAST_F_ID_TYPE, identity_at + 1, 0);
     if (UNLIKELY(size > limit_of(m->max_size))) {
         longest l = {0};
         consider_items(&l, s, m->other_key_ids, BCAST_S_PAYLOAD, BCAST_F_KEY_ID_VALUE, 0, 2);
@@ -175,8 +175,8 @@ uint32_t ltkm_write(uint8_t *out, const bcast_smartcard_ltkm *m, const uint8_t *
     }
     write_counter(&w, PAYLOAD_RAND, m->counter);
     put_u8(&w, PAYLOAD_ID);
-    put_u8(&w, 16);
-    put_bytes(&w, m->rand, 16);
+    put_u8(&w, BCAST_RAND_LENGTH);
+    put_bytes(&w, m->rand, BCAST_RAND_LENGTH);
     write_identity(&w, PAYLOAD_ID, m->idi_type, base, m->idi);
     write_identity(&w, PAYLOAD_KEMAC, m->idr_type, base, m->idr);
     put_u8(&w, PAYLOAD_LAST);
@@ -184,7 +184,7 @@ uint32_t ltkm_write(uint8_t *out, const bcast_smartcard_ltkm *m, const uint8_t *
     put_u16(&w, SEK_DATA);
     const uint32_t at = (uint32_t)(w.at - out);
     put_u8(&w, PAYLOAD_LAST);
-    put_u8(&w, (unsigned)m->key_data_type << 4 | KV_INTERVAL);
+    put_u8(&w, BCAST_LTKM_KEY_TYPE << 4 | KV_INTERVAL);
     put_u16(&w, BCAST_KEY_LENGTH);
     put_bytes(&w, m->sek, BCAST_KEY_LENGTH);
     put_u8(&w, 4);

@@ -15,7 +15,7 @@ bool tail_read(reader *r, bcast_management_tail *tail, bool criteria, bool bindi
             return false;
         tail->number_of_access_criteria = (uint16_t)count;
     }
-    /* confidence: guess - terminal binding block (smartcard-profile 5.3) */
+    /* confidence: guess - terminal binding block; 32 bits of the key id are likely, 8 or 16 of the URI's length open (5.3) */
     return !binding
            || (take_u32(r, BCAST_F_TERMINAL_BINDING_KEY_ID, &tail->terminal_binding_key_id)
                && take_u8(r, BCAST_F_PERMISSIONS_ISSUER_URI_LENGTH, &length)

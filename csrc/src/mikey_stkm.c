@@ -155,8 +155,12 @@ uint32_t stkm_measure_anew(const source *s, const bcast_smartcard_stkm *m, bool 
         return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, m->has_salt > 1 ? BCAST_F_SALT : BCAST_F_MANAGEMENT, 0, 0);
     if (UNLIKELY(m->has_management && (m->traffic_protection_protocol == BCAST_SRTP) != m->has_salt)) /* rules R18 */
         return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_SALT, 0, 0);
+    if (UNLIKELY(!partial && !names_key(m->sek_id))) /* in a partial STKM the BSM's ids are not there yet */
+        return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_SEK_ID, 0, 0);
     if (UNLIKELY(m->tek_id_length != 2))
         return decline(s, BCAST_E_BAD_LENGTH, BCAST_S_PAYLOAD, BCAST_F_KEY_ID_LENGTH, 0, 2);
+    if (UNLIKELY(!partial && !names_tek(m->tek_id)))
+        return decline(s, BCAST_E_BAD_VALUE, BCAST_S_MESSAGE, BCAST_F_TEK_ID, 0, 0);
     if (UNLIKELY(m->other_key_ids.length != 0) && !check_key_ids(s, m->other_key_ids, 3))
         return 0;
     uint32_t size = HEADER + EXT_HEAD + DOMAIN_AND_SEK + TEK_ID + m->other_key_ids.length + T_PAYLOAD + KEMAC_HEAD

@@ -34,7 +34,7 @@ static bool read_reporting(reader *r, bcast_verification *a)
     return true;
 }
 
-/* confidence: likely - order of the verification message (RFC 3830 3.1, smartcard-profile 4.4) */
+/* The order is sure: TS 33.246 6.4.5.2. */
 static const profile verification_profile = {.data_type = 1, .order = {PAYLOAD_T, PAYLOAD_ID, PAYLOAD_V}};
 
 static bool management(parse *m) { return read_reporting(m->r, m->answer); }

@@ -5,7 +5,7 @@
 static bool verification_mac(bcast_provider *p, const bcast_smk *key, const bcast_answered *ltkm, const bcast_verification *m,
                              const uint8_t *data, uint32_t covered, const uint8_t *idr, uint8_t mac[SHA1_LENGTH])
 {
-    /* confidence: likely - the bare identities and the 4-byte COUNTER, without payload headers (smartcard-profile 1.5) */
+    /* confidence: likely - that identities and COUNTER are the bare values; what is covered is sure (smartcard-profile 1.5) */
     const mac_key *const keys[1] = {&key->mac};
     uint8_t counter[4];
     store_u32(counter, m->counter);

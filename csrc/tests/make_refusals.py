@@ -72,22 +72,23 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 def key_data_cases(rng: random.Random) -> list[tuple[str, Kind, str, bytes]]:
     """Messages whose MAC is right and whose KEMAC holds something else."""
     out: list[tuple[str, Kind, str, bytes]] = []
-    csb, rand, counter = bytes.fromhex("a1b2c3d4"), bytes(range(0x20, 0x30)), bytes.fromhex("00000005")
+    csb, delivered, counter = bytes.fromhex("a1b2c3d4"), bytes(range(0x20, 0x30)), bytes.fromhex("00000005")
     for kind, key in (("smartcard-stkm", bytes(range(0x30, 0x40))), ("smartcard-ltkm", bytes(range(32)))):
-        keys = psk_keys(key, csb, rand)
-        for _ in range(250):
+        for number in range(250):
+            rand = b"" if kind == "smartcard-stkm" and number % 5 == 4 else delivered  # a provisioned SEK has an empty RAND
+            keys = psk_keys(key, csb, rand)
             size = rng.choice((20, 36)) if kind == "smartcard-stkm" else rng.choice((30, 30, 26))
             clear = bytearray(bytes.fromhex("00200010") + rng.randbytes(16))
             if kind == "smartcard-ltkm":
                 length = 4 if size == 30 else 2
-                clear[1] = rng.choice((0x02, 0x22))
+                clear[1] = rng.choice((0x02, 0x22, 0x22))
                 clear += bytes((length,)) + rng.randbytes(length) + bytes((length,)) + rng.randbytes(length)
             elif size == 36:
                 clear[1] = 0x30
                 clear += bytes((0, 14)) + rng.randbytes(14)
             if rng.random() < 0.9:
                 at = rng.choice((0, 1, 1, 2, 3, rng.randrange(len(clear)), 20 % len(clear), 21 % len(clear), 25 % len(clear)))
-                clear[at] = rng.choice((0, 1, 2, 4, 14, 16, 20, 0x10, 0x12, 0x20, 0x22, 0x30, rng.randrange(256)))
+                clear[at] = rng.choice((0, 1, 2, 4, 14, 16, 20, 0x10, 0x12, 0x20, 0x22, 0x30, 0x32, 0x42, rng.randrange(256)))
             encr = aes_ctr(keys.encr, iv(keys.salt, csb, counter), bytes(clear))
             if kind == "smartcard-stkm":
                 head = "01001500" + csb.hex() + "0001" + "0503000f000312f4100104000700010202000101020000000500"
@@ -95,7 +96,9 @@ def key_data_cases(rng: random.Random) -> list[tuple[str, Kind, str, bytes]]:
                 head = "01001500" + csb.hex() + "0001" + "0503000b000312f4100104000700010b020000000506"
                 head += "10" + rand.hex() + "06000001620100000172" + "00"
             covered = bytes.fromhex(head) + b"\x01" + len(encr).to_bytes(2, "big") + encr + b"\x01"
-            names = {"sek": key.hex(), "csb_id": csb.hex(), "rand": rand.hex()} if kind == "smartcard-stkm" else {"smk": key.hex()}
+            names = {"smk": key.hex()}
+            if kind == "smartcard-stkm":  # csb_id: what the key is prepared for; each message opens with its own
+                names = {"sek": key.hex(), "rand": rand.hex()} | rng.choice(({}, {"csb_id": csb.hex()}, {"csb_id": "00000000"}))
             out.append(("open", cast(Kind, kind), json.dumps(names), covered + hmac_sha1(keys.auth, covered)))
     return out
 

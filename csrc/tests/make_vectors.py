@@ -107,6 +107,7 @@ def ltkm(vector: dict[str, Any]) -> dict[str, str]:
         "sek": array(vector["sek"]),
         "ts_low": f"{vector['ts_low']}u",
         "ts_high": f"{vector['ts_high']}u",
+        "key_data_type": "BCAST_LTKM_KEY_TYPE",
         "interval_length": "4",
         "has_management": str(int(vector["management_data"] is not None)),
         "idi": f"{{0, {len(idi) // 2}}}",
@@ -138,6 +139,7 @@ def main() -> None:
     print("struct verification_vector { const char *message, *smk, *rand, *idi; uint32_t reporting; };\n")
     table("struct drm_vector", "drm_vectors", [drm(v) for v in load("drm_stkm")["vectors"]])
     table("struct stkm_vector", "stkm_vectors", [stkm(v) for v in smartcard["stkm"]])
+    table("struct stkm_vector", "opened_card_vectors", [stkm(v) for v in smartcard["card"]])
     names = ("partial", "complete", "sek", "csb_id", "rand", "key_domain_id", "sek_id", "tek_id")
     table("struct partial_vector", "partial_vectors", [{n: text(v[n]) for n in names} for v in more["smartcard_partial"]])
     table("struct ltkm_vector", "ltkm_vectors", [ltkm(v) for v in smartcard["ltkm"]])

@@ -91,7 +91,8 @@ int main(void)
         bcast_error error;
         const bcast_drm_keys keys = {raw, raw + 16, raw + 32, raw + 48};
         bcast_drm_stkm m = {.present = BCAST_DRM_SERVICE | BCAST_DRM_PROGRAMME, .id_length = 4, .material_length = 16};
-        bcast_smartcard_ltkm l = {.sek_id = {0, 0, 0, 1}, .interval_length = 4, .ts_high = 5};
+        bcast_smartcard_ltkm l = {
+            .sek_id = {0, 1, 0, 1}, .key_data_type = BCAST_LTKM_KEY_TYPE, .interval_length = 4, .ts_high = 5};
         if (bcast_provider_open(room(BCAST_PROVIDER_SIZE), BCAST_PROVIDER_SIZE, names[i], &p) != BCAST_OK
             || bcast_drm_key_init(room(BCAST_DRM_KEY_SIZE), BCAST_DRM_KEY_SIZE, p, &keys, 3, &key) != BCAST_OK
             || bcast_smk_init(room(BCAST_SMK_SIZE), BCAST_SMK_SIZE, p, raw, &smk) != BCAST_OK)

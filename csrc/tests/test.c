@@ -86,8 +86,9 @@ bcast_smartcard_key *smartcard_key(const char *sek, const char *csb_id, const ch
     bcast_smartcard_key *key = NULL;
     unhex(sek, a);
     unhex(csb_id, b);
-    unhex(rand, c);
-    CHECK(bcast_smartcard_key_init(storage(BCAST_SMARTCARD_KEY_SIZE), BCAST_SMARTCARD_KEY_SIZE, provider, a, b, c, &key)
+    const size_t rand_length = unhex(rand, c);
+    CHECK(bcast_smartcard_key_init(storage(BCAST_SMARTCARD_KEY_SIZE), BCAST_SMARTCARD_KEY_SIZE, provider, a,
+                                   csb_id == NULL ? NULL : b, c, rand_length, &key)
           == BCAST_OK);
     return key;
 }
@@ -197,7 +198,11 @@ void random_stkm(bcast_smartcard_stkm *m, uint8_t *base, uint32_t *base_length)
     m->counter = random32();
     random_bytes(m->key_domain_id, 3);
     random_bytes(m->sek_id, 4);
+    m->sek_id[1] |= 1;
+    m->sek_id[3] |= 1;
     random_bytes(m->tek_id, 2);
+    m->tek_id[0] &= 0xfe;
+    m->tek_id[1] |= 1;
     m->tek_id_length = 2;
     random_bytes(m->tek, 16);
     m->has_management = random32() % 4 != 0;
@@ -224,14 +229,15 @@ void random_ltkm(bcast_smartcard_ltkm *m, uint8_t *base, uint32_t *base_length)
     random_bytes(m->rand, 16);
     random_bytes(m->key_domain_id, 3);
     random_bytes(m->sek_id, 4);
+    m->sek_id[1] |= 1;
     m->sek_id[3] |= 1;
     random_bytes(m->sek, 16);
     m->verification_requested = random32() & 1;
     m->ts_low = random32();
     m->ts_high = m->ts_low + random32() % (BCAST_WINDOW_MAX + 1U);
-    m->key_data_type = random32() & 1 ? 2 : 0;
+    m->key_data_type = BCAST_LTKM_KEY_TYPE;
     m->interval_length = 4;
-    m->idi_type = random32() & 1;
+    m->idi_type = (uint8_t)random32();
     m->idr_type = random32() & 1;
     uint32_t at = 0;
     m->idi = (bcast_span){0, random32() % 30};

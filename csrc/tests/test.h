@@ -35,6 +35,7 @@ void random_bytes(uint8_t *out, size_t length);
 void *storage(size_t size); /* aligned, freed by release() */
 void release(void *object);
 bcast_drm_key *drm_key(const uint8_t *sek, const uint8_t *sas, const uint8_t *pek, const uint8_t *pas);
+/* csb_id NULL: a key that only opens; rand "": the empty RAND. */
 bcast_smartcard_key *smartcard_key(const char *sek, const char *csb_id, const char *rand);
 bcast_smk *smk_key(const char *smk);
 void drop_drm(bcast_drm_key *key);

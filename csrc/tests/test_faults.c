@@ -59,9 +59,15 @@ static void faults(void)
     bcast_smartcard_key *card = NULL;
     for (fails_at = 1; fails_at < 20 && card == NULL; fails_at++) {
         calls = 0;
-        (void)bcast_smartcard_key_init(card_room, BCAST_SMARTCARD_KEY_SIZE, provider, raw, raw, raw, &card);
+        (void)bcast_smartcard_key_init(card_room, BCAST_SMARTCARD_KEY_SIZE, provider, raw, raw, raw, 16, &card);
     }
     NEED(card != NULL);
+    const uint8_t other_csb_id[4] = {1};
+    void *other_room = storage(BCAST_SMARTCARD_KEY_SIZE);
+    bcast_smartcard_key *other_card = NULL;
+    fails_at = 0;
+    CHECK(bcast_smartcard_key_init(other_room, BCAST_SMARTCARD_KEY_SIZE, provider, raw, other_csb_id, raw, 16, &other_card)
+          == BCAST_OK);
     bcast_smk *smk = NULL;
     fails_at = 1;
     calls = 0;
@@ -107,6 +113,7 @@ static void faults(void)
     static bcast_ltkm_seal_job ltkm_seal[N];
     static bcast_ltkm_open_job ltkm_open[N];
     static uint8_t bases[N][200];
+    uint32_t base_length;
     for (int kind = 0; kind < 3; kind++) {
         for (size_t i = 0; i < N; i++) {
             uint32_t length;
@@ -180,9 +187,27 @@ static void faults(void)
             CHECK(code == BCAST_E_SOME && (good == 64 + 22 || good == 128));
         }
     }
+    /* A message under another CSB ID than the context's, which is opened alone. */
+    bcast_smartcard_stkm alone;
+    bcast_error alone_error;
+    random_stkm(&stkm[0], bases[0], &base_length);
+    fails_at = 0;
+    CHECK(bcast_smartcard_stkm_seal(provider, card, &stkm[0], bases[0], base_length, arena, sizeof arena, &answer_length,
+                                    &alone_error)
+          == BCAST_OK);
+    for (fails_at = 1;; fails_at++) {
+        calls = 0;
+        const int code = bcast_smartcard_stkm_open(provider, other_card, arena, answer_length, 0, &alone, &alone_error);
+        if (calls < fails_at) {
+            CHECK(code == BCAST_OK && fails_at > 2 && memcmp(alone.tek, stkm[0].tek, 16) == 0);
+            break;
+        }
+        CHECK(code == BCAST_E_CRYPTO && all(&alone, 0, sizeof alone));
+    }
     fails_at = 0;
     drop_drm(key);
     drop_smartcard(card);
+    drop_smartcard(other_card);
     drop_smk(smk);
     provider->crypto = real;
 }

@@ -7,6 +7,7 @@ enum { KEYS = 200, ROOM = 400 };
 static bcast_provider *first; /* evp, to compare with */
 static bcast_drm_key *drm_keys[2][KEYS];
 static bcast_smartcard_key *card_keys[2][KEYS];
+static bcast_smartcard_key *opening_keys[KEYS]; /* some ready for the CSB ID, some for another one, some for none */
 static bcast_smk *smks[2][KEYS];
 
 static void set_up(void)
@@ -25,7 +26,11 @@ static void set_up(void)
             drm_keys[which][i] = drm_key(raw, raw + 16, raw + 32, raw + 48);
             smks[which][i] = smk_key(hex[0]);
             hex[0][32] = hex[1][8] = hex[2][32] = '\0';
+            if (i % 10 == 9) /* provisioned: an empty RAND */
+                hex[2][0] = '\0';
             card_keys[which][i] = smartcard_key(hex[0], hex[1], hex[2]);
+            if (which == 1)
+                opening_keys[i] = smartcard_key(hex[0], i % 4 == 3 ? NULL : i % 4 == 2 ? "0badcafe" : hex[1], hex[2]);
             (void)snprintf(hex[0] + 32, 33, "%s", "00000000000000000000000000000000");
             for (size_t k = 16; k < 32; k++)
                 (void)snprintf(hex[0] + 2 * k, 3, "%02x", raw[k]);
@@ -40,6 +45,8 @@ static void tear_down(void)
         for (size_t i = 0; i < KEYS; i++) {
             drop_drm(drm_keys[which][i]);
             drop_smartcard(card_keys[which][i]);
+            if (which == 1)
+                drop_smartcard(opening_keys[i]);
             drop_smk(smks[which][i]);
         }
     bcast_provider_close(first);
@@ -129,7 +136,7 @@ static void identity(void)
                     dopen[i] = (bcast_drm_open_job){
                         .key = drm_keys[1][i], .data = sealed + offset, .data_length = size, .message = &drm_out[i]};
                     so[i] = (bcast_smartcard_open_job){
-                        .key = card_keys[1][i], .data = sealed + offset, .data_length = size, .message = &stkm_out[i]};
+                        .key = opening_keys[i], .data = sealed + offset, .data_length = size, .message = &stkm_out[i]};
                     lo[i] = (bcast_ltkm_open_job){
                         .key = smks[1][i], .data = sealed + offset, .data_length = size, .message = &ltkm_out[i]};
                 }

@@ -70,6 +70,22 @@ static void contexts(void)
     CHECK(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, provider, &some, BCAST_USE_OPEN, &key) == BCAST_OK);
     CHECK(bcast_drm_stkm_seal(provider, key, &m, base, base_length, out, sizeof out, &length, &error) == BCAST_E_USE);
     bcast_drm_key_wipe(key);
+
+    /* A SEK without a CSB ID opens, but does not seal. */
+    const uint8_t rand[16] = {5}, csb_id[4] = {6};
+    bcast_smartcard_stkm s, t;
+    bcast_smartcard_key *card = NULL;
+    random_stkm(&s, base, &base_length);
+    CHECK(bcast_smartcard_key_init(room, BCAST_SMARTCARD_KEY_SIZE, provider, raw, csb_id, rand, 16, &card) == BCAST_OK);
+    CHECK(bcast_smartcard_stkm_seal(provider, card, &s, base, base_length, out, sizeof out, &length, &error) == BCAST_OK);
+    bcast_smartcard_key_wipe(card);
+    CHECK(all(room, 0, sizeof(struct bcast_smartcard_key)));
+    CHECK(bcast_smartcard_key_init(room, BCAST_SMARTCARD_KEY_SIZE, provider, raw, NULL, rand, 16, &card) == BCAST_OK);
+    CHECK(bcast_smartcard_stkm_open(provider, card, out, length, 0, &t, &error) == BCAST_OK && memcmp(s.tek, t.tek, 16) == 0);
+    CHECK(bcast_smartcard_stkm_seal(provider, card, &s, base, base_length, out, sizeof out, &length, &error) == BCAST_E_USE);
+    CHECK(length == 0 && error.code == BCAST_E_USE);
+    bcast_smartcard_key_wipe(card);
+    CHECK(all(room, 0, sizeof(struct bcast_smartcard_key)));
     release(room);
 }
 
@@ -120,8 +136,8 @@ static void arguments(void)
 static void nulls(void)
 {
     bcast_drm_stkm d = {.present = BCAST_DRM_SERVICE, .id_length = 4, .material_length = 16};
-    bcast_smartcard_stkm s = {.tek_id_length = 2};
-    bcast_smartcard_ltkm l = {.sek_id = {0, 0, 0, 1}, .interval_length = 4};
+    bcast_smartcard_stkm s = {.sek_id = {0, 1, 0, 1}, .tek_id = {0, 1}, .tek_id_length = 2};
+    bcast_smartcard_ltkm l = {.sek_id = {0, 1, 0, 1}, .key_data_type = BCAST_LTKM_KEY_TYPE, .interval_length = 4};
     bcast_verification v = {0};
     static const uint8_t rand[32];
     const bcast_answered a = {rand, NULL, 0};
@@ -230,18 +246,20 @@ static void nulls(void)
     /* Contexts. */
     const bcast_drm_keys keys = {sek, sas, pek, pas};
     NO(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, p, &keys, BCAST_USE_SEAL, NULL));
-    NO(bcast_smartcard_key_init(NULL, BCAST_DRM_KEY_SIZE, p, rand, rand, rand, &cn));
-    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, NULL, rand, rand, &cn));
-    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, rand, NULL, rand, &cn));
-    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, rand, rand, NULL, &cn));
-    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, rand, rand, rand, NULL));
+    NO(bcast_smartcard_key_init(NULL, BCAST_DRM_KEY_SIZE, p, rand, rand, rand, 16, &cn));
+    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, NULL, rand, rand, 16, &cn));
+    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, rand, rand, NULL, 16, &cn));
+    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, rand, rand, NULL, 0, &cn)); /* not known is not empty */
+    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, rand, rand, rand, 15, &cn));
+    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, rand, rand, rand, 17, &cn));
+    NO(bcast_smartcard_key_init(room, BCAST_DRM_KEY_SIZE, p, rand, rand, rand, 16, NULL));
     NO(bcast_smk_init(NULL, BCAST_DRM_KEY_SIZE, p, rand, &sn));
     NO(bcast_smk_init(room, BCAST_DRM_KEY_SIZE, p, rand, NULL));
-    CHECK(bcast_smartcard_key_init(room, 8, p, rand, rand, rand, &cn) == BCAST_E_STORAGE && cn == NULL);
-    CHECK(bcast_smartcard_key_init(room + 32, BCAST_SMARTCARD_KEY_SIZE, p, rand, rand, rand, &cn) == BCAST_E_STORAGE);
+    CHECK(bcast_smartcard_key_init(room, 8, p, rand, rand, rand, 16, &cn) == BCAST_E_STORAGE && cn == NULL);
+    CHECK(bcast_smartcard_key_init(room + 32, BCAST_SMARTCARD_KEY_SIZE, p, rand, rand, rand, 16, &cn) == BCAST_E_STORAGE);
     CHECK(bcast_smk_init(room + 1, BCAST_SMK_SIZE, p, rand, &sn) == BCAST_E_STORAGE && sn == NULL);
     CHECK(bcast_smk_init(room, BCAST_SMK_SIZE, NULL, rand, &sn) == BCAST_E_NOT_READY);
-    CHECK(bcast_smartcard_key_init(room, BCAST_SMARTCARD_KEY_SIZE, NULL, rand, rand, rand, &cn) == BCAST_E_NOT_READY);
+    CHECK(bcast_smartcard_key_init(room, BCAST_SMARTCARD_KEY_SIZE, NULL, rand, rand, rand, 16, &cn) == BCAST_E_NOT_READY);
     CHECK(bcast_drm_key_init(room, BCAST_DRM_KEY_SIZE, NULL, &keys, BCAST_USE_SEAL, &dn) == BCAST_E_NOT_READY && dn == NULL);
 
     /* Walkers. */
@@ -363,7 +381,7 @@ static void overlaps_everywhere(void)
             key_size = sizeof(struct bcast_drm_key);
         } else if (kind % 3 == 1) {
             random_stkm(m, base, &base_length);
-            CHECK(bcast_smartcard_key_init(room + KEY, BCAST_SMARTCARD_KEY_SIZE, provider, raw, raw, raw, &card) == BCAST_OK);
+            CHECK(bcast_smartcard_key_init(room + KEY, BCAST_SMARTCARD_KEY_SIZE, provider, raw, raw, raw, 16, &card) == BCAST_OK);
             key_size = sizeof(struct bcast_smartcard_key);
         } else {
             if (kind == 2)
@@ -594,8 +612,8 @@ static void lies(void)
         CHECK(bcast_drm_stkm_seal(provider, key, &m, base, base_length, out, sizeof out, &length, &error)
               == (i == 0 || i == 3 ? BCAST_E_BAD_VALUE : BCAST_OK)); /* rules R15 */
     }
-    /* rules R3, R4, R19 and key number 0 */
-    for (int i = 0; i < 6; i++) {
+    /* rules R3, R4, R19, what names no key, and the key data type */
+    for (int i = 0; i < 8; i++) {
         random_ltkm(&l, base, &base_length);
         switch (i) {
         case 0:
@@ -606,6 +624,8 @@ static void lies(void)
         case 2: l.sek_id[2] = l.sek_id[3] = 0; break;
         case 3: l.interval_length = 2; break;
         case 4: l.key_data_type = 1; break;
+        case 5: l.key_data_type = 0; break;
+        case 6: l.sek_id[0] = l.sek_id[1] = 0; break;
         default: l.has_management = l.consumption_reporting_flag = 1; l.verification_requested = 0;
         }
         CHECK(bcast_smartcard_ltkm_seal(provider, smk, &l, base, base_length, out, sizeof out, &length, &error)

@@ -47,8 +47,11 @@ static int run(const char *operation, const char *kind, uint32_t partial, uint32
     }
     bcast_smartcard_key *sek = NULL;
     void *room = storage(BCAST_SMARTCARD_KEY_SIZE);
-    CHECK(named(keys, "sek", key) && named(keys, "csb_id", csb_id) && named(keys, "rand", rand));
-    CHECK(bcast_smartcard_key_init(room, BCAST_SMARTCARD_KEY_SIZE, provider, key, csb_id, rand, &sek) == BCAST_OK);
+    const size_t rand_length = named(keys, "rand", rand) ? sizeof rand : 0; /* "rand=": the empty RAND */
+    CHECK(named(keys, "sek", key) && strstr(keys, "rand=") != NULL);
+    const bool prepared = named(keys, "csb_id", csb_id);
+    CHECK(bcast_smartcard_key_init(room, BCAST_SMARTCARD_KEY_SIZE, provider, key, prepared ? csb_id : NULL, rand, rand_length, &sek)
+          == BCAST_OK);
     code = bcast_smartcard_stkm_open(provider, sek, data, size, lenient, &m.stkm, error);
     drop_smartcard(sek);
     return code;

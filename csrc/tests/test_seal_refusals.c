@@ -189,6 +189,10 @@ static const refusal table[] = {
     {STKM, "", {S(has_management, 2)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_MANAGEMENT, {0, 0}},
     {STKM, "", {S(has_salt, 0)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_SALT, {0, 0}},
     {STKM, "", {S(traffic_protection_protocol, BCAST_IPSEC)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_SALT, {0, 0}},
+    {STKM, "", {S(sek_id[1], 0)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_SEK_ID, {0, 0}},
+    {STKM, "", {S(sek_id[3], 0)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_SEK_ID, {0, 0}},
+    {STKM, "", {S(tek_id[1], 0)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_TEK_ID, {0, 0}},
+    {STKM, "", {S(tek_id[0], 255), S(tek_id[1], 255)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_TEK_ID, {0, 0}},
     {STKM, "", {S(tek_id_length, 4)}, BCAST_E_BAD_LENGTH, PAYLOAD, BCAST_F_KEY_ID_LENGTH, {0, 2}},
     {STKM, "", {S(tek_id_length, 0)}, BCAST_E_BAD_LENGTH, PAYLOAD, BCAST_F_KEY_ID_LENGTH, {0, 2}},
     {STKM, "0300", {S(other_key_ids.offset, 1), S(other_key_ids.length, 2)}, BCAST_E_SPAN, MESSAGE, BCAST_F_OTHER_KEY_IDS, {0, 0}},
@@ -267,9 +271,11 @@ static const refusal table[] = {
     {LTKM, "", {L(ts_low, 0), L(ts_high, BCAST_WINDOW_MAX + 1U)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_TS_HIGH, {0, 0}},
     {LTKM, "", {L(interval_length, 2)}, BCAST_E_BAD_LENGTH, MESSAGE, BCAST_F_INTERVAL_LENGTH, {0, 0}},
     {LTKM, "", {L(interval_length, 0)}, BCAST_E_BAD_LENGTH, MESSAGE, BCAST_F_INTERVAL_LENGTH, {0, 0}},
+    {LTKM, "", {L(key_data_type, 0)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_KEY_DATA_TYPE, {0, 0}},
     {LTKM, "", {L(key_data_type, 1)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_KEY_DATA_TYPE, {0, 0}},
     {LTKM, "", {L(key_data_type, 3)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_KEY_DATA_TYPE, {0, 0}},
-    {LTKM, "", {L(sek_id, 0)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_SEK_ID, {0, 0}},
+    {LTKM, "", {L(sek_id[1], 0)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_SEK_ID, {0, 0}},
+    {LTKM, "", {L(sek_id[3], 0)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_SEK_ID, {0, 0}},
     {LTKM, "", {L(verification_requested, 2)}, BCAST_E_BAD_VALUE, MESSAGE, BCAST_F_V, {0, 0}},
     {LTKM, "0300", {L(other_key_ids.length, 3)}, BCAST_E_SPAN, MESSAGE, BCAST_F_OTHER_KEY_IDS, {0, 0}},
     {LTKM, "0200", {L(other_key_ids.length, 2)}, BCAST_E_BAD_VALUE, PAYLOAD, BCAST_F_KEY_ID_TYPE, {0, 2}},
@@ -306,7 +312,6 @@ static const refusal table[] = {
      MANAGEMENT,
      BCAST_F_CRITERION_LENGTH,
      {1, 0}},
-    {LTKM, "", {L(idi_type, 2)}, BCAST_E_UNSUPPORTED, PAYLOAD, BCAST_F_ID_TYPE, {4, 0}},
     {LTKM, "", {L(idr_type, 2)}, BCAST_E_UNSUPPORTED, PAYLOAD, BCAST_F_ID_TYPE, {5, 0}},
     {LTKM, "", {L(idr_type, 2), L(has_management, 0)}, BCAST_E_UNSUPPORTED, PAYLOAD, BCAST_F_ID_TYPE, {4, 0}},
     {LTKM, "", {L(max_size, 60)}, BCAST_E_BAD_LENGTH, PAYLOAD, BCAST_F_ENCR_DATA, {6, 0}},
@@ -386,10 +391,12 @@ static void good(enum kind kind, any *m)
         m->drm = (bcast_drm_stkm){.present = BCAST_DRM_SERVICE, .id_length = 4, .material_length = 16};
     } else if (kind <= STKM_PARTIAL) {
         m->stkm = (bcast_smartcard_stkm){
-            .tek_id_length = 2, .has_salt = 1, .has_management = 1, .traffic_protection_protocol = BCAST_SRTP};
+            .sek_id = {0, 1, 0, 1}, .tek_id = {0, 1}, .tek_id_length = 2, .has_salt = 1, .has_management = 1,
+            .traffic_protection_protocol = BCAST_SRTP};
     } else if (kind == LTKM) {
         m->ltkm = (bcast_smartcard_ltkm){
-            .sek_id = {0, 0, 0, 1}, .sek = {1}, .ts_low = 1, .ts_high = 9, .interval_length = 4, .has_management = 1};
+            .sek_id = {0, 1, 0, 1}, .sek = {1}, .ts_low = 1, .ts_high = 9, .key_data_type = BCAST_LTKM_KEY_TYPE,
+            .interval_length = 4, .has_management = 1};
     }
 }
 

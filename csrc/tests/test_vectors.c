@@ -128,9 +128,50 @@ static void stkm_vectors_test(void)
         CHECK(length == size && memcmp(out, wanted, size) == 0);
         CHECK(bcast_smartcard_stkm_open(provider, key, wanted, size, 0, &m, &error) == BCAST_OK);
         CHECK(same_stkm(&m, &v->fields) && m.size == size && m.canonical == 1 && !m.partial);
-        bcast_smartcard_key *other = smartcard_key(v->sek, "00000000", v->rand);
-        CHECK(bcast_smartcard_stkm_open(provider, other, wanted, size, 0, &m, &error) == BCAST_E_INTEGRITY);
-        drop_smartcard(other);
+        drop_smartcard(key);
+        for (int other = 0; other < 3; other++) { /* the CSB ID is the message's own; the RAND is the SEK's */
+            key = smartcard_key(v->sek, other == 1 ? NULL : "00000000", other == 2 ? "" : v->rand);
+            const int code = bcast_smartcard_stkm_open(provider, key, wanted, size, 0, &m, &error);
+            CHECK(code == (other == 2 ? BCAST_E_INTEGRITY : BCAST_OK) && error.code == code);
+            CHECK(other == 2 ? all(&m, 0, sizeof m) : same_stkm(&m, &v->fields) && m.size == size);
+            wanted[4] ^= 1; /* a CSB ID that its keys were not derived with */
+            CHECK(bcast_smartcard_stkm_open(provider, key, wanted, size, 0, &m, &error) == BCAST_E_INTEGRITY);
+            wanted[4] ^= 1;
+            drop_smartcard(key);
+        }
+    }
+}
+
+/* A message of a real card, with all 160 bits of its MAC: an empty RAND, a TEK ID of four bytes. */
+static void opened_card_vectors_test(void)
+{
+    CHECK(COUNT(opened_card_vectors) > 0);
+    for (size_t i = 0; i < COUNT(opened_card_vectors); i++) {
+        const struct stkm_vector *v = &opened_card_vectors[i];
+        uint8_t data[300], out[300];
+        const size_t size = unhex(v->message, data);
+        size_t length;
+        bcast_error error;
+        bcast_smartcard_stkm m;
+        for (int other = 0; other < 2; other++) {
+            bcast_smartcard_key *key = smartcard_key(v->sek, other ? NULL : v->csb_id, v->rand);
+            CHECK(bcast_smartcard_stkm_open(provider, key, data, size, 0, &m, &error) == BCAST_E_BAD_LENGTH);
+            CHECK(error.field == BCAST_F_KEY_ID_LENGTH && error.offset == 26);
+            CHECK(bcast_smartcard_stkm_open(provider, key, data, size, BCAST_LENIENT_MTK_ID_4, &m, &error) == BCAST_OK);
+            CHECK(same_stkm(&m, &v->fields) && m.canonical == 1);
+            drop_smartcard(key);
+            key = smartcard_key(v->sek, other ? NULL : v->csb_id, "1234567890abcdeffedcba0987654321"); /* the RAND of message A */
+            CHECK(bcast_smartcard_stkm_open(provider, key, data, size, BCAST_LENIENT_MTK_ID_4, &m, &error) == BCAST_E_INTEGRITY);
+            drop_smartcard(key);
+        }
+        /* Sealing under an empty RAND: the same content with a TEK ID that may be built. */
+        bcast_smartcard_key *key = smartcard_key(v->sek, v->csb_id, v->rand);
+        bcast_smartcard_stkm again = v->fields;
+        again.tek_id_length = 2;
+        memset(again.tek_id + 2, 0, 2);
+        CHECK(bcast_smartcard_stkm_seal(provider, key, &again, NULL, 0, out, sizeof out, &length, &error) == BCAST_OK);
+        CHECK(bcast_smartcard_stkm_open(provider, key, out, length, 0, &m, &error) == BCAST_OK && same_stkm(&m, &again));
+        CHECK(memcmp(out + length - 41, data + size - 41, 20) == 0); /* the ciphertext does not depend on the TEK ID */
         drop_smartcard(key);
     }
 }
@@ -203,8 +244,11 @@ static void smartcard_named(void)
             bcast_smartcard_ltkm m;
             CHECK(bcast_smartcard_ltkm_open(provider, smk, data, size, 0, &m, &error) == BCAST_OK);
             CHECK(m.sek[0] == 0x30 && m.ts_low == 1 && m.ts_high == 0xffff);
-            CHECK(bcast_smartcard_ltkm_seal(provider, smk, &m, data, size, out, sizeof out, &length, &error) == BCAST_OK);
-            CHECK(length == size && memcmp(out, data, size) == 0);
+            const int code = bcast_smartcard_ltkm_seal(provider, smk, &m, data, size, out, sizeof out, &length, &error);
+            if (strcmp(named_vectors[i].name, "L1") == 0) /* key data type 0: for readers only */
+                CHECK(m.key_data_type == 0 && code == BCAST_E_BAD_VALUE && error.field == BCAST_F_KEY_DATA_TYPE);
+            else
+                CHECK(m.key_data_type == 2 && code == BCAST_OK && length == size && memcmp(out, data, size) == 0);
         } else if (named_vectors[i].name[0] == 'S') {
             bcast_smartcard_stkm m;
             CHECK(bcast_smartcard_stkm_open(provider, sek, data, size, 0, &m, &error) == BCAST_OK);
@@ -249,7 +293,7 @@ static void verification_vectors_test(void)
     }
 }
 
-/* Messages that real cards took: layout only, their keys are unknown. */
+/* Messages that real cards took: layout only, the keys of all but one are unknown. */
 static void card_messages(void)
 {
     uint8_t data[300];
@@ -310,6 +354,7 @@ const struct test vector_tests[] = {
     {"drm vectors", drm_vectors_test},
     {"drm named", drm_named},
     {"stkm vectors", stkm_vectors_test},
+    {"opened card vectors", opened_card_vectors_test},
     {"partial vectors", partial_vectors_test},
     {"ltkm vectors", ltkm_vectors_test},
     {"smartcard named", smartcard_named},

@@ -214,15 +214,13 @@ def drm_set_up(sek: Secret | None, sas: Secret | None, pek: Secret | None, pas: 
     return set_up
 
 
-def smartcard_set_up(sek: Secret, csb_id: bytes, rand: bytes) -> SetUp:
-    """A SEK with the CSB ID and RAND of the LTKM that delivers it."""
+def smartcard_set_up(sek: Secret, csb_id: bytes | None, rand: bytes) -> SetUp:
+    """A SEK with its RAND, which may be empty, and the CSB ID that it is used with; without one it only opens."""
 
     def set_up(worker: Worker, place: Any) -> None:
-        _done(
-            lib.bcast_smartcard_key_init(
-                place, SMARTCARD.size, worker.provider, _bytes(sek), csb_id, rand, ffi.new("bcast_smartcard_key **")
-            )
-        )
+        made = ffi.new("bcast_smartcard_key **")
+        own = ffi.NULL if csb_id is None else csb_id
+        _done(lib.bcast_smartcard_key_init(place, SMARTCARD.size, worker.provider, _bytes(sek), own, rand, len(rand), made))
 
     return set_up
 
@@ -281,11 +279,10 @@ class Contexts:
 class Pool:
     """The contexts of one key ring for one use: as many as were ever in use at once."""
 
-    __slots__ = ("answered", "closed", "csb_id", "engine", "free", "kind", "secrets", "set_up")
+    __slots__ = ("answered", "closed", "engine", "free", "kind", "secrets", "set_up")
 
-    def __init__(self, engine: Engine, kind: ContextKind, secrets: tuple[Secret, ...], set_up: SetUp, csb_id: bytes = b"") -> None:
+    def __init__(self, engine: Engine, kind: ContextKind, secrets: tuple[Secret, ...], set_up: SetUp) -> None:
         self.engine, self.kind, self.secrets, self.set_up = engine, kind, secrets, set_up
-        self.csb_id = csb_id
         self.answered: Any = ffi.NULL
         self.free: list[tuple[Any, Contexts]] = []
         self.closed = False

@@ -35,7 +35,7 @@ MAX_SERVICES: Final = 1_000_000
 
 def _reference() -> dict[str, Callable[[], object]]:
     """One message for each job, of the fields that ``csrc/bench`` gives it."""
-    salt, key = bytes(14), Secret(bytes(16))
+    salt, key, sek_id = bytes(14), Secret(bytes(16)), bytes((0, 1, 0, 1))
     drm_keys, card_keys = (
         Keys(seak=SEAK(bytes(32)), peak=PEAK(bytes(32))),
         Keys(sek=SEK(bytes(16)), csb_id=bytes(4), rand=bytes(16)),
@@ -47,14 +47,14 @@ def _reference() -> dict[str, Callable[[], object]]:
         programme_CID_extension=1, service_CID_extension=0, traffic_key_material=key, next_traffic_key_material=key,
     )  # fmt: skip
     card = ClearSmartcardStkm(
-        counter=3413018730, key_domain_id=bytes(3), sek_id=bytes(4), tek_id=bytes(2), tek=key, salt=salt,
+        counter=3413018730, key_domain_id=bytes(3), sek_id=sek_id, tek_id=bytes((0, 1)), tek=key, salt=salt,
         management=StkmManagement(
             protection_after_reception=3, traffic_protection_protocol=Protocol.SRTP, traffic_authentication_flag=True,
             traffic_key_lifetime=6,
         ),
     )  # fmt: skip
     ltkm = ClearSmartcardLtkm(
-        counter=1, csb_id=bytes(4), rand=bytes(16), key_domain_id=bytes(3), sek_id=bytes((0, 0, 0, 1)), idi=b"bsm.example.com",
+        counter=1, csb_id=bytes(4), rand=bytes(16), key_domain_id=bytes(3), sek_id=sek_id, idi=b"bsm.example.com",
         idr=b"MTIzNDU2Nzg5MDEyMzQ1Ng==@bsf.example.com", sek=key, ts_low=0, ts_high=1000,
     )  # fmt: skip
     drm_bytes, card_bytes = reference.seal(drm, drm_keys), reference.seal(card, card_keys)

@@ -466,41 +466,45 @@ def unpack_verification(buffer: Any, at: int, data: Any) -> SmartcardVerificatio
 
 # --- key rings as contexts --------------------------------------------------------------------------------------------
 
-Make = Callable[[Keys, bytes], Pool | None]
-"""Contexts of a key ring for the current provider; ``None`` when it lacks a key.  The bytes: the CSB ID that a SEK belongs to."""
+Make = Callable[[Keys], Pool | None]
+"""Contexts of a key ring for the current provider; ``None`` when it lacks a key."""
 
 
 def _drm_keys(use: int) -> Make:
-    def make(keys: Keys, _: bytes) -> Pool | None:
+    def make(keys: Keys) -> Pool | None:
         held = tuple(key for key in (keys.sek, keys.sas, keys.pek, keys.pas) if key is not None)
         return Pool(current(), DRM, held, drm_set_up(keys.sek, keys.sas, keys.pek, keys.pas, use)) if held else None
 
     return make
 
 
-def _smartcard_key(keys: Keys, csb_id: bytes) -> Pool | None:
-    if keys.sek is None or keys.rand is None or len(csb_id) != 4:
+def _sealing_sek(keys: Keys) -> Pool | None:
+    return None if keys.csb_id is None else _opening_sek(keys)
+
+
+def _opening_sek(keys: Keys) -> Pool | None:
+    if keys.sek is None or keys.rand is None:
         return None
-    return Pool(current(), SMARTCARD, (keys.sek,), smartcard_set_up(keys.sek, csb_id, keys.rand), csb_id)
+    return Pool(current(), SMARTCARD, (keys.sek,), smartcard_set_up(keys.sek, keys.csb_id, keys.rand))
 
 
-def _smk(keys: Keys, _: bytes) -> Pool | None:
+def _smk(keys: Keys) -> Pool | None:
     return None if keys.smk is None else Pool(current(), SMK, (keys.smk,), smk_set_up(keys.smk))
 
 
-def _answering(keys: Keys, _: bytes) -> Pool | None:
-    pool = None if keys.rand is None or keys.idi is None else _smk(keys, b"")
+def _answering(keys: Keys) -> Pool | None:
+    pool = None if not keys.rand or keys.idi is None else _smk(keys)
     if pool is not None:
         pool.answered = answered(keys.rand or b"", keys.idi or b"")
     return pool
 
 
-def _pool(keys: Keys, name: str, make: Make, csb_id: bytes) -> Pool | None:
+def _pool(keys: Keys, name: str, make: Make) -> Pool | None:
     """Make the contexts of a key ring anew, and keep them with it; ``None`` when it lacks the keys or they were wiped."""
     old = keys.made.pop(name, None)
     if old is not None:
         old.wipe()
-    pool = make(keys, csb_id)
+    pool = make(keys)
     if pool is not None and _wiped(pool):
         pool = None
     if pool is not None:
@@ -540,7 +544,7 @@ def _sealer(
     def seal(message: Any, keys: Keys, limit: int) -> bytes:
         pool = keys.made.get(name)
         if pool is None or pool.engine is not ALONE[-1] or _wiped(pool):
-            pool = _pool(keys, name, make, keys.csb_id or b"")
+            pool = _pool(keys, name, make)
             if pool is None:
                 return reference.seal(message, keys, max_card_message=limit)
         worker = pool.engine.take()
@@ -577,9 +581,7 @@ def _sealer(
 
 SEALERS: Final[dict[type, Sealer]] = {
     ClearDrmStkm: _sealer("drm-stkm-seal", "bcast_drm_stkm", pack_drm_stkm, _drm_keys(int(Use.SEAL)), lib.pybcast_seal_drm),
-    ClearSmartcardStkm: _sealer(
-        "smartcard-stkm", "bcast_smartcard_stkm", pack_smartcard_stkm, _smartcard_key, lib.pybcast_seal_stkm
-    ),
+    ClearSmartcardStkm: _sealer("smartcard-stkm", "bcast_smartcard_stkm", pack_smartcard_stkm, _sealing_sek, lib.pybcast_seal_stkm),
     ClearSmartcardLtkm: _sealer("smk", "bcast_smartcard_ltkm", pack_smartcard_ltkm, _smk, lib.pybcast_seal_ltkm),
     SmartcardVerification: _sealer("answering", "bcast_verification", pack_verification, _answering, lib.pybcast_seal_verification),
 }
@@ -615,20 +617,14 @@ def _opener(
     call: Callable[[Worker, Any, bytes, int, Any, Pool, Kind], int],
 ) -> Opener:
     zeros = bytes(ffi.sizeof(ctype))
-    # A SEK whose ring has no CSB ID: that of the message, which is there when the message is one.
-    from_message = make is _smartcard_key
 
     def open(data: bytes, keys: Keys, kind: Kind, lenient: Leniencies) -> ClearMessage:
         bits = lenient_bits(lenient) if lenient else 0
         if type(data) is not bytes:
             data = bytes(memoryview(data))
-        own = name
-        csb_id = keys.csb_id or b""
-        if from_message and not csb_id:
-            own, csb_id = f"{name}-any", data[4:8]
-        pool = keys.made.get(own)
-        if pool is None or pool.engine is not ALONE[-1] or (pool.csb_id != csb_id and from_message) or _wiped(pool):
-            pool = _pool(keys, own, make, csb_id)
+        pool = keys.made.get(name)
+        if pool is None or pool.engine is not ALONE[-1] or _wiped(pool):
+            pool = _pool(keys, name, make)
             if pool is None:
                 return reference.open(data, keys, kind, lenient=lenient)
         native = None
@@ -655,9 +651,7 @@ def _opener(
 _VERIFICATION_OPENER: Final = _opener("answering", "bcast_verification", unpack_verification, _answering, _open_verification)
 OPENERS: Final[dict[Kind, Opener]] = {
     "drm-stkm": _opener("drm-stkm-open", "bcast_drm_stkm", unpack_drm_stkm, _drm_keys(int(Use.OPEN)), _open_drm_stkm),
-    "smartcard-stkm": _opener(
-        "smartcard-stkm", "bcast_smartcard_stkm", unpack_smartcard_stkm, _smartcard_key, _open_smartcard_stkm
-    ),
+    "smartcard-stkm": _opener("smartcard-stkm", "bcast_smartcard_stkm", unpack_smartcard_stkm, _opening_sek, _open_smartcard_stkm),
     "smartcard-ltkm": _opener("smk", "bcast_smartcard_ltkm", unpack_smartcard_ltkm, _smk, _open_smartcard_ltkm),
     "smartcard-verification": _VERIFICATION_OPENER,
     "smartcard-reporting": _VERIFICATION_OPENER,

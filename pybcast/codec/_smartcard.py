@@ -13,6 +13,7 @@ from pybcast.keys import target_id as derive_target_id
 from pybcast.keys.cipher import aes_ctr, hmac_sha1, hmac_sha256, same_mac
 from pybcast.keys.mikey import iv
 from pybcast.messages import (
+    SEK_KEY_TYPE,
     ClearSmartcardLtkm,
     ClearSmartcardParental,
     ClearSmartcardStkm,
@@ -41,7 +42,9 @@ WITHDRAWAL: Final = (0xFFFFFFFF, 0x00000000)
 _MAC: Final = 20
 _REGISTRATION_MAC: Final = 12
 _ZERO_KEY: Final = bytes(16)
-_TGK, _TEK, _TEK_SALT = 0, 2, 3
+_TEK, _TEK_SALT = 2, 3
+_NO_NUMBER: Final = b"\0\0"
+_NO_TEK_IDS: Final = (b"\0\0", b"\xff\xff")
 _SALT: Final = 14
 _PIN: Final = 8
 
@@ -81,11 +84,17 @@ def _encr_data_offset(clear: bytes, data: bytes) -> int:
     return len(data) - _MAC - 1 - len(clear)
 
 
+def _names_key(sek_id: bytes) -> None:
+    """Key Group 0000 is forbidden, Key Number 0000 asks for "the current one": neither names a key (TS 33.246 6.3.2.1, sure)."""
+    if len(sek_id) == 4 and _NO_NUMBER in (sek_id[:2], sek_id[2:]):  # another length is found where it is encoded
+        raise BadValue(None, "sek_id", "a Key Group and a Key Number other than 0000", sek_id.hex())
+
+
 # --- STKM ------------------------------------------------------------------------------------------------------------
 
 
 def seal_stkm(message: ClearSmartcardStkm, keys: Keys, limit: int) -> bytes:
-    """A STKM ready to be sent, under the SEK and the CSB ID and RAND that belong to it."""
+    """A STKM ready to be sent, under the SEK with its RAND and the CSB ID."""
     sek, csb_id, rand = require(keys.sek, "sek"), require(keys.csb_id, "csb_id"), require(keys.rand, "rand")
     sized(message.tek, "tek", 16)
     if message.salt is not None:
@@ -94,6 +103,9 @@ def seal_stkm(message: ClearSmartcardStkm, keys: Keys, limit: int) -> bytes:
         found = "absent" if message.salt is None else "present"
         if (message.management.traffic_protection_protocol == Protocol.SRTP) != (found == "present"):
             raise BadValue(None, "salt", "present exactly when the protocol is SRTP (rules R18)", found)
+    _names_key(message.sek_id)
+    if message.tek_id in _NO_TEK_IDS:
+        raise BadValue(None, "tek_id", "0001 to fffe (TS 33.246 6.3.3.1)", message.tek_id.hex())
     derived = psk_keys(sek, csb_id, rand)
     item = KeyData(key_type=_TEK if message.salt is None else _TEK_SALT, key=message.tek, salt=message.salt)
     sealed = SmartcardStkm(
@@ -106,7 +118,10 @@ def seal_stkm(message: ClearSmartcardStkm, keys: Keys, limit: int) -> bytes:
 
 
 def open_stkm(data: bytes, keys: Keys, lenient: Lenient) -> ClearSmartcardStkm:
-    """The content of a STKM.  One with NULL algorithms is refused, whatever it contains (rules R11)."""
+    """The content of a STKM.  One with NULL algorithms is refused, whatever it contains (rules R11).
+
+    Its CSB ID is the one in its own header and is compared with nothing: a wrong one shows as a wrong MAC (smartcard-profile 4.4).
+    """
     message = decode(data, "smartcard-stkm", lenient=lenient)
     data = own_bytes(data, message, lenient)
     if isinstance(message, PartialSmartcardStkm):
@@ -114,8 +129,6 @@ def open_stkm(data: bytes, keys: Keys, lenient: Lenient) -> ClearSmartcardStkm:
         raise Unsupported(len(data) - size - 4, "KEMAC.encr_alg", "1 (AES-CM-128)", "0 (NULL)")
     assert isinstance(message, SmartcardStkm)
     sek, rand = require(keys.sek, "sek"), require(keys.rand, "rand")
-    if keys.csb_id is not None and keys.csb_id != message.csb_id:
-        raise Integrity  # CSB ID and RAND belong to the SEK: this is a STKM under another one (smartcard-profile 4.4)
     clear = _open_kemac(message, data, psk_keys(sek, message.csb_id, rand))
     item = _key_data(clear, data, "smartcard-stkm", lenient)
     return ClearSmartcardStkm(**carry(message, ClearSmartcardStkm), tek=TEK(item.key), salt=item.salt)
@@ -136,12 +149,9 @@ def seal_ltkm(message: ClearSmartcardLtkm, keys: Keys, limit: int) -> bytes:
         raise BadValue(None, "ts_high", "at most 2^31 - 2 after ts_low (rules R4)", f"{message.ts_low}..{message.ts_high}")
     if message.interval_length != 4:
         raise BadLength(None, "interval_length", "4 (2 is read, never made)", str(message.interval_length))
-    if message.key_data_type not in (_TGK, _TEK):
-        # confidence: own - which of the two a card expects is unknown (decision 1); both are read.
-        raise BadValue(None, "key_data_type", "0 (TGK) or 2 (TEK)", str(message.key_data_type))
-    if message.sek_id[2:] == b"\0\0":
-        # confidence: likely - key number 0 asks for "the current one" in a request (smartcard-profile 4.3).
-        raise BadValue(None, "sek_id", "a key number other than 0000", message.sek_id.hex())
+    if message.key_data_type != SEK_KEY_TYPE:
+        raise BadValue(None, "key_data_type", "2 (TEK; 0, TGK, is read, never made)", str(message.key_data_type))
+    _names_key(message.sek_id)
     derived = psk_keys(smk, message.csb_id, message.rand)
     item = KeyData(key_type=message.key_data_type, key=message.sek, interval=(low, high))
     sealed = SmartcardLtkm(
@@ -176,8 +186,9 @@ def open_ltkm(data: bytes, keys: Keys, lenient: Lenient) -> ClearSmartcardLtkm:
 
 def _verification_mac(message: SmartcardVerification, covered: bytes, keys: Keys) -> bytes:
     """HMAC over the message up to the auth alg || IDi || IDr || TS (RFC 3830 5.2)."""
-    # confidence: likely - the bare identities and the 4-byte COUNTER, without payload headers (smartcard-profile 1.5).
-    smk, rand, idi = require(keys.smk, "smk"), require(keys.rand, "rand"), require(keys.idi, "idi")
+    # confidence: likely - that identities and COUNTER are the bare values, without payload headers; what is covered is sure (1.5).
+    # An LTKM always has a RAND: the empty one, of a provisioned SEK, is not what is answered here.
+    smk, rand, idi = require(keys.smk, "smk"), require(keys.rand or None, "rand"), require(keys.idi, "idi")
     auth = psk_keys(smk, message.csb_id, rand).auth
     return hmac_sha1(auth, covered + idi + message.idr + uint32(message.counter, "counter"))
 

@@ -49,7 +49,7 @@ from pybcast.codec._common import Lenient, require
 from pybcast.errors import BcastError, ConfigError, KeyUnavailable
 from pybcast.keys import SMK as SmkKey
 from pybcast.keys import Keys
-from pybcast.messages import ClearDrmStkm, ClearSmartcardLtkm, ClearSmartcardStkm
+from pybcast.messages import SEK_KEY_TYPE, ClearDrmStkm, ClearSmartcardLtkm, ClearSmartcardStkm
 from pybcast.secret import Secret
 from pybcast.wire.smartcard import MAX_SIZE as MAX_CARD_MESSAGE
 
@@ -85,8 +85,9 @@ def _drm(keys: Keys, use: int) -> SetUp:
     return drm_set_up(keys.sek, keys.sas, keys.pek, keys.pas, use)
 
 
-def _smartcard(keys: Keys, _: int) -> SetUp:
-    return smartcard_set_up(require(keys.sek, "sek"), require(keys.csb_id, "csb_id"), require(keys.rand, "rand"))
+def _smartcard(keys: Keys, use: int) -> SetUp:
+    csb_id = require(keys.csb_id, "csb_id") if use & Use.SEAL else keys.csb_id
+    return smartcard_set_up(require(keys.sek, "sek"), csb_id, require(keys.rand, "rand"))
 
 
 def _smk(keys: Keys, _: int) -> SetUp:
@@ -216,8 +217,8 @@ def prepare(rings: Keys | Sequence[Keys], kind: BatchKind, *, use: Direction = "
     """Set up key contexts for batches, one for each key ring.
 
     ``use``: for what; less is faster and smaller for DRM services.  ``provider``: evp or ipsec_mb, else as ``PYBCAST_PROVIDER``
-    says.  ``KeyUnavailable`` names the key that a ring lacks: DRM ``sek`` or ``pek`` at least, Smartcard STKM ``sek``, ``csb_id``
-    and ``rand``, LTKM ``smk``.  ``ConfigError`` for a kind without batches.
+    says.  ``KeyUnavailable`` names the key that a ring lacks: DRM ``sek`` or ``pek`` at least, Smartcard STKM ``sek`` and ``rand``,
+    and to seal ``csb_id``, LTKM ``smk``.  ``ConfigError`` for a kind without batches.
     """
     return PreparedKeys((rings,) if isinstance(rings, Keys) else rings, kind, use=use, provider=provider)
 
@@ -271,6 +272,7 @@ class Records:
             self.set("tek_id_length", 2)
         elif kind == "smartcard-ltkm" and buffer is None:
             self.set("interval_length", 4)
+            self.set("key_data_type", SEK_KEY_TYPE)
 
     @staticmethod
     def layout_of(kind: BatchKind) -> dict[str, Any]:
@@ -721,7 +723,8 @@ def open_many(
 
     ``data``: a buffer with the messages and their ``lengths`` (32-bit numbers), which stand one after the other, or at ``offsets``;
     or a list of byte strings; or what :func:`seal_many` gave.  The buffer is read where it lies, and must stay as it is as long as
-    the result is used.  ``keys``, ``which``, ``provider`` as for :func:`seal_many`; a Smartcard STKM key ring must have its CSB ID.
+    the result is used.  ``keys``, ``which``, ``provider`` as for :func:`seal_many`; a Smartcard STKM opens with the CSB ID of its
+    own header, faster when the key ring has the same.
 
     Nothing is raised for an item: see :class:`OpenedMany`.  Replay and validity are the caller's: the counters are a column.
     """

@@ -49,7 +49,7 @@ def prf(inkey: bytes | Secret, label: bytes, length: int) -> bytes:
 
 
 def psk_label(constant: bytes, csb_id: bytes, rand: bytes) -> bytes:
-    """constant || FF || CSB ID || RAND (RFC 3830 4.1.4): the bare RAND value."""
+    """constant || FF || CSB ID || RAND (RFC 3830 4.1.4): the bare RAND value, which may be empty (smartcard-profile 4.4)."""
     return constant + b"\xff" + csb_id + rand
 
 
@@ -70,10 +70,9 @@ class MikeyKeys:
 def psk_keys(psk: bytes | Secret, csb_id: bytes, rand: bytes) -> MikeyKeys:
     """The keys of every MIKEY message under one pre-shared key, CSB ID and RAND.
 
-    LTKM: the SMK with the message's own CSB ID and RAND.  STKM: the SEK with the CSB ID and RAND of the LTKM that delivered it
-    (smartcard-profile 4.4).
+    The CSB ID is that of the message's own header.  The RAND of an LTKM is its own, with the SMK; a STKM has none: it takes that of
+    the LTKM that delivered its SEK, or the empty RAND when the SEK was provisioned (smartcard-profile 4.4; TS 33.246 6.4.5, sure).
     """
-    # confidence: likely - that a STKM, which has no RAND, takes CSB ID and RAND from its SEK; the derivation itself is sure.
     return MikeyKeys(
         EncrKey(prf(psk, psk_label(PSK_ENCR, csb_id, rand), 16)),
         SaltKey(prf(psk, psk_label(PSK_SALT, csb_id, rand), 14)),

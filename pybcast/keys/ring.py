@@ -32,7 +32,7 @@ _KEY_TYPES: Final[dict[str, type[Key]]] = {
     "session_key": SessionKey,
 }
 _LONGEST_NAME: Final = len("device_public_key") + 3
-_PUBLIC_SIZES: Final = {"csb_id": 4, "rand": 16}
+_PUBLIC_SIZES: Final = {"csb_id": (4,), "rand": (16, 0)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,10 @@ class Keys:
     DRM Profile STKM: ``sek``/``sas`` (or ``seak``, which fills both) for a service, ``pek``/``pas`` (or ``peak``) for a programme.
     BCRO: ``iek`` and ``riak``.  DRM registration: ``rights_issuer_key`` (private to sign, either to verify), ``device_key`` (to
     open) or ``device_public_key`` (to seal), ``session_key`` (made at random when absent).
-    Smartcard STKM: ``sek``, with the ``csb_id`` (4 bytes) and ``rand`` (16 bytes) that belong to it.  LTKM and parental control:
-    ``smk``.  Verification: ``smk``, ``rand`` and ``idi`` (the bytes of the BSM's identity) of the LTKM that is answered.
+    Smartcard STKM: ``sek`` and ``rand``, to seal also ``csb_id`` (4 bytes; a STKM opens with the one in its own header).  ``rand``
+    has 16 bytes, or none (``b""``) when the SEK was provisioned and not delivered by an LTKM; ``None`` means not known.  LTKM and
+    parental control: ``smk``.  Verification: ``smk``, ``rand`` (16 bytes) and ``idi`` (the bytes of the BSM's identity) of the LTKM
+    that is answered.
     Smartcard registration: ``k`` and ``opc``, or ``ck`` and ``ik``; and ``impi``.
 
     ``ConfigError`` names a field of a wrong size or two that contradict each other, never a value.
@@ -80,10 +82,10 @@ class Keys:
             value = getattr(self, name)
             if value is not None and not isinstance(value, cls):
                 object.__setattr__(self, name, _typed(name, cls, value))
-        for name, size in _PUBLIC_SIZES.items():
+        for name, sizes in _PUBLIC_SIZES.items():
             value = getattr(self, name)
-            if value is not None and len(value) != size:
-                raise ConfigError(f"{name}: expected {size} bytes")
+            if value is not None and len(value) not in sizes:
+                raise ConfigError(f"{name}: expected {' or '.join(map(str, sizes))} bytes")
         if self.seak is not None:
             self._fill("seak", zip(("sek", "sas"), self.seak.split(), strict=True))
         if self.peak is not None:
@@ -101,8 +103,8 @@ class Keys:
     def from_dict(cls, values: Mapping[str, object]) -> Self:
         """Keys from plain JSON.
 
-        Hex text for keys, ``csb_id`` and ``rand``; text for ``impi`` and ``idi`` (or ``idi_hex``); PEM text for the three RSA keys.
-        ``null`` is the same as absent.
+        Hex text for keys, ``csb_id`` and ``rand`` (``""``: the empty RAND); text for ``impi`` and ``idi`` (or ``idi_hex``); PEM
+        text for the three RSA keys.  ``null`` is the same as absent.
 
         ``ConfigError`` names an unknown or unusable field, never its content.
         """

@@ -84,7 +84,7 @@ class Mutation:
         return True
 
 
-_PLACE: Final = re.compile(r"<(\w+)>")
+_PLACE: Final = re.compile(r"<([\w#]+)>")
 
 
 def payload_path(fields: Fields, name: str) -> str:

@@ -309,8 +309,9 @@ _WITH_IDENTITIES: Final[tuple[Row, ...]] = (
     ("no RAND", "smartcard-profile 4.4", BadValue, "next_payload", _left_out("RAND")),
     ("RAND twice", "R16 duplicates", BadValue, "next_payload", _twice("RAND")),
     ("RAND of 15 bytes", "smartcard-profile 4.4", BadLength, "<RAND>.rand_len", _resized("RAND.rand", "RAND.length", -1)),
+    ("RAND of 0 bytes", "smartcard-profile 4.4", BadLength, "<RAND>.rand_len", _resized("RAND.rand", "RAND.length", -16)),
     ("no IDr", "smartcard-profile 4.4", BadValue, "next_payload", _left_out("ID#2")),
-    ("IDi of type 2", "smartcard-profile 4.3", Unsupported, "<ID>.id_type", put("ID.id_type", 2)),
+    ("IDr of type 2", "smartcard-profile 4.3", Unsupported, "<ID#2>.id_type", put("ID#2.id_type", 2)),
     ("identity past the end", "smartcard-profile 1.3", Truncated, "<ID>.id", far("ID.length", "ID.id")),
     ("third identity", "smartcard-profile 4.4", BadValue, "next_payload", _misplaced("KEMAC", 6, b"\0\0\1a")),
 )
@@ -488,6 +489,7 @@ SMARTCARD_STKM_PARTIAL: Final[tuple[Row, ...]] = (
     ("MAC algorithm 1", "R11 NULL", Unsupported, "<KEMAC>.mac_alg", put("KEMAC.mac_alg", 1)),
     ("two keys", "smartcard-profile 4.5", BadValue, "<KEMAC>.key_data[0].next_payload", inner("KEMAC.encr_data", 0, 20)),
     ("TGK for a TEK", "smartcard-profile 4.5", BadValue, "<KEMAC>.key_data[0].type", inner("KEMAC.encr_data", 1, 0x00)),
+    ("TGK+SALT for a TEK", "smartcard-profile 4.5", BadValue, "<KEMAC>.key_data[0].type", inner("KEMAC.encr_data", 1, 0x10)),
     ("key with an interval", "smartcard-profile 4.5", BadValue, "<KEMAC>.key_data[0].kv", inner("KEMAC.encr_data", 1, 0x22)),
     ("key of 15 bytes", "smartcard-profile 4.5", BadLength, "<KEMAC>.key_data[0].key_len", _short_key),
 )

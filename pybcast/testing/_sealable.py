@@ -103,16 +103,22 @@ def _registration(c: Choices) -> tuple[Sealable, Keys]:
     )
 
 
+def _sek_id(c: Choices) -> bytes:
+    """smartcard-profile 4.3: neither Key Group nor Key Number is 0."""
+    return c.integer(1, 0xFFFF).to_bytes(2, "big") + c.integer(1, 0xFFFF).to_bytes(2, "big")
+
+
 def _smartcard_stkm(c: Choices) -> tuple[Sealable, Keys]:
     message = _shapes.clear_smartcard_stkm(Small(c, _shapes.SPARE))
-    return message, Keys(sek=k.SEK(secret(c, 16)), csb_id=c.octets(4), rand=c.octets(16))
+    message = replace(message, sek_id=_sek_id(c), tek_id=c.integer(1, 0xFFFE).to_bytes(2, "big"))
+    # smartcard-profile 4.4: a SEK that was provisioned has an empty RAND.
+    rand = c.octets(16) if c.integer(0, 4) else b""
+    return message, Keys(sek=k.SEK(secret(c, 16)), csb_id=c.octets(4), rand=rand)
 
 
 def _smartcard_ltkm(c: Choices) -> tuple[Sealable, Keys]:
     message = _shapes.clear_smartcard_ltkm(Small(c, _shapes.SPARE))
-    # smartcard-profile 4.3: key number 0 is never sent as an LTKM's.
-    message = replace(message, sek_id=message.sek_id[:2] + c.integer(1, 0xFFFF).to_bytes(2, "big"))
-    return message, Keys(smk=k.SMK(secret(c, 32)))
+    return replace(message, sek_id=_sek_id(c)), Keys(smk=k.SMK(secret(c, 32)))
 
 
 def _verification(c: Choices, report: bool = False) -> tuple[Sealable, Keys]:

@@ -507,7 +507,7 @@ def _identities(c: Choices) -> dict[str, Any]:
     return {
         "idi": c.octets(1, 60),
         "idr": c.octets(1, 300),
-        "idi_type": c.integer(0, 1),
+        "idi_type": c.pick((0, 0, 1, 2, 255)),  # smartcard-profile 4.3: receivers ignore it
         "idr_type": c.integer(0, 1),
     }
 
@@ -547,7 +547,6 @@ def clear_smartcard_ltkm(c: Choices) -> m.ClearSmartcardLtkm:
         sek=Secret(bytes(16)) if withdrawal else secret(c, 16),
         ts_low=0xFFFFFFFF if withdrawal else low,
         ts_high=0 if withdrawal else high,
-        key_data_type=c.pick((0, 2)),
     )
 
 

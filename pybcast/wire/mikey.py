@@ -107,6 +107,7 @@ class Progress:
     step: int = 0
     seen: set[int] = dataclass_field(default_factory=set)
     extensions: set[int] = dataclass_field(default_factory=set)
+    identities: int = 0
     key_ids: list[int] = dataclass_field(default_factory=list)
     header: Any = None
     management: Any = None
@@ -254,7 +255,7 @@ def _key_data_checks(kind: KeyDataKind) -> dict[str, Check]:
             "next_payload": zero, "type": one_of((2, 3), BadValue), "kv": zero,
             "key_len": equals(16, BadLength), "salt_len": equals(14, BadLength),
         }  # fmt: skip
-    if kind == "smartcard-ltkm":  # smartcard-profile 4.5, decisions 1 and 3
+    if kind == "smartcard-ltkm":  # smartcard-profile 4.5, decisions 1 and 3: TEK, and the TGK of the first edition
         return {
             "next_payload": zero, "type": one_of((0, 2), BadValue), "kv": equals(2, BadValue),
             "key_len": equals(16, BadLength), "vf_len": interval, "vt_len": same,
@@ -322,13 +323,19 @@ def message(profile: Profile) -> Message:
         allowed = profile.key_ids[context.type]
         if context.type == 2 and "mtk-id-4" in context._run.lenient:
             allowed = (*allowed, 4)
+        elif context.type == 2 and value == 4:
+            raise Fault(BadLength, "2 (4 with mtk-id-4)", "4")
         one_of(allowed, BadLength)(value, context)
 
     def remember_management(value: Context, context: Context) -> None:
         context._run.state.management = value
 
     def identity_type(value: int, context: Context) -> None:
-        if strict and value not in (0, 1):
+        progress: Progress = context._run.state
+        progress.identities += 1
+        # Of two, the first is IDi, whose type receivers ignore (TS 33.246 6.4.5.1).
+        initiator = progress.identities == 1 and (profile.order or ()).count(ID) == 2
+        if strict and not initiator and value not in (0, 1):
             raise Fault(Unsupported, "0 (NAI) or 1 (URI)", str(value))
 
     following = field("next_payload", UInt(1), SURE, "next payload", names=PAYLOADS, check=profile.follow)

@@ -110,6 +110,8 @@ def _from_files() -> list[Case]:
 CASES = _named() + _from_files()
 DETERMINISTIC = [case for case in CASES if case.kind != "drm-registration"]
 """An RSA block and signature differ each time they are made."""
+SEALED = [case for case in DETERMINISTIC if case.name != "L1"]
+"""L1 has key data type 0, which is read and no longer made."""
 
 
 def case(name: str) -> Case:

@@ -139,7 +139,7 @@ def test_bytes_behind_the_message_are_let_pass_by_name_only(c: Case) -> None:
 WRONG = {
     "drm-stkm": ("sas", "pas"),
     "drm-ltkm": ("riak",),
-    "smartcard-stkm": ("sek", "rand", "csb_id"),
+    "smartcard-stkm": ("sek", "rand"),
     "smartcard-ltkm": ("smk",),
     "smartcard-parental": ("smk",),
     "smartcard-verification": ("smk", "rand", "idi"),
@@ -395,7 +395,7 @@ def test_a_bcro_has_issuer_time_permissions_and_a_subset_that_makes_sense() -> N
     ],
 )
 def test_the_span_of_a_window(low: int, high: int, fine: bool) -> None:
-    message = change(opened("L1"), ts_low=low, ts_high=high)
+    message = change(opened("L2"), ts_low=low, ts_high=high)
     if fine:
         assert codec.open(seal(message, LTKM_KEYS), LTKM_KEYS, "smartcard-ltkm") == message
     else:
@@ -404,21 +404,23 @@ def test_the_span_of_a_window(low: int, high: int, fine: bool) -> None:
 
 def test_a_withdrawal_has_one_form_and_carries_no_key() -> None:
     low, high = codec.WITHDRAWAL
-    message = change(opened("L1"), ts_low=low, ts_high=high)
+    message = change(opened("L2"), ts_low=low, ts_high=high)
     refused(message, LTKM_KEYS, BadValue, "sek")
     empty = change(message, sek=SEK(bytes(16)))
     assert codec.open(seal(empty, LTKM_KEYS), LTKM_KEYS, "smartcard-ltkm") == empty
 
 
 def test_what_an_ltkm_must_not_be() -> None:
-    ltkm: ClearSmartcardLtkm = opened("L1")
+    ltkm: ClearSmartcardLtkm = opened("L2")
     refused(change(ltkm, sek=Secret(bytes(15))), LTKM_KEYS, BadLength, "sek")
     refused(change(ltkm, ts_low=-1), LTKM_KEYS, BadValue, "ts_low")
     refused(change(ltkm, ts_high=1 << 32), LTKM_KEYS, BadValue, "ts_high")
     refused(change(ltkm, counter=1 << 32), LTKM_KEYS, BadValue, "counter")
     refused(change(ltkm, interval_length=2), LTKM_KEYS, BadLength, "interval_length")
-    refused(change(ltkm, key_data_type=1), LTKM_KEYS, BadValue, "key_data_type")
-    refused(change(ltkm, sek_id=H("00070000")), LTKM_KEYS, BadValue, "sek_id")
+    for key_type in (0, 1, 3):
+        refused(change(ltkm, key_data_type=key_type), LTKM_KEYS, BadValue, "key_data_type")
+    for sek_id in ("00070000", "00000001"):
+        refused(change(ltkm, sek_id=H(sek_id)), LTKM_KEYS, BadValue, "sek_id")
     reporting = LtkmManagement(consumption_reporting_flag=True)
     flag = "payloads[1].management.consumption_reporting_flag"
     refused(change(ltkm, management=reporting), LTKM_KEYS, BadValue, flag)
@@ -434,6 +436,14 @@ def test_what_a_smartcard_stkm_must_not_be() -> None:
     with pytest.raises(BadLength):
         seal(change(stkm, tek_id=bytes(4)), STKM_KEYS)
     refused(change(opened("S3"), salt=bytes(14)), STKM_KEYS, BadValue, "salt")
+    for sek_id in ("00070000", "00000001"):
+        refused(change(stkm, sek_id=H(sek_id)), STKM_KEYS, BadValue, "sek_id")
+    for tek_id in ("0000", "ffff"):
+        refused(change(stkm, tek_id=H(tek_id)), STKM_KEYS, BadValue, "tek_id")
+    for tek_id in ("0001", "fffe"):
+        assert codec.open(seal(change(stkm, tek_id=H(tek_id)), STKM_KEYS), STKM_KEYS, "smartcard-stkm") == change(
+            stkm, tek_id=H(tek_id)
+        )
     bare = change(stkm, management=None)
     assert codec.open(seal(bare, STKM_KEYS), STKM_KEYS, "smartcard-stkm") == bare
 
@@ -448,7 +458,7 @@ def test_a_card_message_fits_one_command_or_names_its_largest_field(name: str) -
 
 
 def test_a_message_above_the_card_limit_needs_the_limit_raised() -> None:
-    ltkm = change(opened("L1"), idi=b"x" * 120)
+    ltkm = change(opened("L2"), idi=b"x" * 120)
     refused(ltkm, LTKM_KEYS, BadLength, "payloads[3].id")
     data = seal(ltkm, LTKM_KEYS, max_card_message=300)
     assert len(data) > codec.MAX_CARD_MESSAGE
@@ -466,7 +476,7 @@ def test_a_pin_is_one_to_eight_digits() -> None:
 
 
 def test_a_message_with_kept_payloads_in_another_order_survives() -> None:
-    ltkm = change(opened("L1"), layout=("EXT3", Extension(200, b"kept"), "T", "RAND", "IDi", "IDr", "KEMAC"))
+    ltkm = change(opened("L2"), layout=("EXT3", Extension(200, b"kept"), "T", "RAND", "IDi", "IDr", "KEMAC"))
     data = seal(ltkm, LTKM_KEYS)
     assert codec.open(data, LTKM_KEYS, "smartcard-ltkm") == ltkm
     assert codec.from_dict(to_dict(ltkm)) == ltkm
@@ -504,7 +514,7 @@ def test_wrong_contents_of_a_stkm_are_named_with_their_offset() -> None:
 
 def test_a_shorter_interval_is_read_by_name_only() -> None:
     smk = psk_keys(H(run(0, 32)), H("a1b2c3d4"), H(run(0x20)))
-    clear = encode_key_data((KeyData(key_type=0, key=Secret(bytes(16)), interval=(b"\0\1", b"\0\xff")),), lenient=["interval-2"])
+    clear = encode_key_data((KeyData(key_type=2, key=Secret(bytes(16)), interval=(b"\0\1", b"\0\xff")),), lenient=["interval-2"])
     head = NAMED["L1"][: -21 - 30 - 2] + len(clear).to_bytes(2, "big") + bytes(len(clear)) + b"\x01" + bytes(20)
     data = forged(head, smk, 1, clear)
     message = codec.open(data, LTKM_KEYS, "smartcard-ltkm", lenient=("interval-2",))
@@ -572,12 +582,6 @@ def test_kinds_that_are_not_opened() -> None:
         codec.open(NAMED["S1"], STKM_KEYS, "mikey")
     with pytest.raises(ConfigError, match="unknown kind"):
         codec.open(NAMED["S1"], STKM_KEYS, "stkm")  # type: ignore[arg-type]
-
-
-def test_a_stkm_under_another_csb_id_is_not_this_keys() -> None:
-    assert codec.open(NAMED["S1"], stripped(STKM_KEYS, "csb_id"), "smartcard-stkm") == opened("S1")
-    with pytest.raises(Integrity):
-        codec.open(NAMED["S1"], change(STKM_KEYS, csb_id=bytes(4)), "smartcard-stkm")
 
 
 # --- Completion (flow F3) ---------------------------------------------------------------------------------------------
@@ -909,7 +913,7 @@ def test_mutated_messages_are_refused_with_a_typed_error(c: Case, data: st.DataO
 
 @given(st.integers(0, 2**32 - 1), st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32))
 def test_any_counter_and_key_round_trip(counter: int, sek: bytes, smk: bytes) -> None:
-    message = change(opened("L1"), counter=counter, sek=SEK(sek))
+    message = change(opened("L2"), counter=counter, sek=SEK(sek))
     keys = Keys(smk=SMK(smk))
     data = seal(message, keys)
     assert codec.open(data, keys, "smartcard-ltkm") == message

@@ -90,7 +90,7 @@ EC_PUBLIC = EC.public_key().public_bytes(serialization.Encoding.PEM, serializati
         ("sek", 5, "sek: expected text"),
         ("sek", ["a5"], "sek: expected text"),
         ("csb_id", "a5a5a5", "csb_id: expected 4 bytes"),
-        ("rand", "a5", "rand: expected 16 bytes"),
+        ("rand", "a5", "rand: expected 16 or 0 bytes"),
         ("rand", "a5zz", "rand: not hexadecimal"),
         ("idi_hex", "a5zz", "idi_hex: not hexadecimal"),
         ("sekk", HEX16, "unknown key name: 'sekk'"),

@@ -205,7 +205,9 @@ KEMAC_LAST = "payloads[2].next_payload"
         ("S1", {"layout": ("EXT3", SecurityPolicy(0, 0, ()), "T", "KEMAC")}, "bad_value", "payloads[0].next_payload"),
         ("L1", {"rand": bytes(15)}, "bad_length", "payloads[2].rand_len"),
         ("L1", {"idi": bytes(65536)}, "bad_length", "payloads[3].id_len"),
-        ("L1", {"idi_type": 2}, "unsupported", "payloads[3].id_type"),
+        ("L1", {"rand": b""}, "bad_length", "payloads[2].rand_len"),
+        ("L1", {"idi_type": 256}, "bad_value", "payloads[3].id_type"),
+        ("L1", {"idr_type": 2}, "unsupported", "payloads[4].id_type"),
         ("L1", {"idr_type": 256}, "bad_value", "payloads[4].id_type"),
         ("L1", {"idr": "text"}, "bad_value", "payloads[4].id"),
         ("L1", {"encr_data": bytes(26)}, "bad_length", "payloads[5].encr_data_len"),
@@ -228,6 +230,13 @@ KEMAC_LAST = "payloads[2].next_payload"
 )
 def test_smartcard(name: str, changes: dict[str, Any], code: str, field: str) -> None:
     refused(replace(known(name), **changes), code, field)
+
+
+@pytest.mark.parametrize("name", ["L1", "parental_0"])
+@pytest.mark.parametrize("idi_type", [0, 1, 2, 255])
+def test_the_type_of_idi_is_ignored(name: str, idi_type: int) -> None:
+    message = replace(known(name), idi_type=idi_type)
+    assert decode(encode(message), message.kind) == message
 
 
 def test_partial_smartcard_stkm_without_management() -> None:
