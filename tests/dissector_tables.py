@@ -20,8 +20,8 @@ from construct.expr import Path as This
 
 from pybcast.broadcast.capture import KEY_ID_LABELS, SUMMARY
 from pybcast.errors import WireError
-from pybcast.messages import KEYSET_TAGS, LENIENCIES, Kind, Protocol
-from pybcast.wire import drm_ltkm, drm_registration, drm_stkm, mikey, schema, smartcard, smartcard_registration, times
+from pybcast.messages import FIRST_BYTE, KEYSET_TAGS, LENIENCIES, Kind, Protocol
+from pybcast.wire import drm_ltkm, drm_registration, drm_stkm, management, mikey, schema, smartcard, smartcard_registration, times
 from pybcast.wire.mikey import Chain, KeyDataChain, Profile
 from pybcast.wire.schema import (
     Area,
@@ -60,6 +60,7 @@ CONSTANTS: Final[dict[str, Any]] = {
     "FINAL": mikey.FINAL,
     "ONCE": mikey.ONCE,
     "LAST": mikey.LAST,
+    "T": mikey.T,
     "SP": mikey.SP,
     "EXT": mikey.EXT,
     "KEY_DATA": mikey.KEY_DATA,
@@ -91,6 +92,11 @@ CONSTANTS: Final[dict[str, Any]] = {
     "SEK_DATA": smartcard.SEK_DATA,
     "SEK_DATA_SHORT_INTERVAL": smartcard.SEK_DATA_SHORT_INTERVAL,
     "PIN_DATA": smartcard.PIN_DATA,
+    "HEADS": smartcard.HEADS,
+    "TEK": smartcard.TEK,
+    "REPORTING_SUBTYPE": management.REPORTING_SUBTYPE,
+    "PARENTAL_SUBTYPE": management.PARENTAL_SUBTYPE,
+    "FIRST_BYTE": FIRST_BYTE,
     "MJD_OF_NTP_EPOCH": times.MJD_OF_NTP_EPOCH,
     "LONGEST_SHOWN": schema.LONGEST_SHOWN,
     "LENIENCIES": list(LENIENCIES),

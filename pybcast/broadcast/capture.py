@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported
-from pybcast.messages import KINDS, Kind, Leniency
-from pybcast.wire import Explanation, explain
+from pybcast.messages import FIRST_BYTE, KINDS, Kind, Leniency
+from pybcast.wire import Explanation, explain, mikey_kind
 
 Address = tuple[str, int]
 """IP address and UDP port."""
@@ -457,26 +457,24 @@ KEY_ID_LABELS: Final = {0: "key_domain_id", 1: "sek_id", 2: "tek_id"}
 
 
 def kinds_of(data: bytes, hint: Hint = "auto") -> tuple[Kind, ...]:
-    """What a datagram may be, the likeliest first (rules R22: the first byte tells of all but STKMs)."""
+    """What a datagram may be, the likeliest first.
+
+    The first byte tells of all but STKMs (rules R22), and what a MIKEY message carries tells which it is (R16).
+    """
     if hint in KINDS:
         return (hint,)
     stkms: tuple[Kind, ...] = ("smartcard-stkm", "drm-stkm") if data[:2] == b"\x01\x00" else ("drm-stkm", "smartcard-stkm")
     if hint == "stkm":
         return stkms
-    return _by_first_byte(data) + (() if hint == "ltkm" else ("drm-stkm",))
-
-
-def _by_first_byte(data: bytes) -> tuple[Kind, ...]:
     first = data[0] if data else 0
-    if first == 0x20:
-        return ("drm-ltkm",)
-    if 0x21 <= first <= 0x2A:
-        return ("drm-registration",)
-    if first == 0x40:
-        return ("smartcard-registration",)
-    if data[1:2] == b"\x01":
-        return ("smartcard-verification", "smartcard-reporting")
-    return ("smartcard-ltkm", "smartcard-parental", "smartcard-stkm")
+    told = FIRST_BYTE.get(first)
+    if told is not None:
+        return (told,)
+    mikey = mikey_kind(data)
+    if hint == "ltkm":
+        return (mikey,)
+    # A STKM of the DRM Profile may begin as MIKEY does, but not the other way round.
+    return (mikey, "drm-stkm") if first == 1 and data[1:2] in (b"\0", b"\1") else ("drm-stkm",)
 
 
 def identify(data: bytes, hint: Hint = "auto", *, lenient: Collection[Leniency] = ()) -> tuple[Kind, Explanation]:

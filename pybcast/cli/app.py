@@ -242,20 +242,16 @@ def decode(
         _partial_exists(kind, partial)
         ring = _ring(keys, partial=partial, as_json=json)
 
-        def show(data: bytes, item: Item) -> None:
-            departures = cast(list[Leniency], lenient or [])
-            fields = _content(data, _kind(data, kind, departures), ring, departures, partial=partial)
+        departures = cast(list[Leniency], lenient or [])
+
+        def show(data: bytes, found_kind: Kind, item: Item) -> None:
+            fields = _content(data, found_kind, ring, departures, partial=partial)
             if json:  # of a capture, what `encode` takes is "message"
                 output.say_json({**item.where, "message": fields} if item.packet is not None else fields)
             else:
                 output.table(("field", "value"), output.flat(fields), title=item.place)
 
-        _each(message, form, port, show, as_json=json)
-
-
-def _kind(data: bytes, asked: str, lenient: list[Leniency]) -> Kind:
-    """The kind that was asked for, or of a group the one that a message is."""
-    return identify(data, asked, lenient=lenient)[0] if asked in GROUPS else cast(Kind, asked)
+        _each(message, form, port, kind, departures, show, as_json=json)
 
 
 def _partial_exists(kind: str, partial: bool) -> None:
@@ -277,18 +273,34 @@ def _content(data: bytes, kind: Kind, ring: Keys | None, lenient: list[Leniency]
     return {**codec.to_dict(codec.open(data, ring, kind, lenient=lenient)), "verified": True}
 
 
-def _each(argument: str | None, form: Form, ports: list[int] | None, show: Callable[[bytes, Item], None], *, as_json: bool) -> None:
-    """Show every message of an input; a bad one is reported with its place, and the next one follows."""
+def _each(
+    argument: str | None,
+    form: Form,
+    ports: list[int] | None,
+    asked: str,
+    lenient: list[Leniency],
+    show: Callable[[bytes, Kind, Item], None],
+    *,
+    as_json: bool,
+) -> None:
+    """Show every message of an input; a bad one is reported with its place, and the next one follows.
+
+    ``asked``: the kind, or a group of kinds; then the kind of each message is found, and a report names it.
+    """
     bad = False
     for item in reading.messages(argument, form, ports or ()):
+        where, place = dict(item.where), item.place
         try:
             if isinstance(item.content, BcastError):
                 raise item.content
-            show(item.content, item)
+            kind = identify(item.content, asked, lenient=lenient)[0] if asked in GROUPS else cast(Kind, asked)
+            if asked in GROUPS:
+                where["kind"], place = kind, f"{place}: {kind}" if place else kind
+            show(item.content, kind, item)
         except ConfigError:
             raise
         except BcastError as error:
-            output.report(error, as_json=as_json, where=item.where, place=item.place)
+            output.report(error, as_json=as_json, where=where, place=place)
             bad = True
     if bad:
         sys.stdout.flush()
@@ -313,9 +325,9 @@ def explain(
     with answering(as_json=json):
         _partial_exists(kind, partial)
 
-        def show(data: bytes, item: Item) -> None:
-            departures = cast(list[Leniency], lenient or [])
-            found_kind = _kind(data, kind, departures)
+        departures = cast(list[Leniency], lenient or [])
+
+        def show(data: bytes, found_kind: Kind, item: Item) -> None:
             found = codec.explain(data, found_kind, partial=partial, lenient=departures)
             rows = [(row, data[row.offset : row.offset + row.length].hex()) for row in found.rows]
             if json:
@@ -352,7 +364,7 @@ def explain(
             if found.error is not None:
                 raise found.error
 
-        _each(message, form, port, show, as_json=json)
+        _each(message, form, port, kind, departures, show, as_json=json)
 
 
 def _short(digits: str) -> str:

@@ -34,6 +34,7 @@ from pybcast.wire import drm_ltkm, drm_registration, drm_stkm, mikey, smartcard,
 from pybcast.wire.drm_registration import decode_keyset, encode_keyset
 from pybcast.wire.mikey import decode_key_data, encode_key_data
 from pybcast.wire.schema import Explanation, Row, Run, leniencies
+from pybcast.wire.smartcard import kind_of as mikey_kind
 
 __all__ = [
     "KINDS",
@@ -47,6 +48,7 @@ __all__ = [
     "encode_key_data",
     "encode_keyset",
     "explain",
+    "mikey_kind",
 ]
 
 

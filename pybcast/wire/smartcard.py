@@ -17,6 +17,7 @@ from pybcast.messages import (
     Extension,
     KeyData,
     KeyId,
+    Kind,
     PartialSmartcardStkm,
     PayloadSlot,
     Protocol,
@@ -37,6 +38,7 @@ from pybcast.wire.mikey import (
     KEMAC,
     RAND,
     SP,
+    TS_SIZES,
     Message,
     Profile,
     T,
@@ -57,8 +59,8 @@ KEY_DOMAIN, SEK, TEK = 0, 1, 2
 
 # The Key data sub-payload of each kind, in bytes: 4 of header, the key, and what follows it (smartcard-profile 4.5, 7).
 TEK_DATA: Final = 20
-TEK_SALT_DATA: Final = 36  # confidence: likely - TEK+SALT with a 14-byte salt
-SEK_DATA: Final = 30
+TEK_SALT_DATA: Final = 36  # TEK+SALT with a 14-byte salt (TS 33.246 6.4.5.3; sure)
+SEK_DATA: Final = 30  # confidence: likely - that its interval (4 + 4 bytes) bounds COUNTERs of STKMs; in 3GPP it bounds MTK IDs
 SEK_DATA_SHORT_INTERVAL: Final = 26  # leniency interval-2
 PIN_DATA: Final = 12  # confidence: own - decision 15
 
@@ -148,7 +150,6 @@ PARENTAL: Final = message(
         **_AUTHENTICATED,
     )
 )
-# confidence: likely - order of the verification message (RFC 3830 3.1, smartcard-profile 4.4)
 VERIFICATION: Final = message(
     Profile(
         strict=True,
@@ -170,6 +171,51 @@ REPORTING: Final = message(
         refused_extensions=frozenset((EXT_KEY_ID,)),
     )
 )
+
+
+# --- which of these a message is --------------------------------------------------------------------------------------
+
+
+def kind_of(data: bytes) -> Kind:
+    """The kind of a MIKEY message, by what it carries (rules R16).  Never fails: a broken message is of the kind that it begins as.
+
+    Data type 1 is a verification message, with EXT 5 of subtype 3 a reporting one.  Any other with EXT 5 of subtype 4 is parental
+    control, else with a Key ID of type 2, of whatever length, a STKM, else an LTKM.
+    """
+    subtypes, key_ids = _extensions(data)
+    if data[1:2] == b"\1":
+        return "smartcard-reporting" if management.REPORTING_SUBTYPE in subtypes else "smartcard-verification"
+    if management.PARENTAL_SUBTYPE in subtypes:
+        return "smartcard-parental"
+    return "smartcard-stkm" if TEK in key_ids else "smartcard-ltkm"
+
+
+def _extensions(data: bytes) -> tuple[set[int], set[int]]:
+    """Subtypes of EXT 5 and types of Key IDs, as far as the payloads hold together."""
+    subtypes: set[int] = set()
+    key_ids: set[int] = set()
+    number, at = _octet(data, 2), 10 + (9 * _octet(data, 8) if _octet(data, 9) == 0 else 0)  # 9: an entry of an SRTP-ID map
+    while at < len(data) and number in HEADS:
+        head, width = HEADS[number]
+        content = at + head
+        end = content + (TS_SIZES.get(_octet(data, at + 1), 0) if number == T else int.from_bytes(data[content - width : content]))
+        if number == EXT and _octet(data, at + 1) == EXT_OMA_BCAST:
+            subtypes.update(data[content:end][:1])
+        elif number == EXT and _octet(data, at + 1) == EXT_KEY_ID:
+            entry = content
+            while entry < min(end, len(data)):
+                key_ids.add(data[entry])
+                entry += 2 + _octet(data, entry + 1)
+        number, at = data[at], end
+    return subtypes, key_ids
+
+
+HEADS: Final = {T: (2, 0), RAND: (2, 1), ID: (4, 2), SP: (5, 2), EXT: (4, 2)}
+"""Octets of a payload before its content, and how many of them, the last, are its length.  KEMAC and V end a message."""
+
+
+def _octet(data: bytes, at: int) -> int:
+    return data[at] if at < len(data) else 0
 
 
 # --- payloads <-> slots ----------------------------------------------------------------------------------------------

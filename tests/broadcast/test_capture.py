@@ -382,6 +382,27 @@ def test_a_message_in_one_line() -> None:
             assert summary(data, hint).startswith(f"{kind} "), hint
 
 
+@pytest.mark.parametrize("hint", ["auto", "ltkm"])
+def test_the_fault_of_a_mikey_message_is_that_of_its_own_kind(hint: str) -> None:
+    """Rules R16: what it carries tells its kind, also when it is broken."""
+    c = "01001500aaaabbbb0001050300110003aaaaaa0104a1a2a3a40204011015af01"  # a card's, with an MTK ID of 4 bytes
+    fault = "[bad_length: payloads[0].ids[2].length at offset 26: expected 2 (4 with mtk-id-4), found 4]"
+    assert summary(bytes.fromhex(c), hint) == f"smartcard-stkm csb_id=aaaabbbb key_domain_id=aaaaaa sek_id=a1a2a3a4 {fault}"
+    for kind in ("smartcard-stkm", "smartcard-ltkm", "smartcard-verification", "smartcard-reporting", "smartcard-parental"):
+        for data in corpus(kind, 30, 4):
+            assert capture.identify(data, hint)[0] == kind
+            found, explained = capture.identify(data[:-1], hint)
+            assert found == kind and isinstance(explained.error, Truncated)
+
+
+def test_what_is_no_mikey_message_is_a_stkm_of_the_drm_profile() -> None:
+    """Rules R22: the first byte tells of all others; MIKEY's is 01."""
+    for data in corpus("drm-stkm", 200, 5):
+        assert capture.identify(data)[0] == "drm-stkm"
+        assert capture.identify(data[:-1])[0] == "drm-stkm" or data[:2] in (b"\1\0", b"\1\1")
+    assert summary(b"\x0c\x01").startswith("drm-stkm [truncated: security_parameter_index at offset 2")
+
+
 @given(st.binary(max_size=300), st.sampled_from(capture.GROUPS))
 def test_any_datagram_has_a_line(data: bytes, hint: str) -> None:
     assert "\n" not in summary(data, hint)

@@ -80,6 +80,34 @@ def test_decode_takes_a_capture_whose_messages_are_encoded_again(captured: Path,
     assert "packet 2" in out_of(capsys, "decode", "stkm", str(captured), "--port", "5000")
 
 
+def test_a_real_cards_message_opens_from_a_key_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``"rand": ""`` is the empty RAND of a provisioned key; without a RAND, and without the leniency, the cause is named."""
+    (v,) = json.loads((Path(__file__).parents[1] / "vectors" / "smartcard.json").read_text())["card"]
+    keys = tmp_path / "keys.json"
+
+    def asked(*options: str, **names: str) -> tuple[int, str, str]:
+        keys.write_text(json.dumps({"sek": v["sek"], **names}))
+        keys.chmod(0o600)
+        status = main(["decode", "auto", "--json", "--keys", str(keys), *options, v["message"]])
+        return status, *capsys.readouterr()
+
+    status, out, err = asked("--lenient", "mtk-id-4", rand="")
+    shown = json.loads(out)
+    assert (status, err, shown["kind"], shown["tek"], shown["verified"]) == (0, "", "smartcard-stkm", v["tek"], True)
+    status, out, err = asked("--lenient", "mtk-id-4", rand="1234567890abcdeffedcba0987654321")
+    assert (status, json.loads(err)["error"]["code"]) == (1, "integrity")
+    status, out, err = asked("--lenient", "mtk-id-4")
+    assert (status, json.loads(err)["error"]["found"]) == (1, "key not available: rand")
+    status, out, err = asked(rand="")
+    said = json.loads(err)
+    assert (status, said["kind"]) == (1, "smartcard-stkm")
+    assert (said["error"]["offset"], said["error"]["expected"]) == (26, "2 (4 with mtk-id-4)")
+    assert main(["explain", "auto", v["message"]]) == 1
+    assert capsys.readouterr().err == (
+        "pybcast: smartcard-stkm: bad_length: payloads[0].ids[2].length at offset 26: expected 2 (4 with mtk-id-4), found 4\n"
+    )
+
+
 def test_what_ends_a_capture_is_said(captured: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cut = captured.parent / "cut.pcapng"
     cut.write_bytes(captured.read_bytes()[:-3])

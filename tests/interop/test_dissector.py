@@ -21,6 +21,7 @@ from typing import Final
 import pytest
 from tshark import HEADERS, Node, capture, dissect, ipv4, udp
 
+from pybcast.broadcast.capture import identify
 from pybcast.cli.output import plain
 from pybcast.errors import WireError
 from pybcast.messages import KINDS, LENIENCIES, Kind, Leniency, Message
@@ -234,6 +235,17 @@ def test_the_port_of_ltkms() -> None:
     """What comes in on 4359 tells its kind by its first byte (rules R22), or is tried."""
     cases = [Case(kind, data) for kind in ON_AIR for data in corpus(kind, 20, 5) if explain(data, kind).error is None]
     assert kinds_found([ipv4(17, udp(case.data, 4359)) for case in cases]) == [case.kind for case in cases]
+
+
+def test_the_kind_of_a_broken_message_is_that_of_explain() -> None:
+    """Rules R16: what a MIKEY message carries tells its kind, to the dissector as to ``pybcast explain auto`` and ``ltkm``."""
+    rng = random.Random(8)
+    kinds: tuple[Kind, ...] = (*ON_AIR, "smartcard-stkm", "smartcard-verification", "smartcard-reporting", "drm-stkm")
+    whole = [data for kind in kinds for data in corpus(kind, 30, 7) if len(data) < 2000]
+    sent = [data for data in (*whole, *(mutate(data, rng, rng.choice(whole)) for data in whole), *(d[:-1] for d in whole)) if data]
+    for port, hint in ((40004, "auto"), (4359, "ltkm")):
+        found = kinds_found([ipv4(17, udp(data, port)) for data in sent], "-d", "udp.port==40004,bcast")
+        assert found == [identify(data, hint)[0] for data in sent]
 
 
 def test_ports_from_the_preferences() -> None:

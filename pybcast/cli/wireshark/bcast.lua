@@ -16,6 +16,7 @@ local K = {
   FINAL = {[1] = true, [9] = true},
   ONCE = {[1] = true, [5] = true, [9] = true, [11] = true},
   LAST = 0,
+  T = 5,
   SP = 10,
   EXT = 21,
   KEY_DATA = 20,
@@ -47,6 +48,11 @@ local K = {
   SEK_DATA = 30,
   SEK_DATA_SHORT_INTERVAL = 26,
   PIN_DATA = 12,
+  HEADS = {[5] = {2, 0}, [11] = {2, 1}, [6] = {4, 2}, [10] = {5, 2}, [21] = {4, 2}},
+  TEK = 2,
+  REPORTING_SUBTYPE = 3,
+  PARENTAL_SUBTYPE = 4,
+  FIRST_BYTE = {[32] = "drm-ltkm", [64] = "smartcard-registration", [33] = "drm-registration", [34] = "drm-registration", [35] = "drm-registration", [36] = "drm-registration", [37] = "drm-registration", [38] = "drm-registration", [39] = "drm-registration", [40] = "drm-registration", [41] = "drm-registration", [42] = "drm-registration"},
   MJD_OF_NTP_EPOCH = 15020,
   LONGEST_SHOWN = 64,
   LENIENCIES = {"mtk-id-4", "interval-2", "trailing-bytes", "rsa-1024"},
@@ -278,7 +284,7 @@ T[21] = {
   {name = "traffic_key_lifetime", shape = {"bits", 4}, ground = "guess", meaning = "2^n seconds", show = {"traffic_key_lifetime"}},
   {name = "number_of_access_criteria_descriptors", shape = {"uint", 1}, ground = "likely", meaning = "number of descriptors", when = function(c) return c.access_criteria_flag ~= 0 end},
   {name = "access_criteria", shape = {"list", T[1], function(c) return c.number_of_access_criteria_descriptors end, 0}, ground = "likely", meaning = "access criteria descriptors", when = function(c) return c.access_criteria_flag ~= 0 end},
-  {name = "terminal_binding_key_id", shape = {"uint", 4}, ground = "guess", meaning = "which TBK", when = function(c) return c.terminal_binding_flag ~= 0 end},
+  {name = "terminal_binding_key_id", shape = {"uint", 4}, ground = "likely", meaning = "which TBK", when = function(c) return c.terminal_binding_flag ~= 0 end},
   {name = "permissions_issuer_uri_length", shape = {"uint", 1}, ground = "guess", meaning = "bytes", when = function(c) return c.terminal_binding_flag ~= 0 end},
   {name = "permissions_issuer_uri", shape = {"octets", function(c) return c.permissions_issuer_uri_length end}, ground = "guess", meaning = "where to ask for the TBK", when = function(c) return c.terminal_binding_flag ~= 0 end},
 }
@@ -359,7 +365,7 @@ T[30] = {
   {name = "security_policy_ext", shape = {"fields", T[29]}, ground = "own", meaning = "SPE block", when = function(c) return c.security_policy_ext_flag ~= 0 end},
   {name = "number_of_access_criteria_descriptors", shape = {"uint", 1}, ground = "likely", meaning = "number of descriptors", when = function(c) return c.access_criteria_flag ~= 0 end},
   {name = "access_criteria", shape = {"list", T[1], function(c) return c.number_of_access_criteria_descriptors end, 0}, ground = "likely", meaning = "access criteria descriptors", when = function(c) return c.access_criteria_flag ~= 0 end},
-  {name = "terminal_binding_key_id", shape = {"uint", 4}, ground = "guess", meaning = "which TBK", when = function(c) return c.terminal_binding_flag ~= 0 end},
+  {name = "terminal_binding_key_id", shape = {"uint", 4}, ground = "likely", meaning = "which TBK", when = function(c) return c.terminal_binding_flag ~= 0 end},
   {name = "permissions_issuer_uri_length", shape = {"uint", 1}, ground = "guess", meaning = "bytes", when = function(c) return c.terminal_binding_flag ~= 0 end},
   {name = "permissions_issuer_uri", shape = {"octets", function(c) return c.permissions_issuer_uri_length end}, ground = "guess", meaning = "where to ask for the TBK", when = function(c) return c.terminal_binding_flag ~= 0 end},
 }
@@ -998,7 +1004,7 @@ local function explain(data, kind, lenient, partial)
   local entry = KINDS[kind]
   local run = {
     data = data, position = 0, stop = #data, rows = {}, groups = {}, lenient = lenient, partial = partial, sized = false,
-    profile = entry.profile, state = {current = K.LAST, step = 1, seen = {}, extensions = {}, key_ids = {}},
+    profile = entry.profile, state = {current = K.LAST, step = 1, seen = {}, extensions = {}, key_ids = {}, identities = 0},
   }
   local good, fault = pcall(function()
     parse_table(entry.table, run, "")
@@ -1287,14 +1293,27 @@ function C.key_id_length(value, c, run)
   if not lengths then return end
   local also = {}
   for _, length in ipairs(lengths) do also[#also + 1] = length end
-  if c.type == 2 and run.lenient["mtk-id-4"] then also[#also + 1] = 4 end
+  if c.type == 2 and run.lenient["mtk-id-4"] then
+    also[#also + 1] = 4
+  elseif c.type == 2 and value == 4 then
+    return "bad_length", "2 (4 with mtk-id-4)", "4"
+  end
   return allowed(also, value, "bad_length")
 end
 
 function C.remember_management(value, c, run) run.state.management = value end
 
+-- Of two identities, the first is IDi, whose type receivers ignore.
 function C.identity_type(value, c, run)
-  if run.profile.strict and value ~= 0 and value ~= 1 then return "unsupported", "0 (NAI) or 1 (URI)", decimal(value) end
+  local progress, identities = run.state, 0
+  progress.identities = progress.identities + 1
+  for _, number in ipairs(run.profile.order or {}) do
+    if K.PAYLOADS[number] == "ID" then identities = identities + 1 end
+  end
+  local initiator = progress.identities == 1 and identities == 2
+  if run.profile.strict and not initiator and value ~= 0 and value ~= 1 then
+    return "unsupported", "0 (NAI) or 1 (URI)", decimal(value)
+  end
 end
 
 function C.mode_of(value, c, run, by)
@@ -1497,14 +1516,45 @@ local function dissect_first(tvb, pinfo, tree, kinds, only_good)
   return show(tvb, pinfo, tree, first[1], first[2], first[3])
 end
 
+-- Subtypes of the OMA extension and types of Key IDs, as far as the payloads hold together.
+local function extensions_of(data)
+  local function octet(at) return data:byte(at + 1) or 0 end
+  local function number_at(at, width)
+    local value = 0
+    for place = at, at + width - 1 do value = value * 256 + octet(place) end
+    return value
+  end
+  local subtypes, key_ids = {}, {}
+  local number, at = octet(2), 10 + (octet(9) == 0 and 9 * octet(8) or 0)
+  while at < #data and K.HEADS[number] do
+    local head, width = K.HEADS[number][1], K.HEADS[number][2]
+    local content = at + head
+    local stop = content + (number == K.T and (K.TS_SIZES[octet(at + 1)] or 0) or number_at(content - width, width))
+    if number == K.EXT and octet(at + 1) == K.EXT_OMA_BCAST and content < stop and content < #data then
+      subtypes[octet(content)] = true
+    elseif number == K.EXT and octet(at + 1) == K.EXT_KEY_ID then
+      local entry = content
+      while entry < stop and entry < #data do
+        key_ids[octet(entry)] = true
+        entry = entry + 2 + octet(entry + 1)
+      end
+    end
+    number, at = octet(at), stop
+  end
+  return subtypes, key_ids
+end
+
+-- The kind of a MIKEY message, by what it carries.
+local function mikey_kind(data)
+  local subtypes, key_ids = extensions_of(data)
+  if data:byte(2) == 1 then return subtypes[K.REPORTING_SUBTYPE] and "smartcard-reporting" or "smartcard-verification" end
+  if subtypes[K.PARENTAL_SUBTYPE] then return "smartcard-parental" end
+  return key_ids[K.TEK] and "smartcard-stkm" or "smartcard-ltkm"
+end
+
 -- The first byte of an LTKM or registration object tells its family.
 local function kinds_by_first_byte(data)
-  local first = data:byte(1) or 0
-  if first == 0x20 then return {"drm-ltkm"} end
-  if first >= 0x21 and first <= 0x2A then return {"drm-registration"} end
-  if first == 0x40 then return {"smartcard-registration"} end
-  if data:byte(2) == 1 then return {"smartcard-verification", "smartcard-reporting"} end
-  return {"smartcard-ltkm", "smartcard-parental", "smartcard-stkm"}
+  return {K.FIRST_BYTE[data:byte(1) or 0] or mikey_kind(data)}
 end
 
 local udp_ports = DissectorTable.get("udp.port")
@@ -1531,8 +1581,13 @@ protocol("ltkm", "LTKM or registration", function(tvb, pinfo, tree)
 end)
 
 function bcast.dissector(tvb, pinfo, tree)
-  local kinds = kinds_by_first_byte(data_of(tvb))
-  kinds[#kinds + 1] = "drm-stkm"
+  local data = data_of(tvb)
+  local kinds = kinds_by_first_byte(data)
+  -- A STKM of the DRM Profile may begin as MIKEY does, but not the other way round.
+  if not K.FIRST_BYTE[data:byte(1) or 0] then
+    if data:byte(1) ~= 1 or (data:byte(2) or 2) > 1 then kinds = {} end
+    kinds[#kinds + 1] = "drm-stkm"
+  end
   return dissect_first(tvb, pinfo, tree, kinds)
 end
 udp_ports:add_for_decode_as(bcast)
