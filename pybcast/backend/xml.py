@@ -620,7 +620,8 @@ def _encode_key(key: KeyMaterial, now: float, path: str) -> str:
         "accessCriteria": None if key.access_criteria is None else _encode_criteria(key.access_criteria, path),
     }
     for name, octets in (("csbId", key.csb_id), ("rand", key.rand)):
-        attributes[name] = None if octets is None else _hex(octets, f"{path}.{name}")
+        empty = name == "rand" and octets == b""  # a provisioned key's (backend-interface 4.5)
+        attributes[name] = None if octets is None else "" if empty else _hex(octets, f"{path}.{name}")
     for name, number, bits in (
         ("tsLow", key.ts_low, 32),
         ("tsHigh", key.ts_high, 32),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from pybcast import codec
-from pybcast.errors import BadValue, Integrity, KeyUnavailable, Replay, Unsupported
+from pybcast.errors import BadValue, KeyUnavailable, Replay, Unsupported
 from pybcast.flows.events import Journal, Output, RowKey, State
 from pybcast.flows.serial import MOD, WITHDRAWAL, in_window, near, newer
 from pybcast.flows.tables import SEK as SEK_TABLE
@@ -24,8 +24,6 @@ from pybcast.messages import (
     ClearSmartcardLtkm,
     ClearSmartcardParental,
     ClearSmartcardStkm,
-    Extension,
-    MikeyMessage,
     OpenedSmartcardRegistration,
     Reporting,
     SmartcardLtkm,
@@ -34,12 +32,12 @@ from pybcast.messages import (
     SmartcardStkm,
     SmartcardVerification,
 )
+from pybcast.wire import mikey_kind
 
-KEYS_PER_GROUP: Final = 2  # smartcard-profile 4.3: up to two MSKs per (Key Domain, Key Group)
+KEYS_PER_GROUP: Final = 2  # smartcard-profile 4.3: up to two MSKs per (Key Domain, Key Group) (TS 31.102, TS 33.246 6.5.3)
 SQN_STEP_LIMIT: Final = 1 << 28  # TS 33.102 annex C: a jump of SQN beyond this is refused
 PARENTAL_RATING: Final = 0x01  # access criteria tag - confidence: likely
-_BCAST_EXTENSION: Final = 5  # RFC 5410
-_PARENTAL_SUBTYPE: Final = b"\x04"
+_NO_NUMBER: Final = b"\0\0"
 
 
 def check_parental(criteria: tuple[AccessCriterion, ...] | None, levels: Mapping[int, int]) -> None:
@@ -102,11 +100,10 @@ class SmkFile:
 
 @dataclass(frozen=True)
 class SekFile:
-    """One SEK: its key, the CSB ID and RAND that belong to it, the STKM COUNTER and the windows (R3)."""
+    """One SEK: its key, the RAND of the LTKM that brought it (empty: provisioned), the STKM COUNTER and the windows (R3)."""
 
     state: SekState
     sek: SEK
-    csb_id: bytes
     rand: bytes
     counter: int
     windows: tuple[tuple[int, int], ...]
@@ -207,12 +204,7 @@ class SimulatedCard:
         return answer
 
     def _opened(self, data: bytes, now: float) -> tuple[ClearSmartcardLtkm | ClearSmartcardParental, SmkFile]:
-        mikey = codec.decode(data, "mikey")
-        assert isinstance(mikey, MikeyMessage)
-        parental = any(
-            isinstance(p, Extension) and p.ext_type == _BCAST_EXTENSION and p.data[:1] == _PARENTAL_SUBTYPE for p in mikey.payloads
-        )
-        sealed = codec.decode(data, "smartcard-parental" if parental else "smartcard-ltkm")
+        sealed = codec.decode(data, "smartcard-parental" if mikey_kind(data) == "smartcard-parental" else "smartcard-ltkm")
         assert isinstance(sealed, SmartcardLtkm | SmartcardParental)
         row = self._journal.get("smk", (sealed.idr, sealed.idi), SmkFile)
         if row is None or row.until <= now:  # R24: key_lifetime is an absolute end
@@ -232,6 +224,8 @@ class SimulatedCard:
         return codec.seal(answer, Keys(smk=row.smk, rand=clear.rand, idi=row.idi))
 
     def _install(self, clear: ClearSmartcardLtkm) -> None:
+        if _NO_NUMBER in (clear.sek_id[:2], clear.sek_id[2:]):  # smartcard-profile 4.3: no key has such an id
+            raise BadValue(None, "sek_id", "a Key Group and a Key Number other than 0000", clear.sek_id.hex())
         key = (clear.key_domain_id, clear.sek_id)
         held = self._journal.get("sek", key, SekFile)
         state = SekState.ABSENT if held is None else held.state
@@ -251,16 +245,15 @@ class SimulatedCard:
         sek, window = SEK(clear.sek), (clear.ts_low, clear.ts_high)
         after = step(SEK_TABLE, state, SekEvent.LTKM)
         if held is not None:
-            if held.sek != sek or held.csb_id != clear.csb_id or held.rand != clear.rand:
-                raise Integrity  # one id never names two keys
+            # R3: SEK and RAND are those of the newest LTKM (TS 33.246 6.5.3); the counter stays.
             # Windows that the COUNTER has left behind open nothing more, and an event a day must not fill the card.
             windows = tuple(w for w in held.windows if w != window and newer(w[1], held.counter))
-            self._journal.put("sek", key, replace(held, state=after, windows=(*windows, window)))
+            self._journal.put("sek", key, replace(held, state=after, sek=sek, rand=clear.rand, windows=(*windows, window)))
             return
         if not self._make_room(clear.key_domain_id, clear.sek_id):
             return
         counter = (clear.ts_low - 1) % MOD  # R3: so the first STKM of the window is accepted
-        self._journal.put("sek", key, SekFile(after, sek, clear.csb_id, clear.rand, counter, (window,)))
+        self._journal.put("sek", key, SekFile(after, sek, clear.rand, counter, (window,)))
 
     def _make_room(self, key_domain_id: bytes, sek_id: bytes) -> bool:
         """Keep the newest keys of a group by their Key Number, not by the order in which they came (R10); whether this is one.
@@ -295,7 +288,7 @@ class SimulatedCard:
         if not any(in_window(sealed.counter, low, high) for low, high in row.windows):
             raise KeyUnavailable("sek")  # for this COUNTER: an LTKM with another window may be on its way
         check_parental(None if sealed.management is None else sealed.management.access_criteria, self.parental)
-        clear = codec.open(data, Keys(sek=row.sek, csb_id=row.csb_id, rand=row.rand), "smartcard-stkm")
+        clear = codec.open(data, Keys(sek=row.sek, rand=row.rand), "smartcard-stkm")  # with the CSB ID of its own header
         assert isinstance(clear, ClearSmartcardStkm)
         self._journal.put("sek", key, replace(row, counter=sealed.counter))
         return clear

@@ -32,8 +32,9 @@ class KeyMaterial:
     """A long-term key on its way to the BSD/A (F4; backend-interface 4.5, R33).
 
     ``key_id``: DRM the CID extension (4 bytes), Smartcard Key Domain ID || SEK ID (7 bytes).  Times are 64-bit NTP seconds,
-    [valid_from, valid_to).  Of the Smartcard Profile only: ``csb_id`` (4), ``rand`` (16), window ``ts_low``..``ts_high``,
-    ``first_counter``, ``granularity`` (seconds, R8), ``next_counter`` (lower bound).  Policy attributes: ``None`` = silent.
+    [valid_from, valid_to).  Of the Smartcard Profile only: ``csb_id`` (4), ``rand`` (16; empty for a key that was provisioned and
+    not delivered), window ``ts_low``..``ts_high``, ``first_counter``, ``granularity`` (seconds, R8), ``next_counter`` (lower
+    bound).  Policy attributes: ``None`` = silent.
     """
 
     key_type: KeyType
@@ -235,8 +236,10 @@ def _check_smartcard_attributes(key: KeyMaterial) -> None:
     def refuse(what: str) -> None:
         raise PeerFlowError(Status.INFORMATION_INVALID, f"{key.key_type}: {what}")
 
-    if len(key.csb_id or b"") != 4 or len(key.rand or b"") != 16 or not key.granularity or key.granularity < 1:
+    if len(key.csb_id or b"") != 4 or len(key.rand or b"") not in (0, 16) or not key.granularity or key.granularity < 1:
         refuse("csbId, rand or granularity of wrong size")
+    if b"\0\0" in (key.key_id[3:5], key.key_id[5:]):
+        refuse("keyId has a Key Group or Key Number 0000, which names no key")
     counters = [c for c in (key.ts_low, key.ts_high, key.first_counter, key.next_counter) if c is not None]
     if any(not 0 <= c < MOD for c in counters):
         refuse("a COUNTER beyond 32 bits")

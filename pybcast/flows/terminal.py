@@ -500,7 +500,7 @@ class Terminal:
         clear = self._card.stkm(data)
         tek = TEK(clear.tek)
         with_auth = protocol is Protocol.IPSEC and m is not None and m.traffic_authentication_flag
-        auth = ipsec_auth_key_smartcard(tek, message.csb_id) if with_auth else None  # the card has checked the CSB ID
+        auth = ipsec_auth_key_smartcard(tek, message.csb_id) if with_auth else None  # the CSB ID that it opened with (R43)
         return name, tek, clear.salt, auth, tuning.lifetime if m is None else m.traffic_key_lifetime
 
     def _open_drm(

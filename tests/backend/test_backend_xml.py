@@ -33,7 +33,7 @@ from lxml import etree
 from pybcast.backend import xml
 from pybcast.backend.errors import UNREADABLE, UNREADABLE_URI, BadMessage, Unparseable, refusal
 from pybcast.errors import BadLength, BadValue
-from pybcast.flows.spcp import BackendMessage, StkmItem
+from pybcast.flows.spcp import BackendMessage, KeyMaterial, StkmItem
 from pybcast.flows.tables import TAGS, Side, Status, Tag
 from pybcast.secret import Secret
 
@@ -208,6 +208,16 @@ def test_r28_what_the_schema_cannot_say(old: str, new: str, status: int) -> None
     assert old in DELIVERY
     error = bad(DELIVERY.replace(old, new))
     assert error.status == status and error.echo.service == SERVICE and error.echo.message_id == "ab" * 16
+
+
+def test_an_empty_rand_is_taken_and_an_absent_one_refused() -> None:
+    """backend-interface 4.5: the first is that of a provisioned key, without the second nobody can make a STKM that opens."""
+    (whole,) = re.findall(' rand="[0-9a-fA-F]{32}"', DELIVERY)
+    assert bad(DELIVERY.replace(whole, "")).status == Status.INFORMATION_INVALID
+    got = decode(DELIVERY.replace(whole, ' rand=""'))
+    (key,) = got.items
+    assert isinstance(key, KeyMaterial) and key.rand == b""
+    assert decode(xml.encode(got, NOW)) == got
 
 
 def test_r28_direction_and_way() -> None:

@@ -25,9 +25,10 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import BadValue, BcastError, Integrity, KeyUnavailable, Replay, Unsupported
 from pybcast.flows import Persist, SimulatedCard
-from pybcast.flows.card import check_parental
+from pybcast.flows.card import SekFile, check_parental
 from pybcast.flows.serial import counter_of
-from pybcast.keys import Keys
+from pybcast.flows.tables import SekState
+from pybcast.keys import SEK, Keys
 from pybcast.messages import AccessCriterion, LtkmManagement, SecurityPolicyExtension, TerminalBinding
 from pybcast.testing.link import Store
 from pybcast.testing.parties import CardParty
@@ -123,11 +124,39 @@ def test_an_smk_of_someone_else() -> None:
     refuses(mine.card, KeyUnavailable, lambda: mine.card.ltkm(data, NOW))
 
 
-def test_an_stkm_under_another_csb_id_is_refused() -> None:
-    """smartcard-profile 4.4: CSB ID and RAND belong to the SEK."""
+def test_an_stkm_opens_with_the_csb_id_of_its_own_header() -> None:
+    """smartcard-profile 4.4: any value, compared with nothing; a wrong one shows as a wrong MAC.  The RAND is the SEK's."""
     party = card_party()
     party.card.ltkm(seal_ltkm(party, 1, sek_material()), NOW)
-    refuses(party.card, Integrity, lambda: party.card.stkm(sealed_stkm(CONFIG, period(0), sek_material(csb_id=b"abcd"))))
+    party.card.stkm(sealed_stkm(CONFIG, period(0), sek_material()))
+    other = sealed_stkm(CONFIG, period(1), sek_material(csb_id=b"abcd"))
+    refuses(party.card, Integrity, lambda: party.card.stkm(other[:4] + b"abce" + other[8:]))
+    party.card.stkm(other)
+    refuses(party.card, Integrity, lambda: party.card.stkm(sealed_stkm(CONFIG, period(2), sek_material(rand=b""))))
+    refuses(party.card, Integrity, lambda: party.card.stkm(sealed_stkm(CONFIG, period(2), sek_material(rand=bytes(16)))))
+
+
+def test_a_provisioned_key_has_an_empty_rand() -> None:
+    """smartcard-profile 4.4: the card was given it without an LTKM."""
+    party, sek = card_party(), sek_material(rand=b"")
+    row = SekFile(SekState.INSTALLED, SEK(sek.key), b"", counter_of(START - 2), ((counter_of(START - 1), counter_of(START + 639)),))
+    party.card._journal.put("sek", (sek.key_id[:3], sek.key_id[3:]), row)
+    party.card.stkm(sealed_stkm(CONFIG, period(0), sek))
+    refuses(party.card, Integrity, lambda: party.card.stkm(sealed_stkm(CONFIG, period(1), sek_material())))
+    party.card.ltkm(seal_ltkm(party, 1, sek_material()), NOW)  # delivered after all: its RAND takes the empty one's place
+    party.card.stkm(sealed_stkm(CONFIG, period(1), sek_material()))
+
+
+@pytest.mark.parametrize("sek_id", ["00000001", "00010000"])
+def test_an_id_that_names_no_key_is_not_installed(sek_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """smartcard-profile 4.3: Key Group 0 is forbidden, Key Number 0 asks for the current one.  No builder makes such a message."""
+    party = card_party()
+    with monkeypatch.context() as patch:
+        patch.setattr("pybcast.codec._core.SEALERS", {})  # the reference builds it
+        patch.setattr("pybcast.codec._smartcard._names_key", lambda sek_id: None)
+        data = seal_ltkm(party, 1, sek_material(), sek_id=bytes.fromhex(sek_id))
+    refuses(party.card, BadValue, lambda: party.card.ltkm(data, NOW))
+    assert not party.card._journal.tables.get("sek")
 
 
 def test_the_same_window_twice_is_kept_once() -> None:

@@ -225,6 +225,10 @@ def test_r28_r34_what_goes_with_a_tag(tag: Tag) -> None:
         {"csb_id": None},
         {"csb_id": bytes(3)},
         {"rand": bytes(15)},
+        {"rand": bytes(1)},
+        {"rand": bytes(17)},
+        {"key_id": bytes.fromhex("12f41000000001")},
+        {"key_id": bytes.fromhex("12f41000010000")},
         {"rand": None},
         {"ts_low": None},
         {"ts_high": None},
@@ -244,6 +248,11 @@ def test_r28_r33_key_material_of_the_smartcard_profile(changes: dict[str, Any]) 
     with pytest.raises(PeerFlowError) as caught:
         check(message(Tag.KeyDelivery, items=(replace(sek_material(), **changes),)), Side.BSDA)
     assert caught.value.status == 21
+
+
+def test_r28_a_provisioned_key_has_an_empty_rand() -> None:
+    """backend-interface 4.5: an empty RAND is one, an absent one is refused (above)."""
+    check(message(Tag.KeyDelivery, items=(replace(sek_material(), rand=b""),)), Side.BSDA)
 
 
 @pytest.mark.parametrize(
