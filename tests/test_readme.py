@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from readme_sections import README, ROOT, render
 
+from pybcast.testing import CATALOGUE
+
 TEXT = README.read_text(encoding="utf-8")
 
 
@@ -37,6 +39,10 @@ def test_console_examples_give_what_they_show() -> None:
         )
         printed = done.stdout + done.stderr
         assert output.rstrip(".").strip() in printed, f"{command}: {printed}"
+
+
+def test_the_number_of_mutations() -> None:
+    assert re.findall(r"(\d+) ways to break one rule", TEXT) == [str(len(CATALOGUE))]
 
 
 def test_paths_exist() -> None:

