@@ -141,6 +141,17 @@ def test_a_stkm_opens_with_the_csb_id_of_its_own_header(held: bytes | None, open
             opener(forged, replace(STKM_KEYS, csb_id=held), "smartcard-stkm")
 
 
+@both
+def test_a_3gpp_stkm_under_another_csb_id_opens(opener: Opener) -> None:
+    """T3 of the 3GPP layout notes (mbms-mbs 5.6): streaming, CSB ID 0badcafe, under the SEK, CSB ID and RAND of S1."""
+    data = H(
+        "010015000badcafe00010503000f000312f4100104000700010202000301020000000700010024657f292e45e20ae7eb24b97483913643eefb07b197ceec75"
+        "bd4461aa7b90bc1b0883d64b01aee78696d09fa3877402dd11e4f89e00495a5aa5"
+    )
+    message = opener(data, STKM_KEYS, "smartcard-stkm")
+    assert (message.tek_id, message.counter, message.tek, message.salt) == (H("0003"), 7, SEK(H(run(0x40))), H(run(0x50, 14)))
+
+
 def test_one_key_ring_opens_many_csb_ids_in_one_batch() -> None:
     content: Any = codec.open(NAMED["S2"], STKM_KEYS, "smartcard-stkm")
     contents = [replace(content, counter=i + 1) for i in range(150)]

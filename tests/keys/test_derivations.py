@@ -239,7 +239,21 @@ def test_prf_table_of_smartcard_profile_8_3(
     assert mikey.tgk_tek(inkey, 1, csb_id, rand).reveal().hex() == tek
 
 
+@pytest.mark.parametrize(
+    ("size", "auth", "encr", "salt"),
+    [
+        (16, "454622ea726e0006183db7f3aaa20fafda710ae0", "bf056ed9770da1619574d4a700e2f040", "35d9759278b5a0183447715c95a4"),
+        (32, "99d572dc3a4573de41edfeb0c6e28348a93cb7c6", "3d41123e9edbcf337ca3113662063328", "d375a9ac06da01e9217c53028923"),
+        (40, "0899d1e00a7922c160943d3586149c1d114d6738", "b32a5671afd058c89ef21ccb4af2200f", "c6367358af8bd0ca2139ed91f2d3"),
+    ],
+)
+def test_prf_table_of_smartcard_profile_8_3_with_an_empty_rand(size: int, auth: str, encr: str, salt: str) -> None:
+    psk = mikey.psk_keys(Secret(run(0, size)), H("a1b2c3d4"), b"")
+    assert [k.reveal().hex() for k in (psk.auth, psk.encr, psk.salt)] == [auth, encr, salt]
+
+
 def test_labels_of_smartcard_profile_8_1_and_8_3() -> None:
+    assert mikey.psk_label(mikey.PSK_ENCR, H("a1b2c3d4"), b"").hex() == "150533e1ffa1b2c3d4"
     assert mikey.tgk_label(mikey.TGK_TEK, 7, H("deadbeef"), H("1122")).hex() == "2ad01c6407deadbeef1122"
     assert mikey.psk_label(mikey.PSK_AUTH, H("00000001"), H("33")).hex() == "2d22ac75ff0000000133"
 
