@@ -227,24 +227,26 @@ class SqliteStore:
         return self._database.progress.heard(peer)
 
     def behind(self, token: str) -> bool:
-        """Whether a token that came back to us names a commit that is not in the database."""
+        """Whether a token that came back to us names a commit that is not in the database.
+
+        A token that we did not make counts until the first one is believed: it may be from before a change of the KEK.
+        """
         found = token_position(token)
-        return found is not None and found.commit > self._database.progress.stamp.commit
+        ahead = 0 if found is None else found.commit - self._database.progress.stamp.commit
+        return ahead > 0 and (self._tokens.genuine(token) or (not self._believed and ahead <= UNVERIFIED))
 
     def found_ahead(self, token: str, who: str) -> Restored | None:
         """When :meth:`behind`: go up to what the token says, keep the verdict, and return it; ``None`` when not.
 
-        A token that we did not make may move the commit number, once for each opening: it may be from before a change of the KEK.
+        A token that we did not make moves the commit number only.
         """
         return self._call(lambda: self._found_ahead(token, who)).result()
 
     def _found_ahead(self, token: str, who: str) -> Restored | None:
         found, commit = token_position(token), self.position.commit
-        if found is None or found.commit <= commit:
+        if found is None or not self.behind(token):
             return None
         if not self._tokens.genuine(token):
-            if self._believed or found.commit > commit + UNVERIFIED:
-                return None
             self._believed = True
             found = replace(found, time=0.0, key_number=0, smk_base=0)
         why = f"{who} has heard of commit {found.commit}, the database is at {commit}"
