@@ -73,6 +73,7 @@ class BSDA:
         self._peers = Peering(me, Side.BSDA, self._journal, randomness, self._handle, self._answered, self._expired, self._overdue)
         self._recoveries = Recoveries(self._journal)
         self._restored = None if start is None else start.restored
+        self._lost = start is not None and (start.restored is not None or start.empty)
         self._fresh = {key for key in self._streams if self._journal.get("fresh", key, bool)}
         self._services: dict[str, list[tuple[str, int]]] = {}
         self._periods = Periods(self._journal, self._allocator, self._streams.values())
@@ -269,7 +270,7 @@ class BSDA:
         if self._restored is not None:
             self._recoveries.note(self._restored)
         for service in (*self._services, ALL_SERVICES):
-            if self._restored is not None:  # what turned on the carousel is lost with the store, and nobody will send it again
+            if self._lost:  # what turned on the carousel is lost with the store, and nobody will send it again
                 self._journal.put("refetch", (service,), True)
             if self._pulls(service) or self._journal.get("refetch", (service,), bool):
                 self._polls.set(service, now)
@@ -277,11 +278,12 @@ class BSDA:
             self._touched[config.key] = None
             self._periods.clock_back(config, now)
             self._periods.catch_up(config)
-            if self._restored is not None and config.generation == "bsda":
+            if self._lost and config.generation == "bsda":
                 self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
                 self._fresh.add(config.key)
-            if self._restored is not None:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
+            if self._restored is not None:
                 self._recoveries.begin(self._restored, config, now)
+            if self._lost:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
                 self._periods.lose(config)
                 for key in self._journal.select("key", config.key, object) if config.generation == "bsda" else ():
                     self._journal.drop("key", key)

@@ -51,11 +51,13 @@ class Restored:
 class Start:
     """A process starts: what is known of the time before.
 
-    ``gap``: seconds since the last commit of the store.  ``restored``: the store is older than what has left.  ``key_number``,
-    ``smk_base``: the highest that store, witness and peers know of; they matter when it was restored.
+    ``gap``: seconds since the last commit of the store.  ``empty``: there was no store; nobody can tell a first start from a lost
+    one.  ``restored``: the store is older than what has left.  ``key_number``, ``smk_base``: the highest that store, witness and
+    peers know of; they matter when it was restored.
     """
 
     gap: float = 0.0
+    empty: bool = False
     restored: Restored | None = None
     key_number: int = 0
     smk_base: int = 0

@@ -14,7 +14,7 @@ from pybcast.broadcast.link import Held, mark_of
 from pybcast.errors import ConfigError
 from pybcast.flows import BSDA, derived_teks, random_teks
 from pybcast.flows.events import Output, State, StopTraffic, UseKey
-from pybcast.flows.restart import Restored, Start
+from pybcast.flows.restart import Start
 from pybcast.flows.tables import PeriodState, Side
 from pybcast.outlets.keyline import Outlet
 from pybcast.outlets.keysocket import KeyOutlet
@@ -54,15 +54,13 @@ class Bsda(Daemon[BSDA]):
             )  # fmt: skip
 
     def make(self, config: ServerConfig, state: State, start: Start | None) -> BSDA:
-        """An empty database counts as a lost one (R33): nobody can tell it from a new one, and a first start only costs one change
-        of the long-term keys (F4) for it.
-        """
+        """An empty database counts as a lost one (R33): a first start only costs one change of the long-term keys (F4) for it."""
         if self._on_air is not None:
             self._on_air.keep({stream.key for stream in config.streams})  # the machine says anew what of them is on air
-        if start is not None and start.restored is None and not state:
-            start = replace(start, restored=Restored("there was no database", 0.0, self.clock.now()))
-        if start is not None and start.restored is not None:
-            LOG.warning("no store, or an old copy of it: asking for new keys (R33)", extra={"fields": {"event": "store-lost"}})
+        if start is not None:
+            start = replace(start, empty=not state)
+            if start.empty or start.restored is not None:
+                LOG.warning("no store, or an old copy of it: asking for new keys (R33)", extra={"fields": {"event": "store-lost"}})
         return BSDA(me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, start=start)
 
     async def _run(self, client: Client, listening: Any) -> int:

@@ -26,6 +26,7 @@ from pybcast.flows import (
     Period,
     Persist,
     Restored,
+    Send,
     Start,
     StreamConfig,
     random_teks,
@@ -458,3 +459,13 @@ def test_a_bsda_takes_a_step_of_the_clock_like_any_tick() -> None:
 ])  # fmt: skip
 def test_what_is_lost_is_said_in_words(begin: float, end: float, said: str) -> None:
     assert said in str(Restored("why", begin, end))
+
+
+def test_a_first_start_of_a_bsda_asks_for_fresh_keys_and_raises_no_alarm() -> None:
+    """Nobody can tell a first start from a lost store: the fresh path is safe for both (R33), and a new user is not alarmed."""
+    config = stream(generation="bsda")
+    bsda = BSDA(me=MAIN, streams=[config], randomness=random.Random(1).randbytes, state={}, start=Start(empty=True))
+    outputs = [*bsda.tick(NOON)]
+    asked = [o.message for o in outputs if isinstance(o, Send) and o.message.tag is Tag.KeyRequest]
+    assert asked and all(message.fresh for message in asked)
+    assert not alarms(outputs) and bsda.restored(*config.key) is None and bsda.last_restored is None
