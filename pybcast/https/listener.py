@@ -19,6 +19,7 @@ Callers behind one address, as behind a NAT, share its places: the limits are th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import math
@@ -113,6 +114,7 @@ class Listener(web.Server, Generic[W]):
         self._addresses: dict[str, _Address[W]] = {}
         self._shares: Counter[str] = Counter()
         self._by_handler: dict[web.RequestHandler, Connection[W]] = {}
+        self._ended = False
         self.refused: Counter[str] = Counter()
         self.epoch = 0
         self.port = 0
@@ -228,6 +230,9 @@ class Listener(web.Server, Generic[W]):
                     return
                 continue  # the caller has gone already
             self._take(sock, address_name(str(address[0])))
+            if self._ended:  # a place that was given up is free in a few turns
+                self._ended = False
+                return
 
     def _pause(self) -> None:
         assert self._socket is not None
@@ -267,20 +272,23 @@ class Listener(web.Server, Generic[W]):
         if oldest is None or self._loop.time() - oldest.since < PATIENCE:
             return False
         self._end(oldest)
+        self._ended = True
         self._count("handshake too long", "connection ended: others wait, and its TLS handshake was not over")
         return True
 
     def _end(self, connection: Connection[W]) -> None:
-        """End a connection that is in the handshake."""
-        assert connection.task is not None
-        connection.task.cancel()
-        if connection.sock is not None:  # its task has not begun, and never will
-            connection.sock.close()
+        """End a connection that is in the handshake, which fails with this.
+
+        Its task is not cancelled: asyncio loses sight of a connection that is cut before it has begun the handshake.
+        """
         self._release(connection)
+        assert connection.sock is not None
+        with contextlib.suppress(OSError):  # the caller has gone already
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
     async def _shake(self, sock: socket.socket, connection: Connection[W]) -> None:
         """TLS.  What follows is aiohttp's: ``connection_made`` is called as its last step."""
-        context, connection.sock = self._context, None
+        context = self._context
 
         def made() -> web.RequestHandler:
             handler = self._make(self, loop=self._loop, **self._kwargs)
@@ -297,6 +305,9 @@ class Listener(web.Server, Generic[W]):
                     made, sock, ssl=context, ssl_handshake_timeout=self._limits.handshake, ssl_shutdown_timeout=SHUTDOWN
                 )
         except OSError as error:
+            error.__traceback__ = None  # it holds everything of this connection, in a circle, until some later collection
+            if connection not in self._open:
+                return  # ended by us, and counted
             why = tls_reason(error) if isinstance(error, ssl.SSLError) else "no handshake in time, or the caller has gone"
             refused = isinstance(error, ssl.SSLCertVerificationError)
             self.refused["TLS"] += 1
@@ -304,14 +315,12 @@ class Listener(web.Server, Generic[W]):
                 self._level, "certificate refused: %s" if refused else "TLS handshake refused: %s", why,
                 extra={"fields": {"event": "tls", "reason": why}},
             )  # fmt: skip
-            error.__traceback__ = None  # it holds everything of this connection, in a circle, until some later collection
         finally:
             if connection.transport is None:
                 for handler in handlers:
                     handler.connection_lost(None)
                 self._release(connection)
-                sock.close()
-            connection.task = None
+            connection.task = connection.sock = None
 
     # --- after TLS ----------------------------------------------------------------------------------------------------
 
@@ -324,6 +333,9 @@ class Listener(web.Server, Generic[W]):
         super().connection_made(handler, transport)
         connection = self._by_handler[handler]
         connection.transport = transport
+        if connection not in self._open:  # ended in its last moment
+            transport.abort()
+            return
         self._settled(connection)
         try:
             who, share = self._owner(transport)

@@ -9,7 +9,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -67,22 +67,24 @@ def garbage(port: int, number: int) -> None:
                 pass
 
 
-def with_tls(context: ssl.SSLContext) -> Callable[[int, int], None]:
-    """Shakes hands, asks for something, and waits for the end."""
+def with_certificate(port: int, context: ssl.SSLContext, count: int) -> None:
+    """Shakes hands, asks for something, and waits for the end; so many times."""
 
-    def call(port: int, number: int) -> None:
-        sock = silent(port, 0)
-        if sock is None:
-            return
-        with contextlib.suppress(OSError), sock:
-            tls = context.wrap_socket(sock, do_handshake_on_connect=False)
-            with tls:
-                tls.do_handshake()
-                tls.sendall(b"POST /bcast/spcp HTTP/1.1\r\nHost: x\r\nContent-Type: text/xml\r\nContent-Length: 4\r\n\r\n<a/>")
-                while tls.recv(1000):
-                    pass
+    async def call() -> None:
+        writer = None
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, local_addr=("127.0.0.2", 0))
+            writer.write(b"POST /bcast/spcp HTTP/1.1\r\nHost: x\r\nContent-Type: text/xml\r\nContent-Length: 4\r\n\r\n<a/>")
+            while await reader.read(1000):
+                pass
+        if writer is not None:
+            writer.transport.abort()
 
-    return call
+    async def calls() -> None:
+        for _ in range(count):
+            await call()
+
+    asyncio.run(asyncio.wait_for(calls(), 60))
 
 
 def exchanged(bsm: Process) -> float:
@@ -103,7 +105,7 @@ def served(terminals: Terminals) -> None:
             try:
                 await _plays(client, profile)
             finally:
-                await client.close()
+                await _closed(client)
 
     before = exchanged(terminals.system.running["bsm"])
     asyncio.run(asyncio.wait_for(work(), 60))
@@ -137,8 +139,8 @@ def test_connections_without_end_cost_little_and_keep_nobody_out(terminals: Term
             sock.close()
     for number in range(FLOOD // 10):
         garbage(port, number)
-        with_tls(stranger)(port, number)
         largest = max(largest, descriptors(bsm))
+    with_certificate(port, stranger, FLOOD // 10)
     served(terminals)
     assert largest - files <= most + 40, "the flood's own, those of who is served, and what two servers open to each other"
     assert bsm.resident() - resident < GROWTH
@@ -179,13 +181,12 @@ def test_a_stranger_behind_the_same_address_takes_nothing_of_a_subscriber(termin
                 assert await alice.registration() == (terminals.card.registration,)
             newcomer = terminals.alice()
             assert await newcomer.registration() == (terminals.card.registration,)
-            await newcomer.close()
+            await _closed(newcomer)
         finally:
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
-            for client in (alice, *strangers):
-                await client.close()
+            await _closed(alice, *strangers)
 
     asyncio.run(asyncio.wait_for(work(), 60))
 
@@ -220,7 +221,7 @@ def test_without_descriptors_the_servers_go_on(terminals: Terminals) -> None:
                 await asyncio.sleep(0.05)
         finally:
             resource.prlimit(bsm.process.pid, resource.RLIMIT_NOFILE, limits)
-            await alice.close()
+            await _closed(alice)
 
     try:
         asyncio.run(asyncio.wait_for(work(), 60))
@@ -234,6 +235,14 @@ def test_nothing_of_it_was_a_fault(terminals: Terminals) -> None:
     assert terminals.system.stop() == {"bsm": 0, "bsda": 0}
     for process in terminals.system.past:
         process.check()
+
+
+async def _closed(*clients: InteractionClient) -> None:
+    """And their connections are gone before the loop is."""
+    for client in clients:
+        await client.close()
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 async def _refusal(client: InteractionClient) -> BaseException:
