@@ -128,18 +128,24 @@ class Server:
         return peer.id, peer.id
 
     async def reload(
-        self, *, context: Context | None = None, peers: Peers | None = None, limits: ServerLimits | None = None
+        self,
+        *,
+        context: Context | None = None,
+        peers: Peers | None = None,
+        limits: ServerLimits | None = None,
+        renew: bool = True,
     ) -> None:
         """New certificates, peers or limits, without a moment of not listening.
 
         What is being answered is answered; rights are the new ones at once; after a new ``context`` connections under the old one
-        end with their next answer, and those of a certificate that was taken back, or is no peer's any more, at once.
+        end with their next answer, if they are to be renewed, and those of a certificate that was taken back, or is no peer's any
+        more, at once.
         """
         if peers is not None:
             self._peers = peers
         self._limits = limits or self._limits
         if self.listener is not None:
-            self.listener.reload(context=context, limits=limits)
+            self.listener.reload(context=context, limits=limits, renew=renew)
 
     async def stop(self, grace: float = 10.0) -> None:
         """Stop listening; requests in hand get ``grace`` seconds for their answer."""

@@ -156,17 +156,17 @@ class Listener(web.Server, Generic[W]):
         sslproto.SSLProtocol.max_size = TLS_BUFFER
         self._resume()
 
-    def reload(self, *, context: Context | None = None, limits: ConnectionLimits | None = None) -> None:
+    def reload(self, *, context: Context | None = None, limits: ConnectionLimits | None = None, renew: bool = True) -> None:
         """New TLS settings or limits: for new connections at once.
 
-        Connections under the old TLS settings end with their next answer, those of a certificate that was taken back, or that
-        ``admit`` now gives to nobody or to another, at once.
+        Connections under the old TLS settings end with their next answer, unless these need not be renewed; those of a certificate
+        that was taken back, or that ``admit`` now gives to nobody or to another, end at once.
         """
         if limits is not None:
             self._set(limits)
         if context is not None:
             self._context = context
-            self.epoch += 1
+            self.epoch += renew
         for connection in list(self._by_handler.values()):
             transport = connection.transport
             if transport is None or connection.who is None:

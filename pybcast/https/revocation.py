@@ -8,7 +8,7 @@ before it is used, so that a broken one never takes the place of one that works.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from pybcast.errors import ConfigError
 
-MAX_LIST: Final = 64 << 20  # octets of a file: a million entries - confidence: own
+MAX_LIST: Final = 16 << 20  # octets of a file: some 400,000 entries - confidence: own
 LOOK: Final = 1.0  # seconds between two looks whether a file has changed - confidence: own
 _BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
@@ -28,11 +28,11 @@ _BLOCK: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----"
 class RevocationList:
     """What one file says.
 
-    ``entries``: (issuer's name in DER, serial number).  ``ends``: from when on OpenSSL lets nobody in without a newer list;
+    ``entries``: issuer's name in DER -> serial numbers.  ``ends``: from when on OpenSSL lets nobody in without a newer list;
     ``renew``: when that should be said, a quarter of the list's life before, at most a day.
     """
 
-    entries: frozenset[tuple[bytes, int]]
+    entries: Mapping[bytes, frozenset[int]]
     ends: datetime
     renew: datetime
 
@@ -48,26 +48,26 @@ class RevocationList:
         blocks = _BLOCK.findall(_content(path))
         if not blocks:
             raise ConfigError(f"{path}: expected a certificate revocation list in PEM")
-        entries: set[tuple[bytes, int]] = set()
+        entries: dict[bytes, frozenset[int]] = {}
         ends: list[tuple[datetime, datetime]] = []
         for block in blocks:
             try:
                 found = x509.load_pem_x509_crl(block)
                 _check(path, found, issuers, now)
                 issuer = found.issuer.public_bytes()
-                entries |= {(issuer, row.serial_number) for row in found}
+                entries[issuer] = entries.get(issuer, frozenset()) | {row.serial_number for row in found}
             except (ValueError, TypeError, UnsupportedAlgorithm):
                 raise ConfigError(f"{path}: a certificate revocation list that cannot be read") from None
             assert found.next_update_utc is not None
             end = found.next_update_utc
             ends.append((end, end - min((end - found.last_update_utc) / 4, timedelta(days=1))))
-        return cls(frozenset(entries), *min(ends))
+        return cls(entries, *min(ends))
 
     def holds(self, certificate: bytes) -> bool:
         """Whether a certificate (DER) was taken back; one that cannot be read counts as such."""
         try:
             found = x509.load_der_x509_certificate(certificate)
-            return (found.issuer.public_bytes(), found.serial_number) in self.entries
+            return found.serial_number in self.entries.get(found.issuer.public_bytes(), ())
         except ValueError:
             return True
 

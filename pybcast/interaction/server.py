@@ -150,11 +150,14 @@ class InteractionServer:
         udn = udn_of(certificate)
         return _Terminal(udn), udn or ""
 
-    async def reload(self, context: Context, limits: Limits) -> None:
-        """New certificates and limits, without a moment of not listening; connections under the old ones end with their answer."""
+    async def reload(self, context: Context, limits: Limits, *, renew: bool = True) -> None:
+        """New certificates and limits, without a moment of not listening.
+
+        Connections under the old ones end with their answer, if they are to be renewed.
+        """
         assert self.listener is not None
         self._set(limits)
-        self.listener.reload(context=context, limits=limits)
+        self.listener.reload(context=context, limits=limits, renew=renew)
 
     async def stop(self, grace: float = 2.0) -> None:
         """Stop listening; who waits is told that there is nothing yet."""

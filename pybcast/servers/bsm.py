@@ -113,9 +113,9 @@ class Bsm(Daemon[BSM]):
                 raise ConfigError(f"{config.path}: interaction.realm: needs a restart")
         return config.interaction_context()
 
-    async def reopen(self, prepared: Context | None) -> None:
+    async def reopen(self, prepared: Context | None, *, renew: bool) -> None:
         if self.interaction is not None and prepared is not None:
-            await self.interaction.reload(prepared, self._terminal_limits(self.config))
+            await self.interaction.reload(prepared, self._terminal_limits(self.config), renew=renew)
             self.interaction.waiting.everything_changed()
 
     def commands(self) -> dict[str, Command]:

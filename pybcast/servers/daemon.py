@@ -117,8 +117,8 @@ class Daemon(Generic[M]):
     def fresh(self, config: ServerConfig) -> Any:
         """What a changed configuration needs of files; ``ConfigError`` when they cannot be used, or when it needs a restart."""
 
-    async def reopen(self, prepared: Any) -> None:
-        """Take over what :meth:`fresh` has read: ``config`` is the new one."""
+    async def reopen(self, prepared: Any, *, renew: bool) -> None:
+        """Take over what :meth:`fresh` has read: ``config`` is the new one.  ``renew``: not only a revocation list has changed."""
 
     def listeners(self) -> dict[str, Listener[Any]]:
         """Who listens for callers, by what they are."""
@@ -299,7 +299,7 @@ class Daemon(Generic[M]):
         log.start(fresh.log.format, fresh.log.level)
         if changed:
             await self.runner.remake(lambda state: self.make(fresh, state, None))
-        await self._renew(prepared, server, client)
+        await self._take_over(prepared, server, client, renew=True)
         self._lists = Watched(fresh.revocation_lists(), self.clock.monotonic)
         LOG.info("reloaded", extra={"fields": {"event": "reloaded", "services": len(fresh.streams), "remade": changed}})
 
@@ -308,10 +308,11 @@ class Daemon(Generic[M]):
         listening, asking = config.contexts()
         return _Prepared(listening, asking, self.fresh(config))
 
-    async def _renew(self, prepared: _Prepared, server: Server, client: Client) -> None:
-        """Take it over; connections to certificates that were taken back end."""
-        await self.reopen(prepared.own)
-        await server.reload(context=prepared.listening, peers=self.config.peers, limits=self._limits(self.config))
+    async def _take_over(self, prepared: _Prepared, server: Server, client: Client, *, renew: bool) -> None:
+        """Use it from now on; connections to certificates that were taken back end."""
+        await self.reopen(prepared.own, renew=renew)
+        limits = self._limits(self.config)
+        await server.reload(context=prepared.listening, peers=self.config.peers, limits=limits, renew=renew)
         await client.reload(context=prepared.asking, peers=self.config.peers)
 
     async def _follow_lists(self, server: Server, client: Client) -> None:
@@ -321,18 +322,19 @@ class Daemon(Generic[M]):
             await asyncio.sleep(LOOK)
             if self._lists.changed():
                 try:
-                    prepared = self._prepare(self.config)
+                    prepared = await asyncio.to_thread(self._prepare, self.config)  # a long list takes seconds
                 except ConfigError as error:
                     self.watch.alarm(Alarm("revocation-list", "", None, f"the old one stays in use: {error}"))
                 else:
-                    await self._renew(prepared, server, client)
+                    await self._take_over(prepared, server, client, renew=False)
                     self.watch.alarm(Alarm("revocation-list", "", None, "a new one is in use", active=False))
             used = [listener.revoked for listener in self.listeners().values() if listener.revoked is not None]
             ending = [found for found in used if found.renew <= datetime.now(UTC)]
-            for found in ending if ending != said else ():
+            if ending != said:
+                text = ", ".join(f"{found.ends:%Y-%m-%dT%H:%M:%SZ}" for found in ending)
                 self.watch.alarm(
-                    Alarm("revocation-list-ends", "", None, f"at {found.ends}: from then on nobody is let in without a new one")
-                )
+                    Alarm("revocation-list-ends", "", None, f"at {text}: from then on nobody is let in", active=bool(ending))
+                )  # fmt: skip
             said = ending
 
     # --- connections ----------------------------------------------------------------------------------------------------

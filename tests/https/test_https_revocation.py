@@ -53,7 +53,7 @@ def test_a_list_grows_and_is_renewed(folder: Path) -> None:
     def read() -> RevocationList:
         return RevocationList.read(folder / "crl.pem", folder / "ca.pem")
 
-    assert pki.revoke(folder) == folder / "crl.pem" and read().entries == frozenset()
+    assert pki.revoke(folder) == folder / "crl.pem" and not any(read().entries.values())
     pki.revoke(folder, ["bsda"])
     pki.revoke(folder, ["bsda", "bsda-next"])
     pki.revoke(folder, days=4)
@@ -156,7 +156,7 @@ def test_one_file_has_the_lists_of_several_authorities(folder: Path, tmp_path: P
     both.write_bytes((folder / "crl.pem").read_bytes() + b"# a line between\n" + _made(folder, key, issuer=name, ends=3))
     authorities.write_bytes((folder / "ca.pem").read_bytes() + other.public_bytes(pem))
     found = RevocationList.read(both, authorities)
-    assert len(found.entries) == 1 and found.holds(der(folder, "bsda"))
+    assert sum(map(len, found.entries.values())) == 1 and found.holds(der(folder, "bsda"))
     assert timedelta(hours=2.9) < found.ends - now < timedelta(hours=3.1), "the earliest end"
     with pytest.raises(ConfigError, match="none of the authorities"):
         RevocationList.read(both, folder / "ca.pem")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +33,8 @@ rate = 50.0
 class Terminals:
     """A BSM and a BSD/A, Alice with a card, Dora with a device."""
 
-    def __init__(self, folder: Path, *, peers: str = "", terminals: str = "") -> None:
-        """``peers``, ``terminals``: more lines of the BSM's ``[server]`` and ``[interaction]``."""
+    def __init__(self, folder: Path, *, peers: str = "", terminals: str = "", before: Callable[[], object] = bool) -> None:
+        """``peers``, ``terminals``: more lines of the BSM's ``[server]`` and ``[interaction]``.  ``before``: the servers start."""
         self.system = System(folder, SERVICES)
         self.folder = folder
         config = folder / "bsm.toml"
@@ -48,6 +49,7 @@ class Terminals:
         self.srk: SRK = srk
         status, _, err = self.system.command("pki", "terminal", str(folder / "terminals"), "dora", "--udn", self.device.device.udn)
         assert status == 0, err
+        before()
         self.system.start("bsm", "bsda")
         self._given("group.json", {
             "address": group.address, "root": group.root.reveal(), "ugk": group.ugk.reveal(), "riak": group.riak.reveal(),
