@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from wire_support import RIGHTS, Caller, asking, serving
 from pybcast.backend import pki, xml
 from pybcast.backend.errors import PeerUnreachable, WrongPeer
 from pybcast.backend.identity import Peer, Peers
+from pybcast.cli import main
 from pybcast.errors import ConfigError
 from pybcast.flows.tables import Tag
 from pybcast.https import contexts, revocation
@@ -281,3 +283,18 @@ def test_a_peer_may_be_pinned_to_its_certificates(folder: Path) -> None:
 def test_what_is_no_fingerprint(text: str) -> None:
     with pytest.raises(ConfigError, match="fingerprints: expected 64"):
         Peer(id=BSM_ID, fingerprints=frozenset({"ab" * 32, text}))
+
+
+# --- the command --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("ca",), ("../bsda",), ("nobody",), ("bsda", "ca"), ("--days", "0")])
+def test_pki_revoke_refuses_in_words(folder: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pki", "revoke", str(folder), *words]) == 2
+    assert "Traceback" not in capsys.readouterr().err and not (folder / "crl.pem").exists()
+
+
+def test_pki_revoke_says_what_it_made(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pki", "revoke", str(folder), "bsda", "bsda-next", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(folder / "crl.pem")}
+    assert sum(map(len, RevocationList.read(folder / "crl.pem", folder / "ca.pem").entries.values())) == 2
