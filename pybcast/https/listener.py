@@ -9,7 +9,7 @@ asyncio's own server accepts whatever comes and starts TLS for it: thousands of 
   ends for a newer one, so that callers who say nothing keep nobody out; as long as all are younger, callers wait in the system's
   queue, so that many honest ones at once do not end each other;
 * after the handshake ``admit`` says whose the connection is.  A stranger is dropped at once, and one peer or terminal has at most
-  ``per_share`` connections.
+  ``per_share`` connections.  Where anyone may come in, a connection that has proved nothing for ``UNPROVEN`` seconds gives way too.
 
 When the process has no descriptor left, nothing is accepted for ``PAUSE`` seconds; the connections that are open go on.
 
@@ -44,6 +44,7 @@ ACCEPTS: Final = 32  # connections accepted in one turn of the event loop: a flo
 PAUSE: Final = 0.1  # seconds without accepting when descriptors or memory have run out, or too many shake hands - confidence: own
 PATIENCE: Final = 1.0  # seconds in the handshake after which a newer connection may take the place - confidence: own
 SHUTDOWN: Final = 1.0  # seconds that the other end has for its end of TLS - confidence: own
+UNPROVEN: Final = 5.0  # seconds after which a connection that has proved nothing gives way to a newer one - confidence: own
 TLS_BUFFER: Final = 32_768  # octets read at once: two records of TLS - confidence: own
 """asyncio keeps a buffer of 256 KiB for each TLS connection, also of terminals that only wait: 290 KB each became 60 KB."""
 TURNS: Final = 100  # of the event loop that a connection which was cut may take to be gone; it takes three - confidence: own
@@ -78,11 +79,26 @@ class Connection(Generic[W]):
 
 
 @dataclass
-class _Address(Generic[W]):
-    """``open``: connections of one address.  ``opening``: those of them in the handshake, the oldest first."""
+class _Places(Generic[W]):
+    """Connections of one address, or all.  Those in the handshake, and those that have proved nothing since: the oldest first."""
 
-    open: int = 0
+    open: dict[Connection[W], None] = field(default_factory=dict)
     opening: dict[Connection[W], None] = field(default_factory=dict)
+    unproven: dict[Connection[W], None] = field(default_factory=dict)
+
+    def add(self, connection: Connection[W]) -> None:
+        self.open[connection] = self.opening[connection] = None
+
+    def settled(self, connection: Connection[W], *, proven: bool) -> None:
+        """Its handshake is over."""
+        self.opening.pop(connection, None)
+        self.unproven.pop(connection, None)
+        if not proven:
+            self.unproven[connection] = None
+
+    def drop(self, connection: Connection[W]) -> None:
+        for places in (self.open, self.opening, self.unproven):
+            places.pop(connection, None)
 
 
 class Listener(web.Server, Generic[W]):
@@ -109,9 +125,8 @@ class Listener(web.Server, Generic[W]):
         self._admit, self._log, self._level, self._make = admit, log, level, make
         self._context: Context | None = None
         self._socket: socket.socket | None = None
-        self._open: dict[Connection[W], None] = {}
-        self._opening: dict[Connection[W], None] = {}
-        self._addresses: dict[str, _Address[W]] = {}
+        self._all: _Places[W] = _Places()
+        self._addresses: dict[str, _Places[W]] = {}
         self._shares: Counter[str] = Counter()
         self._by_handler: dict[web.RequestHandler, Connection[W]] = {}
         self._ended = False
@@ -132,7 +147,7 @@ class Listener(web.Server, Generic[W]):
 
     def __len__(self) -> int:
         """Connections that are open, those in the handshake included."""
-        return len(self._open)
+        return len(self._all.open)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -185,7 +200,7 @@ class Listener(web.Server, Generic[W]):
             self._loop.remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-        for connection in list(self._opening):
+        for connection in list(self._all.opening):
             self._end(connection)
 
     async def stop(self, grace: float) -> None:
@@ -193,19 +208,19 @@ class Listener(web.Server, Generic[W]):
 
         A peer that does not answer the end of TLS would keep its socket for half a minute.
         """
-        opening = [connection.task for connection in self._opening if connection.task is not None]
+        opening = [connection.task for connection in self._all.opening if connection.task is not None]
         self.close()
         await asyncio.gather(*opening, return_exceptions=True)
         self.pre_shutdown()
         await self.shutdown(grace)
-        for connection in list(self._open):
+        for connection in list(self._all.open):
             if connection.transport is not None:
                 connection.transport.abort()
         for _ in range(TURNS):  # each is lost in one of the next turns of the loop
-            if not self._open:
+            if not self._all.open:
                 return
             await asyncio.sleep(0)
-        self._log.warning("%d connections do not end: left to the system", len(self._open))
+        self._log.warning("%d connections do not end: left to the system", len(self._all.open))
 
     # --- before TLS ---------------------------------------------------------------------------------------------------
 
@@ -216,7 +231,7 @@ class Listener(web.Server, Generic[W]):
     def _accept(self) -> None:
         assert self._socket is not None
         for _ in range(ACCEPTS):
-            if len(self._opening) >= self._limits.half_open and not self._give_way(self._opening):
+            if len(self._all.opening) >= self._limits.half_open and not self._give_way(self._all.opening, PATIENCE):
                 self._pause()
                 return
             try:
@@ -249,39 +264,45 @@ class Listener(web.Server, Generic[W]):
             return
         sock.setblocking(False)
         connection: Connection[W] = Connection(address, self.epoch, self._loop.time(), sock=sock)
-        self._open[connection] = self._opening[connection] = None
-        found = self._addresses.setdefault(address, _Address())
-        found.open += 1
-        found.opening[connection] = None
+        for places in (self._all, self._addresses.setdefault(address, _Places())):
+            places.add(connection)
         connection.task = self._loop.create_task(self._shake(sock, connection))
 
     def _full(self, address: str) -> str:
-        """Why there is no place for one more of this address; where it helps, one that is long in the handshake goes."""
-        limits = self._limits
+        """Why there is no place for one more of this address; where it helps, one that should have proved itself by now goes."""
         if self._arrivals.take(address):
             return "too many a second from one address"
-        found = self._addresses.get(address)
-        if found is not None and found.open >= limits.per_address and not self._give_way(found.opening):
-            return "too many of one address"
-        if len(self._open) >= limits.connections and not self._give_way(self._opening):
-            return "too many"
+        for places, most, why in (
+            (self._addresses.get(address), self._limits.per_address, "too many of one address"),
+            (self._all, self._limits.connections, "too many"),
+        ):
+            if places is None or len(places.open) < most:
+                continue
+            if not (self._give_way(places.opening, PATIENCE) or self._give_way(places.unproven, UNPROVEN)):
+                return why
         return ""
 
-    def _give_way(self, opening: dict[Connection[W], None]) -> bool:
-        oldest = next(iter(opening), None)
-        if oldest is None or self._loop.time() - oldest.since < PATIENCE:
+    def _give_way(self, candidates: dict[Connection[W], None], patience: float) -> bool:
+        oldest = next(iter(candidates), None)
+        if oldest is None or self._loop.time() - oldest.since < patience:
             return False
-        self._end(oldest)
         self._ended = True
-        self._count("handshake too long", "connection ended: others wait, and its TLS handshake was not over")
+        if oldest.transport is None:
+            self._count("handshake too long", "connection ended: others wait, and its TLS handshake was not over")
+        else:
+            self._count("proved nothing", "connection ended: others wait, and it has proved nothing")
+        self._end(oldest)
         return True
 
     def _end(self, connection: Connection[W]) -> None:
-        """End a connection that is in the handshake, which fails with this.
+        """End a connection.  A handshake fails with this.
 
         Its task is not cancelled: asyncio loses sight of a connection that is cut before it has begun the handshake.
         """
         self._release(connection)
+        if connection.transport is not None:
+            connection.transport.abort()
+            return
         assert connection.sock is not None
         with contextlib.suppress(OSError):  # the caller has gone already
             connection.sock.shutdown(socket.SHUT_RDWR)
@@ -306,7 +327,7 @@ class Listener(web.Server, Generic[W]):
                 )
         except OSError as error:
             error.__traceback__ = None  # it holds everything of this connection, in a circle, until some later collection
-            if connection not in self._open:
+            if connection not in self._all.open:
                 return  # ended by us, and counted
             why = tls_reason(error) if isinstance(error, ssl.SSLError) else "no handshake in time, or the caller has gone"
             refused = isinstance(error, ssl.SSLCertVerificationError)
@@ -333,10 +354,10 @@ class Listener(web.Server, Generic[W]):
         super().connection_made(handler, transport)
         connection = self._by_handler[handler]
         connection.transport = transport
-        if connection not in self._open:  # ended in its last moment
+        if connection not in self._all.open:  # ended in its last moment
             transport.abort()
             return
-        self._settled(connection)
+        self._settled(connection, proven=False)
         try:
             who, share = self._owner(transport)
             if share and self._shares[share] >= self._limits.per_share:
@@ -348,6 +369,13 @@ class Listener(web.Server, Generic[W]):
         connection.who, connection.share = who, share
         connection.until = certificate_end(transport.get_extra_info("peercert"))
         self._shares[share] += 1
+        if share:
+            self.proven(connection)
+
+    def proven(self, connection: Connection[W]) -> None:
+        """Whoever is at its other end has shown who he is: it does not give way any more."""
+        if connection in self._all.open:
+            self._settled(connection, proven=True)
 
     def _owner(self, transport: asyncio.Transport) -> tuple[W, str]:
         certificate, data = shown(transport)
@@ -363,20 +391,17 @@ class Listener(web.Server, Generic[W]):
 
     # --- books --------------------------------------------------------------------------------------------------------
 
-    def _settled(self, connection: Connection[W]) -> None:
-        self._opening.pop(connection, None)
-        found = self._addresses.get(connection.address)
-        if found is not None:
-            found.opening.pop(connection, None)
+    def _settled(self, connection: Connection[W], *, proven: bool) -> None:
+        for places in (self._all, self._addresses[connection.address]):
+            places.settled(connection, proven=proven)
 
     def _release(self, connection: Connection[W]) -> None:
         """Give a connection's places back, once."""
-        if connection not in self._open:
+        if connection not in self._all.open:
             return
-        self._settled(connection)
-        del self._open[connection]
         found = self._addresses[connection.address]
-        found.open -= 1
+        for places in (self._all, found):
+            places.drop(connection)
         if not found.open:
             del self._addresses[connection.address]
         if connection.who is not None:

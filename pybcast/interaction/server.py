@@ -234,6 +234,8 @@ class InteractionServer:
             raise _Refusal(413, "too-large")
         who = await self._who(request, caller, target)
         terminal.unproven = 0
+        if self.listener is not None:
+            self.listener.proven(caller)
         if who.proof:
             fields["Authentication-Info"] = who.proof
         pause = self._terminals.take(who.subscriber)

@@ -360,7 +360,7 @@ def test_a_connection_that_never_ends_does_not_keep_the_server(caplog: pytest.Lo
         async with serving() as server, Caller.to(server.port) as caller:
             assert await caller.status(TEKS) == 0
             assert server.listener is not None
-            server.listener._open[Connection("x", 0, 0.0, transport=Immortal())] = None
+            server.listener._all.open[Connection("x", 0, 0.0, transport=Immortal())] = None
 
     asyncio.run(run())
     assert "1 connections do not end" in caplog.text

@@ -91,7 +91,7 @@ class Bench:
                 await self.silent(address)
                 taken += 1
             assert len(self.listener) <= self.limits.connections
-            assert self.listener._addresses.get(address, listener._Address()).open <= self.limits.per_address
+            assert len(self.listener._addresses.get(address, listener._Places()).open) <= self.limits.per_address
         return taken
 
     @contextlib.asynccontextmanager

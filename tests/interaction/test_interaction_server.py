@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from yarl import URL
 
 from pybcast import codec
 from pybcast.errors import LocalFlowError
+from pybcast.https import listener
 from pybcast.https.contexts import terminal_context
 from pybcast.interaction import (
     Digest,
@@ -375,6 +377,38 @@ def test_too_many_connections() -> None:
             while len(bench.server.listener) > 1:
                 await asyncio.sleep(0.001)
             assert await bench.dora().registration()
+
+    run(work())
+
+
+def test_strangers_who_shake_hands_and_say_nothing_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anyone may open TLS: who has proved nothing goes for who is new, and who has proved it stays."""
+    monkeypatch.setattr(listener, "UNPROVEN", 0.05)
+
+    async def work() -> None:
+        bench = Bench(Limits(connections=8, connect_rate=1000.0))
+        async with bench.serving(), contextlib.AsyncExitStack() as open_:
+            alice, dora, held = bench.alice(), bench.dora(), list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
+            assert await alice.registration() and await dora.registration()
+            for number in range(30):
+                with contextlib.suppress(ConnectionError):
+                    reader, writer = await asyncio.open_connection(
+                        "localhost", bench.server.port, ssl=context_of(), local_addr=(f"127.0.0.{2 + number % 20}", 0)
+                    )
+                    held.append((reader, writer))  # without them the connection ends
+                    open_.callback(writer.transport.abort)
+                assert bench.server.listener is not None and len(bench.server.listener) <= 8
+            for _ in range(1000):  # a terminal that is refused comes again
+                newcomer = bench.alice()
+                with contextlib.suppress(Unreachable):
+                    assert await newcomer.registration()
+                    break
+            else:
+                pytest.fail("kept out")
+            assert bench.server.listener is not None and bench.server.listener.refused["proved nothing"]
+            seen = len(bench.seen)
+            assert await alice.registration() and await dora.registration()
+            assert bench.seen[seen:] == [("registration", 200)] * 2, "on the connections that they had"
 
     run(work())
 
