@@ -155,7 +155,7 @@ def test_a_terminal_takes_over_a_list_that_changes(tmp_path: Path, caplog: pytes
 
     async def work() -> None:
         machine: Any = Device()
-        fetcher = Fetcher("https://127.0.0.1:1", context, machine, clock, lambda _: None, 1.0, [path])
+        fetcher = Fetcher("https://127.0.0.1:1", context, machine, clock, lambda _: None, 1.0, (), [path])
         first = await fetcher._asking()
         assert await fetcher._asking() is first
         path.write_text("nothing")
