@@ -32,7 +32,7 @@ from pybcast.flows.events import (
 )
 from pybcast.flows.peer import RETRY, Asked, Peering
 from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, OnAir, PeriodRecord, Periods
-from pybcast.flows.restart import Recoveries, Restored, Start
+from pybcast.flows.restart import Recoveries, Start
 from pybcast.flows.schedule import Period
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.tables import PeriodEvent, PeriodState, Side, Status, Tag
@@ -71,7 +71,8 @@ class BSDA:
         self._secrets_due: dict[tuple[str, int], float] = {}
         self._allocator = Allocator(self._journal)
         self._peers = Peering(me, Side.BSDA, self._journal, randomness, self._handle, self._answered, self._expired, self._overdue)
-        self._recoveries = Recoveries(self._journal)
+        self.recoveries = Recoveries(self._journal)
+        """What is still to be done for a store that was put back."""
         self._restored = None if start is None else start.restored
         self._lost = start is not None and (start.restored is not None or start.empty)
         self._fresh = {key for key in self._streams if self._journal.get("fresh", key, bool)}
@@ -179,7 +180,7 @@ class BSDA:
         nothing is known.
         """
         config = self._streams.get((service, stream))
-        if config is None or self._recoveries.of(config) is not None:
+        if config is None or self.recoveries.of(config) is not None:
             return False
         records = self._periods.records(config)
         record = self._periods.record(config, start)
@@ -187,16 +188,6 @@ class BSDA:
             return mark not in [mark_of(stkm.data) for stkm in record.stkms]
         air = self._journal.get("on-air", config.key, OnAir)
         return start > max(records[0].period.start if records else 0, 0 if air is None else air.announced)
-
-    def restored(self, service: str, stream: int) -> Restored | None:
-        """What a stream still recovers from (for views)."""
-        recovery = self._recoveries.of(self._config(service, stream))
-        return None if recovery is None else recovery.restored
-
-    @property
-    def last_restored(self) -> Restored | None:
-        """The last time that an older store was put back (for views)."""
-        return self._recoveries.last
 
     def records(self, service: str, stream: int) -> tuple[PeriodRecord, ...]:
         """The crypto periods it knows, oldest first (for views and tests)."""
@@ -256,11 +247,11 @@ class BSDA:
 
     def _recover(self, config: StreamConfig) -> None:
         """A stream has recovered when a key that was made since is in use."""
-        recovery = self._recoveries.of(config)
+        recovery = self.recoveries.of(config)
         if recovery is None or config.key in self._fresh:
             return
         if any(record.state in USED for record in self._periods.records(config)):
-            self._recoveries.over(config)
+            self.recoveries.over(config)
 
     def _resume(self, now: float) -> None:
         """After a restart: what was on air goes on air again, the key in use stays in use (R40), the carousel turns."""
@@ -268,7 +259,7 @@ class BSDA:
             self._journal.emit(put)
             self._carousel_ends.set((str(source), str(name)), self._journal.get("carousel-end", (source, name), int))
         if self._restored is not None:
-            self._recoveries.note(self._restored)
+            self.recoveries.note(self._restored)
         for service in (*self._services, ALL_SERVICES):
             if self._lost:  # what turned on the carousel is lost with the store, and nobody will send it again
                 self._journal.put("refetch", (service,), True)
@@ -282,12 +273,12 @@ class BSDA:
                 self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
                 self._fresh.add(config.key)
             if self._restored is not None:
-                self._recoveries.begin(self._restored, config, now)
+                self.recoveries.begin(self._restored, config, now)
             if self._lost:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
                 self._periods.lose(config)
                 for key in self._journal.select("key", config.key, object) if config.generation == "bsda" else ():
                     self._journal.drop("key", key)
-            self._recoveries.alarm(config)
+            self.recoveries.alarm(config)
             for record in self._periods.records(config):
                 if record.stkms and (record.state in USED or record.state is PeriodState.ON_AIR):
                     self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))

@@ -23,7 +23,7 @@ from pybcast.flows.keychain import KeyChain, LongTermKey, Programme
 from pybcast.flows.ltkm import Batch, Group, Issuer, Job, Page
 from pybcast.flows.members import JournalMembers, Members, PageKey, Right, Subscriber
 from pybcast.flows.peer import Asked, Peering
-from pybcast.flows.restart import Recoveries, Restored, Start, counters_in
+from pybcast.flows.restart import Recoveries, Start, counters_in
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import near
 from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, BackendMessage, KeyMaterial, KeyType, PartialItem, Profile, StkmItem
@@ -121,7 +121,8 @@ class BSM:
         self._to_deliver: dict[str, dict[str, PageKey]] = {}
         self._in_flight: dict[str, set[str]] = {}
         self._pulled: dict[tuple[str, str], PageKey] = {}
-        self._recoveries = Recoveries(self._journal)
+        self.recoveries = Recoveries(self._journal)
+        """What is still to be done for a store that was put back."""
         self._start = start
         self._resumed = False
         self._now = self._next_go = 0.0
@@ -310,7 +311,7 @@ class BSM:
             return [PeerFlowError(Status.INVALID_REQUEST, "stream or profile not known here") for _ in askers]
         items: list[tuple[StkmItem, float]] = []
         before: StkmItem | None = None
-        recovery = self._recoveries.of(config)
+        recovery = self.recoveries.of(config)
         for item in self._stkms(config, profile):
             if recovery is not None and item.period_start <= recovery.until:
                 continue  # what the lost store sealed for that period may be on air: two STKMs for one period (R50)
@@ -393,16 +394,6 @@ class BSM:
         except KeyError:
             raise LocalFlowError(f"no stream {stream} of {service}") from None
 
-    def restored(self, service: str, stream: int) -> Restored | None:
-        """What a stream still recovers from (for views)."""
-        recovery = self._recoveries.of(self._config(service, stream))
-        return None if recovery is None else recovery.restored
-
-    @property
-    def last_restored(self) -> Restored | None:
-        """The last time that an older store was put back (for views)."""
-        return self._recoveries.last
-
     def keys(self, service: str, stream: int) -> tuple[LongTermKey, ...]:
         """The long-term keys of a stream, oldest first (for views and tests)."""
         return tuple(self._keys.rows(self._config(service, stream)))
@@ -427,7 +418,7 @@ class BSM:
         if self._start is not None:
             self._started(self._start, now)
         for config in self._streams.values():
-            self._recoveries.alarm(config)
+            self.recoveries.alarm(config)
             self._keys.clock_back(config, now)
         for page in self._issuer.all_pages():
             if (page.service, page.stream) in self._streams:
@@ -450,18 +441,18 @@ class BSM:
         self._issuer.distrust(now)
         self._keys.skip(streams, start.gap, restored=True, at_least=start.key_number)
         self._keys.distrust(streams, now)
-        self._recoveries.note(restored)
+        self.recoveries.note(restored)
         for config in streams:
             known = [row.material.key_id for row in self._keys.rows(config)]
-            self._recoveries.begin(restored, config, now, known, self._keys.unprepared(config, now))
+            self.recoveries.begin(restored, config, now, known, self._keys.unprepared(config, now))
 
     def _recover(self, config: StreamConfig, now: float) -> None:
         """A stream has recovered when keys that the restored store did not know are in force."""
-        recovery = self._recoveries.of(config)
+        recovery = self.recoveries.of(config)
         if recovery is not None:
             period = Period(0, int(now), int(now) + 1)
             if any(row.material.key_id not in recovery.known for row in self._keys.at(config, period).values()):
-                self._recoveries.over(config)
+                self.recoveries.over(config)
 
     def _work(self, now: float) -> None:
         """The streams that this input touched, and those whose time has come; never all of them."""

@@ -135,9 +135,9 @@ class Bsda(Daemon[BSDA]):
                 light, why = "red", "no key in use"
             elif not ahead:
                 light, why = "yellow", "no period prepared ahead"
-            restored = machine.restored(*stream.key)
-            if restored is not None:
-                light, why = "red", str(restored)
+            recovery = machine.recoveries.of(stream)
+            if recovery is not None:
+                light, why = "red", str(recovery.restored)
             change = max((r.period.end for r in used), default=None)
             yield ServiceView(
                 service=stream.service, stream=stream.stream, light=light, why=why, ahead=ahead, held=held, next_change=change

@@ -48,9 +48,9 @@ class Bsm(Daemon[BSM]):
             current = [row for row in rows if row.material.valid_from <= now < row.material.valid_to]
             light: Light = "green" if current or stream.start > now else "red"
             why = "" if light == "green" else "no long-term key in force"
-            restored = machine.restored(*stream.key)
-            if restored is not None:
-                light, why = "red", str(restored)
+            recovery = machine.recoveries.of(stream)
+            if recovery is not None:
+                light, why = "red", str(recovery.restored)
             yield ServiceView(
                 service=stream.service, stream=stream.stream, light=light, why=why,
                 next_change=min((row.material.valid_to for row in current), default=None),

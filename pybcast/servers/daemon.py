@@ -406,7 +406,7 @@ class Daemon(Generic[M]):
         more = self.more(self.runner.machine)
         lights = [row["light"] for row in (*peers, *services, *more.get("air", ()))]
         stats = await asyncio.to_thread(self.store.stats)
-        restored = self.runner.machine.last_restored
+        restored = self.runner.machine.recoveries.last
         return {
             "role": self.role, "id": self.config.me, "version": pybcast.__version__, "time": self.clock.now(),
             "up": round(self.clock.monotonic() - self.started, 1),

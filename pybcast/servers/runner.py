@@ -38,7 +38,7 @@ from pybcast.flows.events import (
     StopTraffic,
     UseKey,
 )
-from pybcast.flows.restart import Restored
+from pybcast.flows.restart import Recoveries
 from pybcast.flows.spcp import BackendMessage, PartialItem, StkmItem
 
 LOG: Final = logging.getLogger("pybcast.servers")
@@ -62,7 +62,7 @@ class Machine(Protocol):
     def clock_forward(self, seconds: float, now: float) -> list[Output]: ...
     def next_wakeup(self) -> float | None: ...
     @property
-    def last_restored(self) -> Restored | None: ...
+    def recoveries(self) -> Recoveries: ...
 
 
 class Clock(Protocol):

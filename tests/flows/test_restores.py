@@ -265,6 +265,11 @@ def test_a_machine_that_goes_on_passes_nothing_over() -> None:
 # --- the alarm --------------------------------------------------------------------------------------------------------
 
 
+def _restored(machine: BSM | BSDA, config: StreamConfig) -> Restored | None:
+    recovery = machine.recoveries.of(config)
+    return None if recovery is None else recovery.restored
+
+
 def alarms(outputs: list[Output]) -> list[tuple[str, bool]]:
     return [(o.code, o.active) for o in outputs if isinstance(o, Alarm) and o.code == "restored"]
 
@@ -278,7 +283,7 @@ def test_a_bsm_says_that_it_was_restored_until_new_keys_are_in_force() -> None:
     assert alarms(outputs) == [("restored", True)]
     (text,) = [o.text for o in outputs if isinstance(o, Alarm) and o.code == "restored"]
     assert "there is no witness" in text and "2026-06-09T" in text and "is lost" in text
-    assert bsm.restored(*config.key) == lost == bsm.last_restored
+    assert _restored(bsm, config) == lost == bsm.recoveries.last
     state = kept(first, outputs)
     again = machine(config, state, Start())  # a crash does not end it
     outputs = [*again.tick(NOON + 2)]
@@ -289,10 +294,10 @@ def test_a_bsm_says_that_it_was_restored_until_new_keys_are_in_force() -> None:
         now += 1
         outputs = [*again.tick(now)]
         over = alarms(outputs)
-    assert over == [("restored", False)] and again.restored(*config.key) is None
+    assert over == [("restored", False)] and _restored(again, config) is None
     row = max(again.keys(*config.key), key=lambda row: row.material.valid_from)
     assert row.material.valid_from <= now
-    assert again.last_restored == lost, "what was lost can be read later too"
+    assert again.recoveries.last == lost, "what was lost can be read later too"
 
 
 def test_a_bsda_says_that_it_was_restored_until_a_new_key_is_in_use() -> None:
@@ -303,10 +308,10 @@ def test_a_bsda_says_that_it_was_restored_until_a_new_key_is_in_use() -> None:
     rig.system.alarms.clear()
     rig.put_back("bsda", noticed=True)
     bsda = rig.system.headends[MAIN].machine
-    assert bsda is not None and bsda.restored(*rig.config.key) is not None
+    assert bsda is not None and _restored(bsda, rig.config) is not None
     rig.until_they_play(rig.config.key_period)
     rig.system.run(1)
-    assert bsda.restored(*rig.config.key) is None and bsda.last_restored is not None
+    assert _restored(bsda, rig.config) is None and bsda.recoveries.last is not None
     assert [a.active for _, a in rig.system.alarms if a.code == "restored"] == [True, False]
 
 
@@ -468,4 +473,4 @@ def test_a_first_start_of_a_bsda_asks_for_fresh_keys_and_raises_no_alarm() -> No
     outputs = [*bsda.tick(NOON)]
     asked = [o.message for o in outputs if isinstance(o, Send) and o.message.tag is Tag.KeyRequest]
     assert asked and all(message.fresh for message in asked)
-    assert not alarms(outputs) and bsda.restored(*config.key) is None and bsda.last_restored is None
+    assert not alarms(outputs) and _restored(bsda, config) is None and bsda.recoveries.last is None

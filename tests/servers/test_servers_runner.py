@@ -12,7 +12,8 @@ import pytest
 
 from pybcast.errors import LocalFlowError, StoreError, TransportError
 from pybcast.flows import Alarm, CarouselDrop, FlowDone, Output, Persist, Send, Tag
-from pybcast.flows.events import State
+from pybcast.flows.events import Journal, State
+from pybcast.flows.restart import Recoveries
 from pybcast.flows.spcp import BackendMessage
 from pybcast.servers.runner import AirOutput, Fatal, Runner
 
@@ -31,7 +32,7 @@ class Machine:
         self.wake: float | None = None
         self.ticks: list[float] = []
         self.forward: list[float] = []
-        self.last_restored = None
+        self.recoveries = Recoveries(Journal())
         self.received: list[BackendMessage] = []
 
     def receive(self, message: BackendMessage, now: float, peer: str) -> list[Output]:
