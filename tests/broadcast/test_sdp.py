@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -331,6 +332,78 @@ def test_descriptions_of_others(name: str, senders: SourceFilter | None, times: 
     assert {where.senders for where in (*d.stkm, d.ltkm, d.carousel, *d.media)} == {senders}
     assert d.ignored == ()
     assert sdp.parse(sdp.write(d)) == d
+
+
+FLUTE: Final = "m=application 4001 FLUTE/UDP 0\n"
+
+
+def test_a_file_delivery_session_of_another_sender() -> None:
+    """Its TSI stands in the session part (TS 26.346 7.3.2)."""
+    d = sdp.parse((CASES_OF_OTHERS / "session-tsi.sdp").read_bytes())
+    assert d.carousel is not None and d.flute == (d.carousel,)
+    assert (d.carousel.address, d.carousel.port, d.carousel.tsi) == ("239.192.1.1", 12345, 3)
+    assert d.carousel.senders == SourceFilter("incl", ("192.0.2.1",)) and d.ignored == () and d.other == ()
+
+
+def test_a_service_whose_tsi_stands_in_the_session_part() -> None:
+    text = (CASES_OF_OTHERS / "news-session-tsi.sdp").read_text()
+    below = text.replace("a=flute-tsi:1\n", "").replace("FLUTE/UDP 0\n", "FLUTE/UDP 0\na=flute-tsi:1\n")
+    assert below != text
+    assert sdp.parse(text) == sdp.parse(below) and sdp.parse(text).ignored == sdp.parse(below).ignored == ()
+
+
+TSI, CHANNEL, CLASS = "a=flute-tsi:3\n", "a=flute-ch:1\n", "a=x-bcast-service-class:urn:oma:bcast:oma_bsc:rifc:1.0\n"
+SRTP, PROTECTED, STREAM = "a=SRTPAuthentication:2\na=SRTPROCTxRate:9\n", "a=x-bcast-protection:srtp 5\n", "a=stkmstream:1\n"
+ONLY: Final = "a=source-filter: incl IN IP4 * 192.0.2.1\n"
+
+
+@pytest.mark.parametrize(
+    ("session", "media"),
+    [
+        (TSI, [FLUTE]), (TSI + CHANNEL, [FLUTE]), (CHANNEL, [FLUTE + TSI]), (TSI + CLASS, [FLUTE]), (CLASS, [FLUTE + TSI]),
+        (PROTECTED, [STKM, STKM.replace("5000", "5001").replace("d=1", "d=2")]), ("a=x-bcast-service:urn:one\n", [STKM]),
+        (SRTP, [VIDEO]), (SRTP.partition("\n")[0] + "\n", [VIDEO, VIDEO.replace("6000", "6002")]),
+        (STREAM, [VIDEO.replace(STREAM, ""), VIDEO.replace(STREAM, "").replace("video 6000", "audio 6002")]),
+        (ONLY, [STKM, VIDEO, FLUTE + TSI]),
+    ],
+)  # fmt: skip
+def test_an_attribute_of_media_holds_for_all_where_it_stands_in_the_session_part(session: str, media: list[str]) -> None:
+    """The same as below each m=: nothing is lost, nothing is left over."""
+    others = STKM if "m=video" in media[0] else ""
+    once, each = sdp.parse(HEAD + session + "".join(media) + others), sdp.parse(HEAD + "".join(m + session for m in media) + others)
+    assert replace(once, service="") == replace(each, service="")
+    assert (once.other, once.ignored) == ((), ())
+    assert sdp.parse(sdp.write(once)) == once
+
+
+def test_what_stands_below_an_m_line_holds_in_place_of_what_the_session_part_says() -> None:
+    text = HEAD + "a=flute-tsi:3\na=SRTPAuthentication:2\n"
+    media = FLUTE + FLUTE.replace("4001", "4003") + "a=flute-tsi:4\n" + VIDEO + VIDEO.replace("SAVP", "AVP") + STKM
+    d = sdp.parse(text + media)
+    assert [session.tsi for session in d.flute] == [3, 4]
+    assert [medium.SRTPAuthentication for medium in d.media] == [2, None], "the second is no SRTP"
+    assert ignored(HEAD + "a=flute-tsi:3\n" + STKM) == ["line 6, a=flute-tsi: about no m= here, or each has one of its own"]
+    assert refused(HEAD + "a=flute-tsi:x\n" + FLUTE, BadValue).field == "line[6].a.flute-tsi"
+    assert refused(HEAD + "a=flute-tsi:3\na=flute-tsi:4\n" + FLUTE, BadValue).field == "line[7].a.flute-tsi"
+    assert refused(HEAD + "a=flute-ch:2\na=flute-tsi:3\n" + FLUTE, BadValue).field == "line[6].a.flute-ch"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + "\n", lambda text: text + "\r\n", lambda text: text + "\n\n\n", lambda text: text + "  \n",
+        lambda text: text + "\t", lambda text: text.replace("\n", "\r\n") + "\r\n", lambda text: "\n" + text,
+        lambda text: text.replace("m=", "\nm="), lambda text: text.rstrip("\n"), lambda text: "\N{BOM}" + text,
+        lambda text: text.rstrip("\n") + "\r",
+    ],
+)  # fmt: skip
+def test_blank_lines_say_nothing(change: Callable[[str], str]) -> None:
+    assert sdp.parse(change(TEXT)) == sdp.parse(TEXT)
+    broken = change(TEXT).replace("t=0 0", "t=0 x")
+    error = refused(broken, BadValue)
+    assert error.offset == broken.encode().index(b"t=0 x"), "and lines and offsets are those of the file"
+    assert error.field == f"line[{broken[: broken.index('t=0 x')].count(chr(10)) + 1}].t"
+    assert refused("\n \n\r\n", Truncated).offset == 0
 
 
 # --- properties -----------------------------------------------------------------------------------------------------------

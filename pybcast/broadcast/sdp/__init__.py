@@ -11,8 +11,11 @@ They are::
     a=x-bcast-service:URI                  GlobalServiceID; of one STKM stream where it stands below its m= line
     a=x-bcast-carousel-cycle:SECONDS       R7
     a=x-bcast-interaction:URL              base of the interaction channel (R35)
-    a=x-bcast-protection:srtp 6            below a STKM stream: protocol and traffic_key_lifetime (R18)
-    a=x-bcast-service-class:URN            below a FLUTE session: OMNA service class of what it carries
+    a=x-bcast-protection:srtp 6            of a STKM stream: protocol and traffic_key_lifetime (R18)
+    a=x-bcast-service-class:URN            of a FLUTE session: OMNA service class of what it carries
+
+An attribute of media (these two, ``flute-tsi``, ``flute-ch``, those of SRTP) may stand in the session part, once for all of them;
+one below an m= line holds in its place.  Blank lines are passed over.
 
 ``parse`` is total: a ``Description``, or a ``WireError`` whose field is ``line[N].a.NAME`` (N counts from 1) and whose offset is
 that of the line.  What a description says once for all its media is put to each of them, so that ``parse(write(d)) == d`` while

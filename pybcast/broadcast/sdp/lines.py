@@ -63,12 +63,20 @@ def short(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
+_MARK: Final = b"\xef\xbb\xbf"
+"""The mark before UTF-8 that some editors write."""
+
+
 def split(raw: bytes) -> Iterator[Line]:
-    offset = 0
+    """The lines, without blank ones: editors, mail and templates add them, and they say nothing."""
+    end = 0
     for number, octets in enumerate(raw.split(b"\n"), 1):
+        offset, end = end, end + len(octets) + 1
+        if number == 1 and octets.startswith(_MARK):
+            offset, octets = len(_MARK), octets[len(_MARK) :]
         ended = octets.removesuffix(b"\r")
-        if not ended and offset + len(octets) == len(raw):
-            return  # what follows the last line's end
+        if not ended.strip(b" \t"):
+            continue
         name = f"line[{number}]"
         try:
             text = ended.decode("utf-8")
@@ -79,13 +87,16 @@ def split(raw: bytes) -> Iterator[Line]:
         if BAD.search(text):
             raise BadValue(offset, name, "a line of text", "a control character")
         yield Line(number, offset, text[0], text[2:])
-        offset += len(octets) + 1
 
 
 class Attributes:
-    """The attribute lines of a section; what nobody asked for is ``rest``."""
+    """The attribute lines of a section; what nobody asked for is ``rest``.
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    ``above``: those of the session part.  They hold for each section that does not say another value itself.
+    """
+
+    def __init__(self, lines: Iterable[Line], above: Attributes | None = None) -> None:
+        self._above = above
         self._left: list[Line] = []
         self._of: dict[str, list[Line]] = {}
         for line in lines:
@@ -100,8 +111,11 @@ class Attributes:
         """Those that nobody has asked for."""
         return (line for line in self._left if line.attribute[0] not in self._asked)
 
-    def once(self, name: str, read: Callable[[Line, str], Value]) -> Value | None:
+    def once(self, name: str, read: Callable[[Line, str], Value], *, above: bool = True) -> Value | None:
+        """``above``: whether one in the session part counts."""
         found = self._take(name)
+        if not found and above and self._above is not None:
+            return self._above.once(name, read)
         if len(found) > 1:
             found[1].refuse("once", "again")
         return read_value(found[0], read) if found else None

@@ -48,7 +48,6 @@ from pybcast.broadcast.sdp.model import (
     StkmStream,
 )
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported
-from pybcast.messages import Protocol
 from pybcast.sourcefilter import MAX_SOURCES, SourceFilter, is_ip
 
 _UNUSED: Final = {
@@ -59,6 +58,8 @@ _UNUSED: Final = {
 }  # fmt: skip
 """Kinds of lines that are checked for form only, and why."""
 _WITH_ROC: Final = (2, 3, 4)  # SRTPAuthentication of RFC 4771: signalling 5.2, smartcard-profile
+_OF_MEDIA: Final = ("flute-tsi", "flute-ch", "x-bcast-service-class", "x-bcast-protection", "SRTPAuthentication", "SRTPROCTxRate")
+"""Attributes that are about media, and hold for all of a kind where they stand in the session part."""
 _COMMON_NAMES: Final = ("serviceprovider", "baseCID", "srvCIDExt", "prgCIDExt", "srvKEYList", "prgKEYList")
 _STKM_NAMES: Final = frozenset(("streamid", "kmstype", *_COMMON_NAMES))
 _IPDC_NAMES: Final = frozenset(("IPDCStreamId", "IPDCKMSId", *_COMMON_NAMES))
@@ -111,7 +112,7 @@ class _Session:
         self._origin = read_origin(once["o"])
         self._name = once["s"].value
         self._connection = read_connection(once["c"]) if "c" in once else None
-        attributes = Attributes(lines)
+        self._attributes = attributes = Attributes(lines)
         self._version = attributes.once("bcastversion", self._read_version)
         self._service = attributes.once("x-bcast-service", read_uri) or ""
         self._cycle = attributes.once("x-bcast-carousel-cycle", read_seconds)
@@ -120,7 +121,6 @@ class _Session:
         self._references = attributes.lines("stkmstream")
         self._filters = attributes.filters()
         self._unfit = dict.fromkeys(self._filters)
-        self._other = self._rest(attributes)
         self._stkm: list[StkmStream] = []
         self._flute: list[tuple[Line, FluteSession]] = []
         self._media: list[Media] = []
@@ -139,6 +139,12 @@ class _Session:
         """The attributes that nobody has asked for.  ``used``: names of those that are read from them later."""
         self._ignored += [line.ignored(why) for line in attributes if line.attribute[0] not in used]
         return attributes.rest()
+
+    def _rest_of_session(self) -> tuple[str, ...]:
+        """The same of the session part, when all media had their turn."""
+        unused = "about no m= here, or each has one of its own"
+        self._ignored += [line.ignored(unused if line.attribute[0] in _OF_MEDIA else "not known here") for line in self._attributes]
+        return self._attributes.rest()
 
     def take(self, lines: Sequence[Line]) -> None:
         head = lines[0]
@@ -169,7 +175,7 @@ class _Session:
             self._ignored.append(head.ignored("port 0: nothing is sent"))
             return
         address, ttl = connection
-        attributes = Attributes(lines)
+        attributes = Attributes(lines, self._attributes)
         where = Endpoint(address=address, port=port, ttl=ttl, senders=self._senders(address, attributes.filters()))
         form = formats[0].lower()
         if proto.upper() == FLUTE:
@@ -209,9 +215,10 @@ class _Session:
     def _take_flute(self, where: Endpoint, attributes: Attributes, head: Line) -> None:
         tsi = attributes.once("flute-tsi", lambda line, value: read_number(line, value, 0, 2**48 - 1))
         if tsi is None:
-            head.refuse("a=flute-tsi below", "none")
+            head.refuse("a=flute-tsi below, or before the first m=", "none")
         # More channels than one are for congestion control, which is not ours.
-        attributes.once("flute-ch", lambda line, value: read_number(line, value, 1, 1))
+        for level in (attributes, self._attributes):
+            level.once("flute-ch", lambda line, value: read_number(line, value, 1, 1))
         service_class = attributes.once("x-bcast-service-class", read_uri) or ""
         session = FluteSession(
             address=where.address, port=where.port, ttl=where.ttl, senders=where.senders, tsi=tsi, service_class=service_class,
@@ -220,7 +227,7 @@ class _Session:
         self._flute.append((head, session))
 
     def _take_stkm(self, where: Endpoint, attributes: Attributes, head: Line, form: str) -> None:
-        service = attributes.once("x-bcast-service", read_uri) or self._service
+        service = attributes.once("x-bcast-service", read_uri) or ""
         protection = attributes.once("x-bcast-protection", read_protection) or (None, None)
         given = attributes.fmtp()
         if len(given) != 1 or given[0][1][0].lower() != form:
@@ -265,19 +272,21 @@ class _Session:
             renamed = tuple(("ISMACrypDeltaIVLength" if n == "ISMACrypIVDeltaLength" else n, v) for n, v in parameters)
             read_ismacryp(renamed, line.offset, line.field())
             fmtp.append((form, renamed))
+        # What the session part says of SRTP is for those media that use it.
+        srtp = "SAVP" in proto
+        transform = attributes.once("SRTPAuthentication", lambda line, value: read_number(line, value, 0, 255), above=srtp)
+        with_roc = srtp and transform in _WITH_ROC
         media = Media(
             address=where.address, port=where.port, ttl=where.ttl, senders=where.senders, kind=kind, proto=proto, formats=formats,
-            stkmstreams=attributes.all("stkmstream", read_stream_id) or self._stkmstreams,
-            SRTPAuthentication=attributes.once("SRTPAuthentication", lambda line, value: read_number(line, value, 0, 255)),
+            stkmstreams=attributes.all("stkmstream", read_stream_id) or self._stkmstreams, SRTPAuthentication=transform,
             # confidence: likely - the range of SRTPROCTxRate
-            SRTPROCTxRate=attributes.once("SRTPROCTxRate", lambda line, value: read_number(line, value, 1, 65535)),
+            SRTPROCTxRate=attributes.once("SRTPROCTxRate", lambda line, value: read_number(line, value, 1, 65535), above=with_roc),
             fmtp=tuple(fmtp), other=self._rest(attributes, "for whoever decodes the media", used=("rtpmap",)),
         )  # fmt: skip
         self._references += attributes.lines("stkmstream")
-        srtp = media.protocol is Protocol.SRTP
         if not srtp:
             self._ignored += [line.ignored("its transport is not SRTP") for line in attributes.lines("SRTPAuthentication")]
-        if not srtp or media.SRTPAuthentication not in _WITH_ROC:
+        if not with_roc:
             self._ignored += [line.ignored("no transform of RFC 4771 is named") for line in attributes.lines("SRTPROCTxRate")]
         self._media.append(media)
 
@@ -285,7 +294,7 @@ class _Session:
         made = Description(
             name=self._name, service=self._service, origin=self._origin, times=tuple(self._times), version=self._version,
             cycle=self._cycle, interaction=self._interaction, stkm=tuple(self._stkm), ltkm=self._ltkm,
-            flute=tuple(session for _, session in self._flute), media=tuple(self._media), other=self._other,
+            flute=tuple(session for _, session in self._flute), media=tuple(self._media), other=self._rest_of_session(),
         )  # fmt: skip
         self._check_filters(made)
         for head, session in self._flute:
