@@ -2,8 +2,9 @@
 """Captures: key messages on the network, received, written as pcapng with a comment each, and read again from pcap and pcapng.
 
 Reading is total and bounded: a file gives ``Datagram`` for each UDP datagram, ``Skipped`` for every other packet, and ends with a
-``WireError`` at its first fault (``offset``: in the file; ``field``: ``block[3].captured_length``).  A packet is held in memory
-only while it is looked at.
+``WireError`` at its first fault (``offset``: in the file; ``field``: ``block[3].captured_length``).  A datagram that came in
+fragments has number and time of the one that made it whole; a fragment whose datagram never is whole is ``Skipped`` once that is
+known.  A packet is held in memory only while it is looked at, a fragment while it waits (``fragments``).
 
 The formats are small and fixed (pcapng: draft-ietf-opsawg-pcapng; pcap: draft-ietf-opsawg-pcap), so they are read and written
 here: scapy is GPL and large, and the small libraries do not write comments or do not bound what they read.
@@ -19,12 +20,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from pybcast.errors import BadLength, BadValue, Truncated, Unsupported
+from pybcast.broadcast.fragments import Origin
+from pybcast.broadcast.frames import RAW, UDP, Address, Frames, NoDatagram, internet_sum, udp_head
+from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
 from pybcast.messages import FIRST_BYTE, KINDS, Kind, Leniency
 from pybcast.wire import Explanation, explain, mikey_kind
-
-Address = tuple[str, int]
-"""IP address and UDP port."""
 
 MAX_PACKET: Final = 1 << 20  # bytes of a packet that is looked at; Wireshark's own limit is 256 KiB - confidence: own
 MAX_OPTIONS: Final = 1 << 20  # bytes of a block's options: comments - confidence: own
@@ -32,19 +32,6 @@ MAX_INTERFACES: Final = 1 << 16  # of a pcapng section; a count of them is not i
 COMMENTS: Final = 1 << 12  # whose messages are remembered: a STKM is repeated for a whole period
 MAX_REMEMBERED: Final = 2000  # bytes of such a message
 MAX_COMMENT: Final = 1000  # characters
-
-# Link types (tcpdump.org/linktypes): how a packet begins.
-NULL, ETHERNET, RAW_OLD, RAW, LOOP, SLL, IPV4, IPV6, SLL2 = 0, 1, 12, 101, 108, 113, 228, 229, 276
-LINKS: Final = {
-    NULL: "loopback", ETHERNET: "Ethernet", RAW_OLD: "raw IP", RAW: "raw IP", LOOP: "loopback (OpenBSD)", SLL: "Linux cooked",
-    IPV4: "raw IPv4", IPV6: "raw IPv6", SLL2: "Linux cooked v2",
-}  # fmt: skip
-_VLANS: Final = frozenset((0x8100, 0x88A8, 0x9100))
-_ETHERTYPES: Final = {0x0800: 4, 0x86DD: 6}
-_FAMILIES: Final = {2: 4, 10: 6, 24: 6, 28: 6, 30: 6}  # AF_INET; AF_INET6 of Linux, NetBSD, FreeBSD, macOS
-UDP: Final = 17
-_V6_SKIPPED: Final = frozenset((0, 43, 60))  # hop-by-hop, routing, destination options
-_V6_FRAGMENT: Final = 44
 
 _PCAP: Final = {
     b"\xa1\xb2\xc3\xd4": (">", 1000), b"\xd4\xc3\xb2\xa1": ("<", 1000),
@@ -80,7 +67,7 @@ class Datagram:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A packet that holds no UDP datagram, or not the whole of one."""
+    """A packet that holds no UDP datagram, or not the whole of one, or is of a link that is not known here."""
 
     number: int
     time: int | None
@@ -132,23 +119,61 @@ def read(file: BinaryIO, head: bytes = b"") -> Iterator[Packet]:
     source = _Input(file, head)
     magic = source.take(4, "magic")
     if magic in _PCAP:
-        return _pcap(source, *_PCAP[magic])
+        return _unwrapped(_pcap(source, *_PCAP[magic]))
     if magic == _SECTION:
-        return _pcapng(source)
+        return _unwrapped(_pcapng(source))
     raise BadValue(0, "magic", "pcap or pcapng", magic.hex())
 
 
-def _link(number: int, offset: int, field: str) -> int:
-    if number not in LINKS:
-        raise Unsupported(offset, field, "a link type of " + ", ".join(map(str, sorted(LINKS))), str(number))
-    return number
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A packet as it was captured."""
+
+    origin: Origin
+    link: int
+    data: bytes
+    comment: str | None = None
 
 
-def _pcap(source: _Input, order: str, unit: int) -> Iterator[Packet]:
+def _unwrapped(captured: Iterator[_Frame]) -> Iterator[Packet]:
+    frames = Frames()
+    try:
+        for frame in captured:
+            yield from _packet(frames, frame)
+    except WireError:
+        yield from _never_whole(frames)
+        raise
+    yield from _never_whole(frames)
+
+
+def _packet(frames: Frames, frame: _Frame) -> Iterator[Packet]:
+    number, time = frame.origin.number, frame.origin.time
+    try:
+        found = frames.datagram(frame.link, frame.data, frame.origin)
+        if found is not None:
+            yield Datagram(number, time, *found, frame.comment)
+    except NoDatagram as no:
+        yield Skipped(number, time, str(no))
+    if frames.fragments.given_up:
+        yield from _given_up(frames)
+
+
+def _never_whole(frames: Frames) -> Iterator[Packet]:
+    frames.fragments.end()
+    yield from _given_up(frames)
+
+
+def _given_up(frames: Frames) -> Iterator[Packet]:
+    given_up, frames.fragments.given_up = frames.fragments.given_up, []
+    for origin, why in given_up:
+        yield Skipped(origin.number, origin.time, why)
+
+
+def _pcap(source: _Input, order: str, unit: int) -> Iterator[_Frame]:
     major, minor, _, _, _, network = struct.unpack(f"{order}HHiIII", source.take(20, "header"))
     if (major, minor) != (2, 4):
         raise Unsupported(4, "version", "2.4", f"{major}.{minor}")
-    link = _link(network & 0xFFFF, 20, "network")  # above it: whether a frame ends with a check sum
+    link = network & 0xFFFF  # above it: whether a frame ends with a check sum
     number = 0
     while True:
         start, number = source.offset, number + 1
@@ -162,7 +187,7 @@ def _pcap(source: _Input, order: str, unit: int) -> Iterator[Packet]:
         if captured > MAX_PACKET:
             raise BadLength(start + 8, f"{name}.captured_length", f"0..{MAX_PACKET}", str(captured))
         data = source.take(captured, f"{name}.data")
-        yield _packet(number, seconds * _BILLION + fraction * unit, link, data)
+        yield _Frame(Origin(number, seconds * _BILLION + fraction * unit), link, data)
 
 
 @dataclass(frozen=True)
@@ -173,7 +198,7 @@ class _Interface:
     offset: int  # seconds
 
 
-def _pcapng(source: _Input) -> Iterator[Packet]:
+def _pcapng(source: _Input) -> Iterator[_Frame]:
     order, interfaces, number, index = ">", list[_Interface](), 0, 0
     while True:
         name, start = f"block[{index}]", source.offset
@@ -238,7 +263,7 @@ class _Body:
         return int.from_bytes(self.take(size, field), "big" if self._order == ">" else "little")
 
     def interface(self) -> _Interface:
-        link = _link(self.number(2, "link_type"), self._offset, f"{self._name}.link_type")
+        link = self.number(2, "link_type")
         self.take(2, "reserved")
         snap = self.number(4, "snap_length")
         units, shift = (1000, 1), 0
@@ -254,7 +279,7 @@ class _Body:
                 shift = int.from_bytes(value, "big" if self._order == ">" else "little", signed=True)
         return _Interface(link, snap, units, shift)
 
-    def packet(self, kind: int, number: int, interfaces: list[_Interface]) -> Packet:
+    def packet(self, kind: int, number: int, interfaces: list[_Interface]) -> _Frame:
         start = self._offset + self._at
         which = (
             self.number(4, "interface_id") if kind == _ENHANCED else self.number(2, "interface_id") if kind == _OLD_PACKET else 0
@@ -283,7 +308,7 @@ class _Body:
         if kind != _SIMPLE:
             self.take(-captured % 4, "padding")
             comment = next((v.decode("utf-8", "replace") for code, v, _ in self.options() if code == _COMMENT), None)
-        return _packet(number, time, interface.link, data, comment)
+        return _Frame(Origin(number, time), interface.link, data, comment)
 
     def options(self) -> Iterator[tuple[int, bytes, int]]:
         """(code, value, offset) up to the end of the options, or of the block."""
@@ -294,87 +319,6 @@ class _Body:
                 return
             yield code, self.take(size, "option"), at
             self.take(min(-size % 4, len(self.data) - self._at), "option")
-
-
-def _packet(number: int, time: int | None, link: int, data: bytes, comment: str | None = None) -> Packet:
-    try:
-        return Datagram(number, time, *_datagram(_ip(link, data)), comment)
-    except _No as no:
-        return Skipped(number, time, str(no))
-
-
-class _No(Exception):
-    """Why a packet is no datagram of ours."""
-
-
-_CUT: Final = "cut by the capture"
-
-
-def _at(data: bytes, start: int, size: int) -> bytes:
-    """Some bytes of a packet that must be there."""
-    piece = data[start : start + size]
-    if len(piece) < size:
-        raise _No(_CUT)
-    return piece
-
-
-def _ip(link: int, data: bytes) -> bytes:
-    """The IP packet behind a link's header; the version it announces must be its own."""
-    version: int | None = None
-    if link == ETHERNET:
-        start, kind = 14, int.from_bytes(_at(data, 12, 2))
-        for _ in range(4):  # VLAN tags, one in another; more are nobody's
-            if kind not in _VLANS:
-                break
-            start, kind = start + 4, int.from_bytes(_at(data, start + 2, 2))
-        version = _ETHERTYPES.get(kind, -1)
-    elif link in (NULL, LOOP):
-        start, family = 4, _at(data, 0, 4)
-        number = int.from_bytes(family, "little" if link == NULL and family[0] else "big")  # NULL: of the host that captured
-        version = _FAMILIES.get(number, -1)
-    elif link == SLL:
-        start, version = 16, _ETHERTYPES.get(int.from_bytes(_at(data, 14, 2)), -1)
-    elif link == SLL2:
-        start, version = 20, _ETHERTYPES.get(int.from_bytes(_at(data, 0, 2)), -1)
-    else:
-        start, version = 0, {IPV4: 4, IPV6: 6}.get(link)
-    if version == -1:
-        raise _No("not IP")
-    found = _at(data, start, 1)[0] >> 4
-    if found not in (4, 6) or version not in (None, found):
-        raise _No("not IP")
-    return data[start:]
-
-
-def _datagram(ip: bytes) -> tuple[Address, Address, bytes]:
-    four = ip[0] >> 4 == 4
-    if four:
-        head = _at(ip, 0, 20)
-        start, total = 4 * (head[0] & 15), int.from_bytes(head[2:4])
-        if start < 20 or total < start:
-            raise _No("bad IPv4 header")
-        if int.from_bytes(head[6:8]) & 0x3FFF:
-            raise _No("IPv4 fragment")
-        protocol, addresses = head[9], (head[12:16], head[16:20])
-    else:
-        head = _at(ip, 0, 40)
-        start, total, protocol = 40, 40 + int.from_bytes(head[4:6]), head[6]
-        addresses = (head[8:24], head[24:40])
-        while protocol in _V6_SKIPPED:  # each takes 8 bytes at least: bounded by the packet
-            option = _at(ip, start, 8)
-            protocol, start = option[0], start + 8 + 8 * option[1]
-        if protocol == _V6_FRAGMENT:
-            raise _No("IPv6 fragment")
-    if protocol != UDP:
-        raise _No(f"not UDP (protocol {protocol})")
-    if total < start + 8:
-        raise _No("bad UDP length")
-    source_port, destination_port, length, _ = struct.unpack(">4H", _at(ip, start, 8))
-    if length < 8 or start + length > total:
-        raise _No("bad UDP length")
-    payload = _at(ip, start + 8, length - 8)
-    source, destination = (str(ipaddress.ip_address(address)) for address in addresses)
-    return (source, source_port), (destination, destination_port), payload
 
 
 # --- writing ------------------------------------------------------------------------------------------------------------
@@ -412,14 +356,6 @@ def _block(kind: int, body: bytes) -> bytes:
     return struct.pack("<I", kind) + total + body + total
 
 
-def _sum(data: bytes) -> int:
-    """The Internet check sum (RFC 1071)."""
-    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
 @functools.lru_cache(COMMENTS)
 def _packed(address: str) -> bytes:
     return ipaddress.ip_address(address.partition("%")[0]).packed
@@ -432,12 +368,12 @@ def udp_packet(source: Address, destination: Address, payload: bytes) -> bytes:
     if len(first) != len(second) or length > 0xFFFF - (20 if len(first) == 4 else 0):
         raise ValueError("a datagram of one address family, that fits")
     ports = struct.pack(">HHH", source[1], destination[1], length)
-    check = _sum(first + second + struct.pack(">IHBB", length, 0, 0, UDP) + ports + payload) or 0xFFFF
+    check = internet_sum(udp_head((first, second), length) + ports + payload) or 0xFFFF
     udp = ports + check.to_bytes(2) + payload
     if len(first) == 16:
         return struct.pack(">IHBB", 6 << 28, length, UDP, 64) + first + second + udp
     head = struct.pack(">BBHHHBB", 0x45, 0, 20 + length, 0, 0x4000, 64, UDP)
-    return head + _sum(head + bytes(2) + first + second).to_bytes(2) + first + second + udp
+    return head + internet_sum(head + bytes(2) + first + second).to_bytes(2) + first + second + udp
 
 
 # --- what a datagram says -----------------------------------------------------------------------------------------------

@@ -288,7 +288,7 @@ def _each(
     ``asked``: the kind, or a group of kinds; then the kind of each message is found, and a report names it.
     """
     bad = False
-    for item in reading.messages(argument, form, ports or ()):
+    for item in reading.messages(argument, form, ports or (), as_json=as_json):
         where, place = dict(item.where), item.place
         try:
             if isinstance(item.content, BcastError):

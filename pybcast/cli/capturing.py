@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from pybcast.broadcast import sdp
-from pybcast.broadcast.capture import GROUPS, Address, Writer, summary
+from pybcast.broadcast.capture import GROUPS, Writer, summary
+from pybcast.broadcast.frames import Address
 from pybcast.broadcast.listener import receiver
 from pybcast.cli.input import read
 from pybcast.cli.stopping import stopping

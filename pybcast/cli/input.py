@@ -11,6 +11,7 @@ import stat
 import string
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ MAX_KEYS: Final = 2**20
 """Bytes of a key file: three 4096-bit RSA keys are under 10 KiB."""
 
 
+MAX_REASONS: Final = 12
+"""Reasons for which packets are not read, that are named one by one."""
+
+
 class Form(enum.StrEnum):
     """How messages are written in a file."""
 
@@ -44,13 +49,14 @@ class Item:
     """One message of an input, or why there is none.
 
     ``line``: where it stands in a file of hexadecimal lines, from 1.  ``packet``, ``time``: where in a capture, from 1, and when,
-    RFC 3339 to the nanosecond.
+    RFC 3339 to the nanosecond.  ``comment``: of that packet.
     """
 
     line: int | None
     content: bytes | WireError
     packet: int | None = None
     time: str | None = None
+    comment: str | None = None
 
     @property
     def place(self) -> str | None:
@@ -96,7 +102,7 @@ def _why(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
-def messages(argument: str | None, form: Form, ports: Sequence[int] = ()) -> Iterator[Item]:
+def messages(argument: str | None, form: Form, ports: Sequence[int] = (), *, as_json: bool = False) -> Iterator[Item]:
     """The messages that an argument names: a file, ``-``, or the hexadecimal digits of one message.
 
     An existing file wins over digits.  A file that begins as pcap or pcapng, as no message does, is a capture: its UDP datagrams
@@ -116,7 +122,7 @@ def messages(argument: str | None, form: Form, ports: Sequence[int] = ()) -> Ite
         raise ConfigError(f"neither a file nor hexadecimal digits: {argument[:80]!r}")
     data = read(argument)
     if form is Form.pcap or (form is Form.auto and capture.is_capture(data)):
-        return _datagrams(data, frozenset(ports))
+        return _datagrams(data, frozenset(ports), as_json=as_json)
     if ports:
         raise ConfigError("--port is for captures")
     if form is Form.raw or (form is Form.auto and data.translate(None, _TEXT)):
@@ -124,26 +130,34 @@ def messages(argument: str | None, form: Form, ports: Sequence[int] = ()) -> Ite
     return _hex_lines(data)
 
 
-def _datagrams(data: bytes, ports: frozenset[int]) -> Iterator[Item]:
-    """The datagrams of a capture; then its fault, and a warning where packets were passed over that may have held messages."""
-    passed: dict[str, int] = {}
+def _datagrams(data: bytes, ports: frozenset[int], *, as_json: bool) -> Iterator[Item]:
+    """The datagrams of a capture; then its fault, and how many packets were not read, and why."""
+    passed: Counter[str] = Counter()
     number, found = 0, False
     try:
         for packet in capture.read(io.BytesIO(data)):
-            number = packet.number
+            number = max(number, packet.number)
             if isinstance(packet, capture.Skipped):
-                passed[packet.reason] = passed.get(packet.reason, 0) + 1
+                passed[packet.reason] += 1
             elif not ports or packet.destination[1] in ports:
                 found = True
-                yield Item(None, packet.payload, number, _moment(packet.time))
+                yield Item(None, packet.payload, packet.number, _moment(packet.time), packet.comment)
     except WireError as error:
         found = True
         yield Item(None, error, number + 1)
-    lost = ", ".join(f"{count} {reason}" for reason, count in sorted(passed.items()) if "fragment" in reason or "cut" in reason)
-    if lost:
-        warn(f"packets passed over: {lost}", as_json=False)
+    if passed:
+        warn(_not_read(passed), as_json=as_json)
     if not found:
         raise ConfigError("no UDP datagram in the capture" + (" to these ports" if ports else ""))
+
+
+def _not_read(passed: Counter[str]) -> str:
+    reasons = [f"{count} {reason}" for reason, count in sorted(passed.items(), key=lambda item: (-item[1], item[0]))]
+    if len(reasons) > MAX_REASONS:
+        rest = passed.total() - sum(count for _, count in passed.most_common(MAX_REASONS))
+        reasons = [*reasons[:MAX_REASONS], f"{rest} for other reasons"]
+    count = passed.total()
+    return f"{count} packet{'' if count == 1 else 's'} of the capture not read: {', '.join(reasons)}"
 
 
 def _moment(time: int | None) -> str | None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybcast.broadcast import capture
+from pybcast.broadcast import capture, frames
 from pybcast.broadcast.capture import Datagram, Packet, Skipped, Writer, is_capture, read, summary, udp_packet
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
 from pybcast.testing import corpus
@@ -148,29 +148,29 @@ GOOD6: Final = Datagram(1, 1_700_000_000_000_123_000, FROM6, TO6, b"hello")
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("nano", [False, True])
 def test_byte_orders_and_units(order: str, nano: bool) -> None:
-    (found,) = packets(pcap(capture.RAW, IP4, order=order, nano=nano))
+    (found,) = packets(pcap(frames.RAW, IP4, order=order, nano=nano))
     assert found == Datagram(1, 1_700_000_000_000_000_000 + (123 if nano else 123_000), FROM, TO, b"hello")
 
 
 @pytest.mark.parametrize(
     ("link", "head", "ip"),
     [
-        (capture.ETHERNET, MAC + b"\x08\x00", IP4),
-        (capture.ETHERNET, MAC + b"\x86\xdd", IP6),
-        (capture.ETHERNET, MAC + b"\x81\x00\0\1\x08\x00", IP4),
-        (capture.ETHERNET, MAC + b"\x88\xa8\0\1\x81\x00\0\2\x86\xdd", IP6),
-        (capture.RAW, b"", IP4),
-        (capture.RAW, b"", IP6),
-        (capture.RAW_OLD, b"", IP4),
-        (capture.IPV4, b"", IP4),
-        (capture.IPV6, b"", IP6),
-        (capture.NULL, b"\2\0\0\0", IP4),
-        (capture.NULL, b"\0\0\0\2", IP4),
-        (capture.NULL, b"\x1e\0\0\0", IP6),
-        (capture.LOOP, b"\0\0\0\x18", IP6),
-        (capture.SLL, bytes(14) + b"\x08\x00", IP4),
-        (capture.SLL, bytes(14) + b"\x86\xdd", IP6),
-        (capture.SLL2, b"\x08\x00" + bytes(18), IP4),
+        (frames.ETHERNET, MAC + b"\x08\x00", IP4),
+        (frames.ETHERNET, MAC + b"\x86\xdd", IP6),
+        (frames.ETHERNET, MAC + b"\x81\x00\0\1\x08\x00", IP4),
+        (frames.ETHERNET, MAC + b"\x88\xa8\0\1\x81\x00\0\2\x86\xdd", IP6),
+        (frames.RAW, b"", IP4),
+        (frames.RAW, b"", IP6),
+        (frames.RAW_OLD, b"", IP4),
+        (frames.IPV4, b"", IP4),
+        (frames.IPV6, b"", IP6),
+        (frames.NULL, b"\2\0\0\0", IP4),
+        (frames.NULL, b"\0\0\0\2", IP4),
+        (frames.NULL, b"\x1e\0\0\0", IP6),
+        (frames.LOOP, b"\0\0\0\x18", IP6),
+        (frames.SLL, bytes(14) + b"\x08\x00", IP4),
+        (frames.SLL, bytes(14) + b"\x86\xdd", IP6),
+        (frames.SLL2, b"\x08\x00" + bytes(18), IP4),
     ],
 )
 def test_links(link: int, head: bytes, ip: bytes) -> None:
@@ -190,33 +190,40 @@ def edited(packet: bytes, at: int, new: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("link", "frame", "reason"),
     [
-        (capture.ETHERNET, MAC + b"\x08\x06" + bytes(46), "not IP"),
-        (capture.ETHERNET, MAC + b"\x81\x00\0\1" * 6 + b"\x08\x00" + IP4, "not IP"),
-        (capture.IPV6, IP4, "not IP"),
-        (capture.ETHERNET, MAC + b"\x08\x00" + IP6, "not IP"),
-        (capture.RAW, edited(IP4, 0, b"\x55"), "not IP"),
-        (capture.RAW, edited(IP4, 0, b"\x44"), "bad IPv4 header"),
-        (capture.RAW, edited(IP4, 2, b"\0\x13"), "bad IPv4 header"),
-        (capture.RAW, edited(IP4, 6, b"\x20\0"), "IPv4 fragment"),
-        (capture.RAW, edited(IP4, 6, b"\0\1"), "IPv4 fragment"),
-        (capture.RAW, edited(IP4, 9, b"\x06"), "not UDP (protocol 6)"),
-        (capture.RAW, edited(IP4, 2, b"\0\x1b"), "bad UDP length"),
-        (capture.RAW, edited(IP4, 24, b"\0\7"), "bad UDP length"),
-        (capture.RAW, edited(IP4, 24, b"\0\x0e"), "bad UDP length"),
-        (capture.RAW, edited(IP6, 6, b"\x2c"), "IPv6 fragment"),
-        (capture.RAW, edited(IP6, 6, b"\x3b"), "not UDP (protocol 59)"),
-        (capture.RAW, edited(IP6, 6, b"\0") + b"\0" * 3, "not UDP (protocol 156)"),
+        (frames.ETHERNET, MAC + b"\x08\x06" + bytes(46), "not IP"),
+        (frames.ETHERNET, MAC + b"\x81\x00\0\1" * 40 + b"\x08\x00" + IP4, "more than 32 headers"),
+        (frames.IPV6, IP4, "not IP"),
+        (frames.ETHERNET, MAC + b"\x08\x00" + IP6, "not IP"),
+        (frames.RAW, edited(IP4, 0, b"\x55"), "not IP"),
+        (frames.RAW, edited(IP4, 0, b"\x44"), "bad IPv4 header"),
+        (frames.RAW, edited(IP4, 2, b"\0\x13"), "bad IPv4 header"),
+        (frames.RAW, edited(IP4, 6, b"\x20\0"), "bad fragment"),
+        (frames.RAW, edited(IP4, 6, b"\0\1"), "fragment of a datagram that is not whole"),
+        (frames.RAW, edited(IP4, 9, b"\x06"), "not UDP (protocol 6)"),
+        (frames.RAW, edited(IP4, 2, b"\0\x1b"), "bad UDP length"),
+        (frames.RAW, edited(IP4, 24, b"\0\7"), "bad UDP length"),
+        (frames.RAW, edited(IP4, 24, b"\0\x0e"), "bad UDP length"),
+        (frames.RAW, edited(IP6, 6, b"\x2c"), "bad fragment"),
+        (frames.RAW, edited(IP6, 6, b"\x3b"), "not UDP (protocol 59)"),
+        (frames.RAW, edited(IP6, 6, b"\0") + b"\0" * 3, "not UDP (protocol 156)"),
     ],
 )
 def test_what_is_no_datagram(link: int, frame: bytes, reason: str) -> None:
     assert one(link, frame) == Skipped(1, 1_700_000_000_000_123_000, reason)
 
 
+def test_packets_of_an_unknown_link_are_skipped_and_their_neighbours_are_read() -> None:
+    reason = "of link type 147, which is not known here"
+    assert one(147, IP4) == Skipped(1, 1_700_000_000_000_123_000, reason)
+    made = section() + interface(link=147) + interface() + enhanced() + enhanced(which=1) + enhanced()
+    assert [p.reason if isinstance(p, Skipped) else p.payload for p in packets(made)] == [reason, b"hello", reason]
+
+
 def test_ipv6_options_are_passed_over() -> None:
     udp = IP6[40:]
     options = b"\x3c\0" + bytes(6) + b"\x11\1" + bytes(14)  # hop-by-hop, then destination options of two units
     head = edited(IP6[:40], 4, (len(options) + len(udp)).to_bytes(2) + b"\0")
-    assert one(capture.RAW, head + options + udp) == GOOD6
+    assert one(frames.RAW, head + options + udp) == GOOD6
 
 
 def block(kind: int, body: bytes, order: str = "<") -> bytes:
@@ -228,7 +235,7 @@ def section(order: str = "<") -> bytes:
     return block(0x0A0D0D0A, struct.pack(f"{order}IHHq", 0x1A2B3C4D, 1, 0, -1), order)
 
 
-def interface(order: str = "<", link: int = capture.RAW, snap: int = 0, options: bytes = b"") -> bytes:
+def interface(order: str = "<", link: int = frames.RAW, snap: int = 0, options: bytes = b"") -> bytes:
     return block(1, struct.pack(f"{order}HHI", link, 0, snap) + options, order)
 
 
@@ -276,12 +283,11 @@ START: Final = section() + interface()
     [
         (b"", Truncated, 0, "magic"),
         (b"abcd", BadValue, 0, "magic"),
-        (pcap(capture.RAW)[:23], Truncated, 4, "header"),
-        (edited(pcap(capture.RAW), 4, b"\3"), Unsupported, 4, "version"),
-        (pcap(147), Unsupported, 20, "network"),
-        (pcap(capture.RAW, IP4) + bytes(15), Truncated, 24 + 16 + len(IP4), "packet[2].header"),
-        (pcap(capture.RAW, IP4)[:-1], Truncated, 40, "packet[1].data"),
-        (edited(pcap(capture.RAW, IP4), 32, b"\xff" * 4), BadLength, 32, "packet[1].captured_length"),
+        (pcap(frames.RAW)[:23], Truncated, 4, "header"),
+        (edited(pcap(frames.RAW), 4, b"\3"), Unsupported, 4, "version"),
+        (pcap(frames.RAW, IP4) + bytes(15), Truncated, 24 + 16 + len(IP4), "packet[2].header"),
+        (pcap(frames.RAW, IP4)[:-1], Truncated, 40, "packet[1].data"),
+        (edited(pcap(frames.RAW, IP4), 32, b"\xff" * 4), BadLength, 32, "packet[1].captured_length"),
         (section()[:7], Truncated, 4, "block[0].total_length"),
         (section()[:11], Truncated, 8, "block[0].byte_order_magic"),
         (edited(section(), 8, b"abcd"), BadValue, 8, "block[0].byte_order_magic"),
@@ -290,7 +296,6 @@ START: Final = section() + interface()
         (edited(section(), 12, b"\2"), Unsupported, 12, "block[0].major_version"),
         (edited(section(), 24, b"\x20"), BadLength, 24, "block[0].total_length_again"),
         (START + b"\6\0", Truncated, len(START), "block[2].type"),
-        (section() + interface(link=147), Unsupported, 36, "block[1].link_type"),
         (section() + block(1, bytes(4)), Truncated, 40, "block[1].snap_length"),
         (section() + interface(options=b"\x09\0\2\0abcd"), BadLength, 44, "block[1].if_tsresol"),
         (section() + interface(options=b"\x0e\0\2\0abcd"), BadLength, 44, "block[1].if_tsoffset"),
@@ -327,8 +332,8 @@ BASES: Final = (
     written(b"one", b"two", comment="three"),
     START + enhanced() + block(3, struct.pack("<I", len(IP4)) + IP4),
     section(">") + interface(">", options=b"\0\x09\0\1\x89\0\0\0") + enhanced(">", 1 << 40),
-    pcap(capture.ETHERNET, MAC + b"\x08\x00" + IP4, MAC + b"\x86\xdd" + IP6),
-    pcap(capture.RAW, IP4, IP6, order=">", nano=True),
+    pcap(frames.ETHERNET, MAC + b"\x08\x00" + IP4, MAC + b"\x86\xdd" + IP6),
+    pcap(frames.RAW, IP4, IP6, order=">", nano=True),
 )
 
 
@@ -409,5 +414,5 @@ def test_any_datagram_has_a_line(data: bytes, hint: str) -> None:
 
 
 def test_the_constants_are_the_systems() -> None:
-    assert capture.UDP == socket.IPPROTO_UDP
-    assert capture._FAMILIES[socket.AF_INET] == 4 and capture._FAMILIES[socket.AF_INET6] == 6
+    assert frames.UDP == socket.IPPROTO_UDP
+    assert frames._FAMILIES[socket.AF_INET] == 4 and frames._FAMILIES[socket.AF_INET6] == 6

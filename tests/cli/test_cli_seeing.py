@@ -125,6 +125,39 @@ def test_what_ends_a_capture_is_said(captured: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
 
 
+CASES: Final = Path(__file__).parents[1] / "vectors" / "cases" / "pcap"
+
+
+@pytest.mark.parametrize("name", ["04-sll-vlan.pcap", "06-ipv6-atomic-fragment.pcap", "10-pppoe.pcap"])
+def test_captures_of_others_are_read(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["decode", "drm-stkm", str(CASES / name), "--port", "4001", "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["packet"] == 1 and said.err == ""
+
+
+def test_packets_that_are_not_read_are_told_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With number and reason, and the exit status is that of the messages."""
+    mixed = str(CASES / "02-mixed-links-ether-and-80211.pcapng")
+    assert main(["decode", "drm-stkm", mixed, "--port", "4001", "--json"]) == 0
+    said = capsys.readouterr()
+    assert [json.loads(line)["packet"] for line in said.out.splitlines()] == [1, 3]
+    why = "1 packet of the capture not read: 1 of link type 127, which is not known here"
+    assert json.loads(said.err) == {"warning": why}
+    assert main(["explain", "auto", mixed]) == 0
+    assert capsys.readouterr().err == f"pybcast: warning: {why}\n"
+    many = tmp_path / "many.pcap"
+    head = b"\xd4\xc3\xb2\xa1\2\0\4\0" + bytes(8) + b"\0\0\1\0\x65\0\0\0"
+    packets = [bytes((0x45, 0, 0, 20, 0, 0, 0, 0, 64, protocol)) + bytes(10) for protocol in (6, 6, *range(20, 40))]
+    many.write_bytes(head + b"".join(bytes(8) + b"\x14\0\0\0" * 2 + packet for packet in packets))
+    assert main(["decode", "auto", str(many)]) == 2
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(
+        "pybcast: warning: 22 packets of the capture not read: 2 not UDP (protocol 6), 1 not UDP (protocol 20), "
+    )
+    assert first.endswith(", 1 not UDP (protocol 30), 9 for other reasons")
+    assert "no UDP datagram in the capture" in last
+
+
 # --- capturing -------------------------------------------------------------------------------------------------------------
 
 
