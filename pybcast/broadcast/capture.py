@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
+from pybcast.broadcast import flute_fields
 from pybcast.broadcast.fragments import Origin
 from pybcast.broadcast.frames import RAW, UDP, Address, Frames, NoDatagram, internet_sum, udp_head
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
@@ -379,13 +380,15 @@ def udp_packet(source: Address, destination: Address, payload: bytes) -> bytes:
 # --- what a datagram says -----------------------------------------------------------------------------------------------
 
 Hint = Kind | str
-GROUPS: Final = ("stkm", "ltkm", "auto")
-"""What an address carries where it is not one kind: STKMs of either profile; LTKMs and registration material; anything."""
+FLUTE: Final = "flute"
+GROUPS: Final = ("stkm", "ltkm", FLUTE, "auto")
+"""What an address carries where it is not one kind: STKMs of either profile; LTKMs and registration material; packets of a FLUTE
+session, which carry the same in pieces; anything."""
 
 SUMMARY: Final = (
     "longform_udn", "status", "target_id", "group_address", "position_in_group", "domain_id", "bcro_timestamp", "drm_time",
     "assets.BCI", "security_parameter_index", "master_key_index", "key_indicator", "timestamp", "programme_CID_extension",
-    "service_CID_extension", "csb_id", "payloads.ts_value", "payloads.id",
+    "service_CID_extension", "csb_id", "payloads.ts_value", "payloads.id", "TSI", "TOI", "SBN", "ESI",
 )  # fmt: skip
 """Fields that tell one message from another, by their paths without list indices."""
 KEY_ID_LABELS: Final = {0: "key_domain_id", 1: "sek_id", 2: "tek_id"}
@@ -413,8 +416,19 @@ def kinds_of(data: bytes, hint: Hint = "auto") -> tuple[Kind, ...]:
     return (mikey, "drm-stkm") if first == 1 and data[1:2] in (b"\0", b"\1") else ("drm-stkm",)
 
 
-def identify(data: bytes, hint: Hint = "auto", *, lenient: Collection[Leniency] = ()) -> tuple[Kind, Explanation]:
-    """The kind of a datagram, and its fields: the first that it can be, or else the likeliest with its fault."""
+def hint_of(comment: str | None) -> Hint:
+    """What ``pybcast capture`` wrote of a packet: the kind stands first in its comment."""
+    word = (comment or "").partition(" ")[0]
+    return word if word in KINDS else FLUTE if word.lower() == FLUTE else "auto"
+
+
+def identify(data: bytes, hint: Hint = "auto", *, lenient: Collection[Leniency] = ()) -> tuple[Hint, Explanation]:
+    """The kind of a datagram, and its fields: the first that it can be, or else the likeliest with its fault.
+
+    ``FLUTE`` is a kind here: with that hint, and where the first byte says so.
+    """
+    if hint == FLUTE or (hint == "auto" and flute_fields.is_flute(data)):
+        return FLUTE, flute_fields.explain(data)
     tried = [(kind, explain(data, kind, lenient=lenient)) for kind in kinds_of(data, hint)]
     return next((found for found in tried if found[1].error is None), tried[0])
 

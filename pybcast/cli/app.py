@@ -20,7 +20,8 @@ import pybcast
 from pybcast import codec, wire
 from pybcast._native.engine import NAMES as PROVIDERS
 from pybcast._native.engine import available, current, engine
-from pybcast.broadcast.capture import GROUPS, identify
+from pybcast.broadcast import flute_fields
+from pybcast.broadcast.capture import FLUTE, GROUPS, Hint, hint_of, identify
 from pybcast.cli import bench as bench_
 from pybcast.cli import input as reading
 from pybcast.cli import keygen as keymaking
@@ -97,8 +98,8 @@ KindOrGroupArgument = Annotated[
         metavar="KIND",
         parser=_one_of("kind", KINDS_OR_GROUPS),
         autocompletion=_starting(KINDS_OR_GROUPS),
-        help="What the messages are; `pybcast kinds` lists them. Also stkm (either profile), ltkm (or registration), auto (any): "
-        "the first kind whose layout holds.",
+        help="What the messages are; `pybcast kinds` lists them. Also stkm (either profile), ltkm (or registration), flute (FLUTE "
+        "packets), auto (any: the first kind whose layout holds; in a file of `pybcast capture`, what it says).",
         show_default=False,
     ),
 ]
@@ -244,7 +245,7 @@ def decode(
 
         departures = cast(list[Leniency], lenient or [])
 
-        def show(data: bytes, found_kind: Kind, item: Item) -> None:
+        def show(data: bytes, found_kind: Hint, item: Item) -> None:
             fields = _content(data, found_kind, ring, departures, partial=partial)
             if json:  # of a capture, what `encode` takes is "message"
                 output.say_json({**item.where, "message": fields} if item.packet is not None else fields)
@@ -267,7 +268,10 @@ def _ring(path: Path | None, *, partial: bool, as_json: bool) -> Keys | None:
     return reading.load_keys(path, as_json=as_json)
 
 
-def _content(data: bytes, kind: Kind, ring: Keys | None, lenient: list[Leniency], *, partial: bool) -> dict[str, Any]:
+def _content(data: bytes, asked: Hint, ring: Keys | None, lenient: list[Leniency], *, partial: bool) -> dict[str, Any]:
+    if asked == FLUTE:
+        return {"kind": FLUTE, **flute_fields.fields(data)}
+    kind = cast(Kind, asked)
     if ring is None:
         return codec.to_dict(codec.decode(data, kind, partial=partial, lenient=lenient))
     return {**codec.to_dict(codec.open(data, ring, kind, lenient=lenient)), "verified": True}
@@ -279,7 +283,7 @@ def _each(
     ports: list[int] | None,
     asked: str,
     lenient: list[Leniency],
-    show: Callable[[bytes, Kind, Item], None],
+    show: Callable[[bytes, Hint, Item], None],
     *,
     as_json: bool,
 ) -> None:
@@ -293,7 +297,8 @@ def _each(
         try:
             if isinstance(item.content, BcastError):
                 raise item.content
-            kind = identify(item.content, asked, lenient=lenient)[0] if asked in GROUPS else cast(Kind, asked)
+            hint = hint_of(item.comment) if asked == "auto" else asked
+            kind = identify(item.content, hint, lenient=lenient)[0] if hint in GROUPS else hint
             if asked in GROUPS:
                 where["kind"], place = kind, f"{place}: {kind}" if place else kind
             show(item.content, kind, item)
@@ -327,8 +332,11 @@ def explain(
 
         departures = cast(list[Leniency], lenient or [])
 
-        def show(data: bytes, found_kind: Kind, item: Item) -> None:
-            found = codec.explain(data, found_kind, partial=partial, lenient=departures)
+        def show(data: bytes, found_kind: Hint, item: Item) -> None:
+            if found_kind == FLUTE:
+                found = flute_fields.explain(data)
+            else:
+                found = codec.explain(data, cast(Kind, found_kind), partial=partial, lenient=departures)
             rows = [(row, data[row.offset : row.offset + row.length].hex()) for row in found.rows]
             if json:
                 output.say_json(

@@ -26,7 +26,7 @@ from pybcast.errors import ConfigError, WireError
 from pybcast.messages import KINDS
 from pybcast.sourcefilter import SourceFilter
 
-HINTS: Final = (*KINDS, *GROUPS, "flute")
+HINTS: Final = (*KINDS, *GROUPS)
 MAX_DATAGRAM: Final = 65535
 BURST: Final = 256  # datagrams of one socket before the others are looked at
 HELD: Final = 1 << 18  # bytes that wait to be written
@@ -187,8 +187,7 @@ def _record(
             if key.data is None:
                 return
             for moment, sender, payload in key.data.take(BURST if count is None else min(BURST, count - result.datagrams)):
-                comment = "FLUTE" if key.data.hint == "flute" else summary(payload, key.data.hint)
-                writer.write(moment, sender, key.data.address, payload, comment)
+                writer.write(moment, sender, key.data.address, payload, summary(payload, key.data.hint))
                 result.datagrams += 1
                 result.octets += len(payload)
             if result.datagrams == count:

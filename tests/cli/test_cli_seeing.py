@@ -158,6 +158,34 @@ def test_packets_that_are_not_read_are_told_at_the_end(tmp_path: Path, capsys: p
     assert "no UDP datagram in the capture" in last
 
 
+def test_what_capture_wrote_of_a_flute_session_is_read_back(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(CASES / "17-our-own-capture-with-flute.pcapng")
+    rows = [json.loads(line) for line in out_of(capsys, "explain", "auto", file, "--json").splitlines()]
+    assert [row["kind"] for row in rows] == ["drm-stkm", "flute", "flute"]
+    assert {row["field"]: row["value"] for row in rows[2]["rows"]}["TOI"] == "1"
+    said = [json.loads(line)["message"] for line in out_of(capsys, "decode", "auto", file, "--json").splitlines()]
+    assert [message["kind"] for message in said] == ["drm-stkm", "flute", "flute"]
+    assert said[2] | {"TSI": 1, "TOI": 1, "payload": b"message-one".hex()} == said[2]
+    text = out_of(capsys, "explain", "auto", file, "--port", "4001")
+    assert "flute packet 2" in text and "object: the file description" in text
+    assert main(["explain", "flute", file, "--port", "5004"]) == 1, "asked for, it must be one"
+    assert "V at offset 0: expected 1, found 0" in capsys.readouterr().err
+
+
+def test_the_comment_says_what_a_datagram_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An STKM whose first bytes are those of another kind is what ``capture`` was told of its address."""
+    data = message("smartcard-ltkm")
+    assert summary(data, "smartcard-stkm").startswith("smartcard-stkm ")
+    file = io.BytesIO()
+    Writer(file.write).write(TIME, FROM, ("233.252.0.1", 1), data, summary(data, "smartcard-stkm"))
+    path = tmp_path / "air.pcapng"
+    path.write_bytes(file.getvalue())
+    assert main(["explain", "auto", str(path), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["kind"] == "smartcard-stkm"
+    assert main(["explain", "ltkm", str(path), "--json"]) == 0, "what is asked for counts more"
+    capsys.readouterr()
+
+
 # --- capturing -------------------------------------------------------------------------------------------------------------
 
 
