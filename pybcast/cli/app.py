@@ -107,7 +107,7 @@ InputArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="FILE|-|HEX",
-        help="A file, - for standard input (the default), or one message in hexadecimal digits. "
+        help="A file, - for standard input (the default), or one message in hexadecimal digits; a MIKEY message also in base64. "
         "A partial STKM holds keys in clear: it belongs in a file.",
         show_default=False,
     ),
@@ -117,7 +117,8 @@ FormOption = Annotated[
     typer.Option(
         "--input",
         help="How the input is written. auto: pcap and pcapng (each UDP datagram is a message) are known by their first bytes, "
-        "printable ASCII is hex (one message a line, blank lines and # comments ignored), anything else is one raw message.",
+        "printable ASCII is hex (one message a line, blank lines and # comments ignored; also base64 of MIKEY, as "
+        "a=key-mgmt:mikey has it), anything else is one raw message.",
     ),
 ]
 PortOption = Annotated[

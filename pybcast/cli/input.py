@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import enum
 import io
 import os
+import re
 import stat
 import string
 import sys
@@ -103,12 +105,12 @@ def _why(error: OSError | ValueError) -> str:
 
 
 def messages(argument: str | None, form: Form, ports: Sequence[int] = (), *, as_json: bool = False) -> Iterator[Item]:
-    """The messages that an argument names: a file, ``-``, or the hexadecimal digits of one message.
+    """The messages that an argument names: a file, ``-``, or one message in hexadecimal digits, a MIKEY message also in base64.
 
     An existing file wins over digits.  A file that begins as pcap or pcapng, as no message does, is a capture: its UDP datagrams
-    are messages, those to ``ports`` or all.  One whose bytes are all printable ASCII or white space is hexadecimal lines (one
-    message a line; blank lines, and ``#`` to the end of a line, are ignored), any other is one raw message; ``form`` decides
-    otherwise.
+    are messages, those to ``ports`` or all.  One whose bytes are all printable ASCII or white space has a message on each line, in
+    hexadecimal digits or base64 (blank lines, and ``#`` to the end of a line, are ignored); any other is one raw message; ``form``
+    decides otherwise.
     """
     if argument is None:
         if sys.stdin is None or sys.stdin.isatty():
@@ -119,6 +121,8 @@ def messages(argument: str | None, form: Form, ports: Sequence[int] = (), *, as_
             if len(argument) % 2:
                 raise ConfigError(f"an odd number of hexadecimal digits: {len(argument)}")
             return iter((Item(None, bytes.fromhex(argument)),))
+        if (mikey := _mikey(argument)) is not None:
+            return iter((Item(None, mikey),))
         raise ConfigError(f"neither a file nor hexadecimal digits: {argument[:80]!r}")
     data = read(argument)
     if form is Form.pcap or (form is Form.auto and capture.is_capture(data)):
@@ -173,14 +177,46 @@ def _moment(time: int | None) -> str | None:
 _TEXT: Final = bytes(range(0x20, 0x7F)) + b"\t\r\n"
 
 
+_BASE64: Final = re.compile(r"(?:(?:a=)?key-mgmt: *)?(?:mikey +)?(AQ[A-Za-z0-9+/]*)(={0,2})", re.IGNORECASE)
+
+
+def _mikey(text: str) -> bytes | None:
+    """A MIKEY message in base64, alone or as a line of a session description carries it: ``a=key-mgmt:mikey AQAF...`` (RFC 4567).
+
+    It begins with AQ, for MIKEY's version 1, which is no pair of hexadecimal digits: nothing is taken for the other.
+    """
+    found = _BASE64.fullmatch(text.strip())
+    if found is None or not found[1].startswith("AQ") or len(found[1]) % 4 == 1:
+        return None
+    padding = "=" * (-len(found[1]) % 4)
+    return base64.b64decode(found[1] + padding) if found[2] in ("", padding) else None
+
+
+def _wrapped(data: bytes) -> bytes | None:
+    """A MIKEY message in base64 that is cut into lines of one length, as most tools write it."""
+    if data[:2] != b"AQ" or not data.isascii():
+        return None
+    lines = data.decode("ascii").split()
+    size = len(lines[0])
+    if len(lines) < 2 or size % 4 or any(len(line) != size for line in lines[:-1]) or len(lines[-1]) > size:
+        return None
+    one_on_each = all(_mikey(line) is not None for line in lines)
+    return None if one_on_each else _mikey("".join(lines))
+
+
 def _hex_lines(data: bytes) -> Iterator[Item]:
+    if (mikey := _wrapped(data)) is not None:
+        yield Item(None, mikey)
+        return
     empty = True
     for number, line in enumerate(data.split(b"\n"), 1):
         digits = line.split(b"#", 1)[0].strip()
         if digits:
             empty = False
             try:
-                yield Item(number, bytes.fromhex(digits.decode("ascii")))
+                text = digits.decode("ascii")
+                mikey = _mikey(text)
+                yield Item(number, bytes.fromhex(text) if mikey is None else mikey)
             except ValueError:
                 yield Item(
                     number, BadValue(None, "", "hexadecimal digits, two for each byte", f"a line of {len(digits)} characters")

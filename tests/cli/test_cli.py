@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -256,6 +257,54 @@ def test_one_bad_message_among_good_ones() -> None:
     assert (second["line"], second["error"]["code"]) == (4, "bad_value")
     text = pybcast("decode", "drm-stkm", stdin=lines)
     assert [line.split(":")[:2] for line in text.err.splitlines()] == [["pybcast", " line 3"], ["pybcast", " line 4"]]
+
+
+@pytest.mark.parametrize("form", ["{}", "mikey {}", "key-mgmt:mikey {}", "a=key-mgmt:mikey {}", "A=KEY-MGMT: MIKEY  {}", " {} "])
+def test_mikey_in_base64_is_taken_as_in_hexadecimal(form: str) -> None:
+    """As a session description carries it (RFC 4567), as an argument and on standard input."""
+    data = bytes.fromhex(NAMED["L1"])
+    text = form.format(base64.b64encode(data).decode())
+    plain = pybcast("decode", "mikey", NAMED["L1"], "--json")
+    assert plain.status == 0
+    for found in (pybcast("decode", "mikey", text, "--json"), pybcast("decode", "mikey", "--json", stdin=f"# x\n{text} # y\r\n")):
+        assert (found.status, found.out) == (0, plain.out)
+    assert pybcast("explain", "auto", text.replace("=\n", "")).status == 0
+    unpadded = pybcast("decode", "mikey", text.strip().rstrip("="), "--json")
+    assert (unpadded.status, unpadded.out) == (0, plain.out)
+
+
+def test_mikey_in_base64_in_files_of_several_lines() -> None:
+    first, second = (bytes.fromhex(NAMED[name]) for name in ("L1", "S1"))
+    wrapped = base64.encodebytes(first).decode()
+    assert wrapped.count("\n") > 1
+    alone = pybcast("decode", "mikey", first.hex(), "--json")
+    assert pybcast("decode", "mikey", "--json", stdin=wrapped) == alone
+    both = "".join(f"{base64.b64encode(data).decode()}\n" for data in (first, second)) + first.hex() + "\n"
+    assert len(pybcast("decode", "auto", "--json", stdin=both).objects) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AQ",
+        "AQAA=",
+        "AQA",
+        "AQ==",
+        "AQAA====",
+        "AQ AA",
+        "AQ-_",
+        "aqAA",
+        "BQAA",
+        "mikey",
+        "a=key-mgmt:mikey",
+        "a=key-mgmt:other AQAA",
+    ],
+)
+def test_what_is_no_mikey_in_base64_ends_with_an_error(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pybcast("decode", "mikey", text).status in (1, 2)
+    assert pybcast("decode", "mikey", stdin=text + "\n").status == 1
+    assert pybcast("decode", "mikey", "--input", "hex", stdin=b"AQ\xff\n\xfe").status == 1
 
 
 def test_an_error_says_where() -> None:
