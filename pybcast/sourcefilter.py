@@ -8,6 +8,8 @@ none, and a system may have no room for so many sources.  So whoever receives as
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import ipaddress
 import socket
 import struct
@@ -23,6 +25,7 @@ _IP_ADD_SOURCE_MEMBERSHIP: Final = 39
 _IP_BLOCK_SOURCE: Final = 38
 _MCAST_JOIN_SOURCE_GROUP: Final = 46
 _MCAST_BLOCK_SOURCE: Final = 43
+_SIOCGIFADDR: Final = 0x8915
 _STORAGE: Final = 128  # octets of a struct sockaddr_storage
 
 
@@ -68,14 +71,38 @@ def family_of(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
+def interface_index(interface: str) -> int:
+    """The system's number of the interface with that name or first IPv4 address; 0, its own choice, of none.  ``OSError``."""
+    if not interface or interface == "0.0.0.0":
+        return 0
+    if _is_name(interface):
+        return socket.if_nametoindex(interface)
+    for index, name in socket.if_nameindex():
+        with contextlib.suppress(OSError):  # it has no IPv4 address
+            if _address_of(name) == interface:
+                return index
+    raise OSError(errno.ENODEV, f"no interface has the address {interface}")
+
+
+def _is_name(interface: str) -> bool:
+    return bool(interface) and not is_ip(interface)
+
+
+def _address_of(name: str) -> str:
+    """The first IPv4 address of an interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        found = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("=16s24x", name.encode()[:15]))
+    return socket.inet_ntoa(found[20:24])
+
+
 def join(made: socket.socket, group: str, interface: str, senders: SourceFilter | None) -> None:
-    """Join a multicast group on the interface with that address (IPv4) or name (IPv6), empty: the system's choice.  ``OSError``."""
+    """Join a multicast group on an interface (``interface_index``).  ``OSError``."""
     joining = _join4 if made.family == socket.AF_INET else _join6
     joining(made, group, interface, senders)
 
 
 def _join4(made: socket.socket, group: str, interface: str, senders: SourceFilter | None) -> None:
-    where = socket.inet_aton(group) + socket.inet_aton(interface or "0.0.0.0")
+    where = socket.inet_aton(group) + socket.inet_aton(_address_of(interface) if _is_name(interface) else interface or "0.0.0.0")
     if senders is not None and senders.mode == "incl":
         try:
             for source in senders.sources:
@@ -92,7 +119,7 @@ def _join4(made: socket.socket, group: str, interface: str, senders: SourceFilte
 
 
 def _join6(made: socket.socket, group: str, interface: str, senders: SourceFilter | None) -> None:
-    index = socket.if_nametoindex(interface) if interface else 0
+    index = interface_index(interface)
     any_source = socket.inet_pton(socket.AF_INET6, group) + index.to_bytes(4, sys.byteorder)
     if senders is not None and senders.mode == "incl":
         try:

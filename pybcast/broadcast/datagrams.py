@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import ipaddress
 import socket
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Final
 
 from pybcast.broadcast.repeater import Datagram, Place, Slot
 from pybcast.errors import ConfigError
-from pybcast.sourcefilter import SourceFilter, join
+from pybcast.sourcefilter import SourceFilter, family_of, interface_index, is_ip, join
 
 MOST: Final = 1024  # datagrams in one call: UIO_MAXIOV, beyond which the kernel silently takes fewer
 BUFFER: Final = 4 << 20  # octets of the socket's buffer: some slots' worth, for an interface that stalls - confidence: own
@@ -171,22 +172,32 @@ def sending(interface: str, ttl: int) -> socket.socket:
 def hearing(place: Place, interface: str, senders: SourceFilter | None = None) -> socket.socket:
     """A UDP socket that hears what is sent to a place, a multicast group by an interface.  ``ConfigError`` when it cannot.
 
+    ``place``: of IPv4 or IPv6; a host name is one of IPv4.  ``interface``: its IPv4 address or its name, for groups of both.
     ``senders``: whose datagrams are wanted; the others may come all the same, and are for the reader to refuse.
     """
     host, port = place
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    made: socket.socket | None = None
     try:
+        family = family_of(host)
+        if not is_ip(host):
+            host = str(socket.getaddrinfo(host, None, family, socket.SOCK_DGRAM)[0][4][0])
+        made = socket.socket(family, socket.SOCK_DGRAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(place)
         if is_group(host):
+            # A group of a link or of this host is one of its interface.
+            made.bind((host, port) if family == socket.AF_INET else (host, port, 0, interface_index(interface)))
             join(made, host, interface, senders)
+        else:
+            made.bind((host, port))
         made.setblocking(False)
-    except OSError as error:
-        made.close()
-        raise ConfigError(f"{host}:{port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:
+        if made is not None:
+            made.close()
+        raise ConfigError(f"{shown}: {getattr(error, 'strerror', None) or error}") from None
     return made
 
 
 def is_group(host: str) -> bool:
-    """Whether it is an IPv4 multicast address."""
-    return 224 <= socket.inet_aton(host)[0] <= 239
+    """Whether it is a multicast address."""
+    return is_ip(host) and ipaddress.ip_address(host).is_multicast

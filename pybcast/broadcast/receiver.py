@@ -243,7 +243,7 @@ class Listener:
                 continue
             if len(data) > self._largest:
                 continue
-            for message in self._messages_of(data, source):
+            for message in self._messages_of(data, source[:2]):  # IPv6 says more
                 if self._on_message is not None:
                     self._on_message(message)
                 else:

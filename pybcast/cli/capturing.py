@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import selectors
 import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from pybcast.cli.input import read
 from pybcast.cli.stopping import stopping
 from pybcast.errors import ConfigError, WireError
 from pybcast.messages import KINDS
-from pybcast.sourcefilter import SourceFilter
+from pybcast.sourcefilter import SourceFilter, family_of, is_ip
 
 HINTS: Final = (*KINDS, *GROUPS)
 MAX_DATAGRAM: Final = 65535
@@ -56,9 +55,10 @@ class Result:
 
 
 def source(text: str) -> Source:
-    """``HOST:PORT`` or ``HOST:PORT=KIND``."""
+    """``HOST:PORT`` or ``HOST:PORT=KIND``; an IPv6 address in brackets."""
     where, equals, hint = text.partition("=")
     host, colon, port = where.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else "" if ":" in host else host
     if not colon or not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) <= 65535:
         raise ConfigError(f"--address {text[:80]}: expected HOST:PORT or HOST:PORT=KIND")
     if equals and hint not in HINTS:
@@ -88,11 +88,14 @@ def described(path: str, now: float) -> tuple[list[Source], list[str]]:
 
 
 def _source(where: sdp.Endpoint, hint: str) -> Source:
-    senders = None if where.senders is None else where.senders.resolved(socket.AF_INET)
+    senders = None if where.senders is None else where.senders.resolved(family_of(where.address))
     return Source((_resolved(where.address), where.port), hint, senders)
 
 
 def _resolved(host: str) -> str:
+    """An address; of a host name its IPv4 address."""
+    if is_ip(host):
+        return host
     try:
         return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_DGRAM)[0][4][0])
     except (OSError, UnicodeError):
@@ -150,18 +153,35 @@ class _File:
         self._ends.clear()
 
 
-def run(sources: Sequence[Source], out: str, *, interface: str, count: int | None, seconds: float | None) -> Result:
-    """Write what comes in.  ``ConfigError``: no file, or it takes no more; ``TransportError``: an address cannot be listened on."""
-    try:
-        ipaddress.IPv4Address(interface)
-    except ValueError:
-        raise ConfigError(f"--interface {interface[:80]}: expected an IPv4 address") from None
+def run(
+    sources: Sequence[Source],
+    out: str,
+    *,
+    interface: str,
+    count: int | None,
+    seconds: float | None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Write what comes in.  ``ConfigError``: no file, or it takes no more, or there is nothing that can be listened to.
+
+    ``tell``: called with what cannot be listened to while there is something else.
+    """
+    if ":" in interface or (not is_ip(interface) and interface not in (name for _, name in socket.if_nameindex())):
+        raise ConfigError(f"--interface {interface[:80]}: expected an IPv4 address, or the name of an interface")
     result = Result()
     with selectors.DefaultSelector() as selector, stopping() as stop:
         ears: list[_Ear] = []
         try:
+            faults: list[ConfigError] = []
             for entry in dict.fromkeys(sources):
-                ears.append(_Ear(entry, interface))
+                try:
+                    ears.append(_Ear(entry, interface))
+                except ConfigError as fault:
+                    faults.append(fault)
+            if faults and not ears:
+                raise faults[0]
+            for unheard in faults:
+                tell(f"not recorded: {unheard}")
             with _File(out) as file:
                 writer = Writer(file.write)
                 for ear in ears:

@@ -34,13 +34,15 @@ AddressOption = Annotated[
     list[str] | None,
     typer.Option(
         "--address", metavar="HOST:PORT[=KIND]", show_default=False,
-        help="Listen there; may be repeated. KIND: a kind of message, stkm, ltkm, flute, or auto (the default).",
+        help="Listen there ([HOST] of IPv6); may be repeated. KIND: a kind of message, stkm, ltkm, flute, or auto (the default).",
     ),
 ]  # fmt: skip
 InterfaceOption = Annotated[
     str,
     typer.Option(
-        "--interface", metavar="ADDRESS", help="The interface that joins multicast groups; the system's choice by default."
+        "--interface",
+        metavar="ADDRESS",
+        help="The interface that joins multicast groups, by its IPv4 address or its name; the system's choice by default.",
     ),
 ]
 CountOption = Annotated[int | None, typer.Option("--count", min=1, help="End after so many datagrams.", show_default=False)]
@@ -71,24 +73,33 @@ def capture(
 ) -> None:
     """Write the key messages on the network into a pcapng file, each with a comment that says what it is.
 
-    Ends with Ctrl-C or SIGTERM, or when --count or --seconds is reached. The file is whole then, also when the disk was full.
+    A description or address that cannot be used is told, and the others are recorded; exit status 2 when there is none. Ends with
+    Ctrl-C or SIGTERM, or when --count or --seconds is reached. The file is whole then, also when the disk was full.
     Wireshark shows it as it grows: pybcast capture - --sdp service.sdp | wireshark -k -i -
     """
     with answering(as_json=json):
         from pybcast.cli import capturing
         from pybcast.outlets.media import ntp_now
 
-        sources = []
+        def tell(text: str) -> None:
+            output.note_json({"note": text}) if json else output.note(output.plain(text))
+
+        sources, faults = [capturing.source(text) for text in address or ()], list[ConfigError]()
         for path in sdp or ():
-            found, told = capturing.described(path, ntp_now())
+            try:
+                found, told = capturing.described(path, ntp_now())
+            except ConfigError as fault:
+                faults.append(fault)
+                continue
             sources += found
             for text in told:
-                output.note_json({"note": text}) if json else output.note(output.plain(text))
-        sources += [capturing.source(text) for text in address or ()]
+                tell(text)
         if not sources:
-            raise ConfigError("where to listen? --sdp FILE, --address HOST:PORT")
+            raise faults[0] if faults else ConfigError("where to listen? --sdp FILE, --address HOST:PORT")
+        for unused in faults:
+            tell(f"not used: {unused}")
         capturing.check(out)
-        result = capturing.run(sources, out, interface=interface, count=count, seconds=seconds)
+        result = capturing.run(sources, out, interface=interface, count=count, seconds=seconds, tell=tell)
         facts = {"file": out, **asdict(result)}
         text = f"{out}: {result.datagrams} datagrams" + (f", {result.lost} lost before" if result.lost else "")
         text += f", {result.foreign} of other senders (source-filter)" if result.foreign else ""

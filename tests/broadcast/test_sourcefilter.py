@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hearing6 import address4, sender6
 
 from pybcast.broadcast import sdp
 from pybcast.broadcast.capture import Datagram, read
+from pybcast.broadcast.datagrams import hearing
 from pybcast.broadcast.listener import MAX_UNKNOWN, Listener
 from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener
 from pybcast.cli import main
 from pybcast.errors import ConfigError
 from pybcast.outlets.udp import Address, Pair, drain
-from pybcast.sourcefilter import SourceFilter, family_of, is_ip
+from pybcast.sourcefilter import SourceFilter, family_of, interface_index, is_ip
 
 LIMIT: Final = 20.0  # seconds until a test gives up
 HONEST, OTHER = "127.0.0.1", "127.0.0.2"
@@ -190,22 +192,6 @@ def test_the_system_is_told(senders: SourceFilter, included: int, excluded: int)
         pair.close()
 
 
-@contextlib.contextmanager
-def sender6(group: str, port: int) -> Iterator[tuple[str, socket.socket]]:
-    """An interface that has IPv6 multicast, and a socket that sends by it, to this host only."""
-    for index, name in socket.if_nameindex():
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as made:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 0)
-            try:
-                made.connect((group, port, 0, index))
-            except OSError:
-                continue
-            yield name, made
-            return
-    pytest.skip("no IPv6 here")
-
-
 def test_ipv6() -> None:
     async def run() -> None:
         port, group = free_port(), "ff15::4360"
@@ -232,6 +218,45 @@ def test_ipv6() -> None:
                 pair.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("by", ["name", "address"])
+def test_receivers_of_ipv6_groups(by: str) -> None:
+    """The carousel, the push and the ear of the STKMs; the interface is told as for IPv4, or by its name."""
+
+    async def run() -> None:
+        port, group = free_port(), "ff15::4362"
+        with sender6(group, port) as (name, out):
+            me = out.getsockname()[0].partition("%")[0]
+            interface = name if by == "name" else address4(name)
+            heard: dict[str, set[bytes]] = {"push": set(), "ear": set()}
+            push = LtkmListener(group, port, interface, senders=SourceFilter("incl", (me,)), on_message=heard["push"].add)
+            other = LtkmListener(
+                group, port, interface, senders=SourceFilter("excl", (me,)), on_message=lambda _: pytest.fail("not of its senders")
+            )
+            carousel = CarouselReceiver(group, port, 1, interface)
+            ear = Listener([(group, port)], interface, lambda _, data: heard["ear"].add(data), [SourceFilter("incl", (me,))])
+            async with push, other, carousel:
+                ear.start()
+                await until(lambda: all(heard.values()) and carousel.sessions.counts["foreign"] > 0, lambda: void(out.send(b"x")))
+                ear.stop()
+            assert heard == {"push": {b"x"}, "ear": {b"x"}}
+
+    asyncio.run(run())
+
+
+def test_an_interface_by_its_name_or_address() -> None:
+    (lo,) = [index for index, name in socket.if_nameindex() if name == "lo"]
+    assert [interface_index(text) for text in ("", "0.0.0.0", "lo", "127.0.0.1")] == [0, 0, lo, lo]
+    for unknown in ("nowhere", "203.0.113.9"):
+        with pytest.raises(OSError):
+            interface_index(unknown)
+        with pytest.raises(ConfigError, match=r"\[ff15::1\]:1: "):
+            hearing(("ff15::1", 1), unknown)
+    hearing(("239.1.1.1", free_port()), "lo").close()
+    for place in (("no.such.host.invalid", 1), ("192.0.2.77", 1), ("a" * 70 + ".example", 1)):
+        with pytest.raises(ConfigError, match=place[0]):
+            hearing(place, "")
 
 
 def void(_: object) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hearing6 import sender6
 
 from pybcast.broadcast import sdp
 from pybcast.broadcast.capture import Datagram, Skipped, Writer, read, summary
@@ -289,6 +290,71 @@ def test_capture_of_a_session_description(tmp_path: Path, capsys: pytest.Capture
         capturing.described(str(bare), 0.0)
 
 
+HEAD: Final = "v=0\no=- 1 1 IN IP4 192.0.2.1\ns=x\nt=0 0\n"
+FLUTE: Final = "m=application {port} FLUTE/UDP 0\nc=IN IP{version} {address}\na=flute-tsi:1\n"
+UNUSABLE: Final = {
+    "no description": ("hello", "line[1]"), "empty": ("", "line[1].v"), "nothing in it": (HEAD, "no STKM stream"),
+    "a fault": (HEAD + "m=x\n", "line[5].m"), "no TSI": (HEAD + "m=application 1 FLUTE/UDP 0\nc=IN IP4 239.1.1.1/1\n", "flute-tsi"),
+    "a host that has no address": (HEAD + FLUTE.format(port=1, version=4, address="no.such.host.invalid"), "no IPv4 address"),
+    "a sender that has no address": (
+        HEAD + FLUTE.format(port=1, version=4, address="239.1.1.1/1") + "a=source-filter: incl IN IP4 * no.such.host.invalid\n",
+        "no address of this host",
+    ),
+    "an address of another host": (HEAD + FLUTE.format(port=1, version=4, address="192.0.2.77"), "192.0.2.77:1"),
+    "an IPv6 address of another host": (HEAD + FLUTE.format(port=1, version=6, address="2001:db8::77"), "[2001:db8::77]:1"),
+    "a group of too many": (HEAD + "m=application 1/3 FLUTE/UDP 0\nc=IN IP4 239.1.1.1/1\n", "one port"),
+    "octets": ("v=0\n\xff", "UTF-8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_description_that_cannot_be_used_costs_the_others_nothing(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, words = UNUSABLE[name]
+    bad, good, out = tmp_path / "bad.sdp", tmp_path / "good.sdp", tmp_path / "air.pcapng"
+    bad.write_bytes(text.encode("latin-1"))
+    good.write_text(HEAD + FLUTE.format(port=free_port(), version=4, address="127.0.0.1"))
+    both = ("--sdp", str(bad), "--sdp", str(good))
+    for order in (both, (*both[2:], *both[:2]), (*both[:2], "--address", f"127.0.0.1:{free_port()}")):
+        assert main(["capture", str(out), *order, "--seconds", "0", "--json"]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["datagrams"] == 0 and out.exists()
+        (note,) = [json.loads(line)["note"] for line in said.err.splitlines()]
+        assert note.startswith(("not used: ", "not recorded: ")) and words in note
+        out.unlink()
+    assert main(["capture", str(out), *both[:2], *both[:2], "--seconds", "0"]) == 2, "and if there is no other"
+    assert words in capsys.readouterr().err and not out.exists()
+
+
+def test_a_description_that_is_not_there_costs_the_others_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none, out = str(tmp_path / "none.sdp"), str(tmp_path / "air.pcapng")
+    assert main(["capture", out, "--sdp", none, "--address", f"127.0.0.1:{free_port()}", "--seconds", "0"]) == 0
+    assert "not used: cannot read" in capsys.readouterr().err
+    assert main(["capture", out, "--sdp", none, "--sdp", str(tmp_path), "--seconds", "0"]) == 2
+    capsys.readouterr()
+
+
+def test_capture_of_an_ipv6_group(tmp_path: Path) -> None:
+    """By a session description with senders, and by an address; the interface by its name."""
+    port, group = free_port(), "ff15::4361"
+    with sender6(group, port) as (name, out):
+        me = out.getsockname()[0].partition("%")[0]
+        file, made = tmp_path / "six.sdp", tmp_path / "air.pcapng"
+        filters = f"a=source-filter: incl IN IP6 * 2001:db8::1 {me}\n"
+        file.write_text(HEAD + FLUTE.format(port=port, version=6, address=group) + filters)
+        for where in (("--sdp", str(file)), ("--address", f"[{group}]:{port}=flute")):
+            with capturing_process(str(made), *where, "--interface", name, "--count", "1") as process:
+                ended = wait_briefly(process)
+                for _ in range(10_000):
+                    out.send(b"x")
+                    if ended():
+                        break
+                assert process.wait(10) == 0
+            (found,) = packets(made)
+            assert (found.destination, found.source[0], found.payload) == ((group, port), me, b"x")
+
+
 def test_a_full_disk_leaves_a_whole_file(tmp_path: Path) -> None:
     """What fits is whole: the last block that was cut is taken away."""
     out, port = tmp_path / "air.pcapng", free_port()
@@ -318,6 +384,11 @@ def test_capture_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFi
         ([str(tmp_path / "a" / "b"), "--address", f"127.0.0.1:{free_port()}"], "No such file or directory"),
         ([out, "--address", "192.0.2.77:5000"], "192.0.2.77:5000"),
         ([out, "--address", "239.1.2.3:5000", "--interface", "nowhere"], "--interface nowhere"),
+        ([out, "--address", "239.1.2.3:5000", "--interface", "::1"], "--interface ::1"),
+        ([out, "--address", "::1:5000"], "expected HOST:PORT"),
+        ([out, "--address", "[::1]"], "expected HOST:PORT"),
+        ([out, "--address", "[2001:db8::77]:5000"], "[2001:db8::77]:5000"),
+        ([out, "--address", "[ff15::1]:5000", "--interface", "127.0.0.77"], "no interface has the address 127.0.0.77"),
     ):  # fmt: skip
         assert main(["capture", *args]) == 2, args
         assert words in capsys.readouterr().err
