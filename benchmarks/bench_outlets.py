@@ -79,7 +79,7 @@ def bench_route(benchmark: Any) -> None:
 
 
 def bench_key_change(benchmark: Any) -> None:
-    """A new key and its first packet, in the 63rd round of the sequence numbers: its session is led there first (R39)."""
+    """A new key and its first packet, in the 63rd round of the sequence numbers: a new session that starts there (R39)."""
     head, source, numbers = Protect("urn:a"), packets(63 << 16), itertools.count(1)
     head.resume({1: (63 << 16) - 1})
 

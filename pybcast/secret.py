@@ -17,7 +17,7 @@ class Secret:
 
     Compares in constant time, only with its own kind of object (never with ``bytes``).  :meth:`wipe` overwrites the buffer;
     after that every use raises ``KeyUnavailable``.  :meth:`reveal` is the one door to the bytes and easy to search for; only the
-    way into the C core reads them where they lie, since a copy could not be wiped.
+    ways into C read them where they lie, since a copy could not be wiped.
     """
 
     __slots__ = ("_buffer", "_wiped")

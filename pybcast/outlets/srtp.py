@@ -1,65 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
 """SRTP under broadcast traffic keys: AES-128-CM, HMAC-SHA1-80, the MKI before the tag (signalling 5.2, RFC 3711).
 
-The packet transform is libsrtp's, through pylibsrtp (extra ``media``), which knows neither MKI nor rollover counter (ROC).
-Both are added here:
+The packet transform is libsrtp's (``pybcast.outlets.libsrtp``), with one session for each key and SSRC.  What is decided here is
+which key a packet gets, and which rollover counter (ROC) a session starts with, because the ROC belongs to the stream and not to
+the key (rules R39).  A receiver that cannot know the ROC finds it: the tag of a packet fits under the right one only.
 
-* MKI.  It is outside the authenticated portion (RFC 3711, 3.1 and 4.2), so it is put before the tag and taken out again.
-* ROC.  It belongs to the stream, not to the key (rules R39), but a new libsrtp session starts at 0.  A session that must start
-  later is led there first by packets made here, without payload and never sent: about two for each 65,536 of the stream,
-  some 1.5 microseconds each.  Their indices lie behind those of real packets, so no key stream is used twice.
-
-Sessions of libsrtp keep their own copy of a key until they are freed; ``wipe`` and removal drop them.  Not for several threads
+Sessions of libsrtp keep their own copy of a key until they are closed; ``wipe`` and removal close them.  Not for several threads
 at once.  RTCP is not handled: the layout notes define traffic keys for media packets only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import itertools
 import struct
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final
 
 from pybcast.errors import (
     BadLength,
     BadValue,
-    ConfigError,
-    CryptoError,
     Integrity,
     KeyUnavailable,
     LocalFlowError,
     Replay,
     Truncated,
 )
+from pybcast.keys import TEK, srtp_session_keys
+from pybcast.outlets import libsrtp
+from pybcast.outlets.libsrtp import MAX_PACKET
 from pybcast.secret import Secret
-
-if TYPE_CHECKING:
-    from pylibsrtp import Session
 
 TEK_SIZE: Final = 16
 SALT_SIZE: Final = 14
 TAG_SIZE: Final = 10  # HMAC-SHA1-80 unless the SDP says otherwise (signalling 5.2; confidence: likely)
 MKI_SIZES: Final = range(1, 17)  # master_key_index (R17); 6 bytes on Smartcard and two-profile streams (R38; confidence: own)
-MAX_RTP_SIZE: Final = 1356  # bytes: pylibsrtp's buffer of 1,500 less the room it keeps for a trailer (144)
-MAX_SRTP_SIZE: Final = 1500
 MAX_KEYS: Final = 16  # a terminal holds the current TEK, the next, and those in their lifetime: 4 to 8 periods (rules R42)
 MAX_STREAMS: Final = 64  # SSRCs: a stream has one, plus one for each restart of its encoder
 MAX_RETIRED: Final = 1024  # MKIs remembered so that none comes back: more than an hour of 4 s periods
 ROC_TRIES: Final = 64  # rules R39 (confidence: own)
-MAX_ROC: Final = 4095  # leading a session there takes some 12 ms, less than a frame; six days at 500 packets/s
 MAX_PAUSE: Final = 64  # packets: forged packets must not buy a full search each
+LOST: Final = 16  # packets of a stream refused in a row before its ROC is looked for again: more than a burst of repeated ones
+JUMPED: Final = 256  # packets refused in a row before an encoder is taken to have begun again: more than a network repeats
 
 _HEADER: Final = struct.Struct(">BBHII")
 _HALF: Final = 0x8000
-_STEP: Final = 0x7FFF  # the largest advance that libsrtp's index estimate (RFC 3711, 3.3.1) takes for one
-_BEHIND: Final = 0x4000  # how far behind a real packet the last made one stays: beyond any reordering, within one step
+_REACH: Final = 0x7FFF  # the largest advance that an estimate of the packet index takes for one (RFC 3711, 3.3.1)
+_WRAP: Final = 1 << 16
+_INDICES: Final = 1 << 48  # of packets under one key (RFC 3711, 9.2)
 
 
 class RolloverUnknown(Integrity):
-    """A packet of a stream not yet heard under this key fits none of the 64 ROC values tried (rules R39).
+    """A packet of a stream not yet heard under this key, or lost, fits none of the 64 ROC values tried (rules R39).
 
     Either the stream is past them - it must restart with a new SSRC before new listeners can join - or the packet is forged.
     """
@@ -72,10 +67,11 @@ class RolloverUnknown(Integrity):
 
 @dataclass(slots=True)
 class _Link:
-    """One libsrtp session under one key for one SSRC, and the highest packet index (ROC x 65,536 + seq) it has passed."""
+    """The session of one key for one SSRC.  ``index``: the highest that it has passed (ROC x 65,536 + sequence number)."""
 
-    session: Session
+    session: libsrtp.Session
     index: int
+    failures: int = 0  # in a row
 
 
 @dataclass(slots=True)
@@ -84,38 +80,61 @@ class _Key:
     tek: Secret = field(repr=False)
     salt: bytes = field(repr=False)
     links: OrderedDict[int, _Link] = field(default_factory=OrderedDict)
+    auth: Secret | None = field(default=None, repr=False)  # for searches only
 
     def same(self, tek: Secret, salt: bytes) -> bool:
         return self.tek == tek and self.salt == salt
 
-    def session(self, *, inbound: bool) -> Session:
-        from pylibsrtp import Policy, Session
+    def session(self, buffer: libsrtp.Buffer, ssrc: int, index: int) -> libsrtp.Session:
+        return libsrtp.Session(libsrtp.load(), buffer, ssrc, self.mki, self.tek, self.salt, index >> 16)
 
-        kind = Policy.SSRC_ANY_INBOUND if inbound else Policy.SSRC_ANY_OUTBOUND
-        return Session(Policy(key=self.tek.reveal() + self.salt, ssrc_type=kind))
+    def replace(self, ssrc: int, link: _Link) -> None:
+        if old := self.links.pop(ssrc, None):
+            old.session.close()
+        self.links[ssrc] = link
+
+    def index_of(self, packet: bytes, indices: Iterable[int]) -> int | None:
+        """Under which of ``indices`` does the packet's tag fit (RFC 3711, 4.2)?  The packet itself is hashed once."""
+        if self.auth is None:
+            keys = srtp_session_keys(TEK(self.tek), self.salt)
+            self.auth = keys.auth
+            keys.encr.wipe()
+        start = hmac.new(self.auth.reveal(), packet[: -TAG_SIZE - len(self.mki)], "sha1")
+        for index in indices:
+            tried = start.copy()
+            tried.update((index >> 16).to_bytes(4))
+            if hmac.compare_digest(tried.digest()[:TAG_SIZE], packet[-TAG_SIZE:]):
+                return index
+        return None
 
     def wipe(self) -> None:
         self.tek.wipe()
+        if self.auth is not None:
+            self.auth.wipe()
+        for link in self.links.values():
+            link.session.close()
         self.links.clear()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Stream:
-    """An outgoing SSRC: its highest packet index, and the MKI of its last packet."""
+    """An outgoing SSRC: its highest packet index, the MKI of its last packet, and how many packets were refused in a row."""
 
     index: int
     mki: bytes
+    refused: int = 0
 
 
 class SrtpProtector:
     """Protects one outgoing media stream: clear RTP in, SRTP with MKI out, the key changed whenever told.
 
-    The sequence of packets and the ROC go on over key changes.  ``ConfigError`` when pylibsrtp is missing.
+    The sequence of packets and the ROC go on over key changes.  ``ConfigError`` when libsrtp is missing.
     Source: signalling 5.2 (likely), smartcard-profile 6, rules R38, R39, RFC 3711.
     """
 
     def __init__(self) -> None:
-        _require_pylibsrtp()
+        libsrtp.load()
+        self._buffer = libsrtp.Buffer()
         self._key: _Key | None = None
         self._mki_size: int | None = None
         self._retired: deque[bytes] = deque(maxlen=MAX_RETIRED)
@@ -144,7 +163,7 @@ class SrtpProtector:
 
         ``LocalFlowError`` for a stream that is known, or an index out of bounds.
         """
-        if ssrc in self._streams or not 0 <= ssrc < 1 << 32 or not 0 <= index < (MAX_ROC + 1) << 16:
+        if ssrc in self._streams or not 0 <= ssrc < 1 << 32 or not 0 <= index < _INDICES:
             raise LocalFlowError(f"stream {ssrc:08x} cannot be resumed at packet {index}")
         if len(self._streams) < MAX_STREAMS:
             self._streams[ssrc] = _Stream(index, b"")
@@ -165,33 +184,48 @@ class SrtpProtector:
         self._key = _Key(bytes(mki), Secret(tek), bytes(salt))
 
     def protect(self, rtp: bytes) -> bytes:
-        """One RTP packet (up to 1,356 bytes) as SRTP || MKI || tag (10 bytes).
+        """One RTP packet as SRTP || MKI || tag (10 bytes).
 
-        Raises ``WireError`` for what is not RTP, ``KeyUnavailable`` before the first key, ``Replay`` for a packet sent before
-        or too old, ``LocalFlowError`` when the stream has wrapped too often (``MAX_ROC``) or there are too many of them: the
-        encoder must then restart with a new SSRC.
+        Raises ``WireError`` for what is not RTP or too large for a datagram, ``KeyUnavailable`` before the first key, ``Replay``
+        for a packet sent before or too old, ``LocalFlowError`` when there are too many streams or a stream has used up its
+        indices.  After 256 refusals in a row the encoder is taken to have begun again: the stream goes on under the next ROC, so
+        that no index is used twice.
         """
-        if len(rtp) > MAX_RTP_SIZE:
-            raise BadLength(None, "rtp", f"at most {MAX_RTP_SIZE} bytes", f"{len(rtp)} bytes")
-        seq, ssrc = _parse(rtp)
         key = self._key
         if key is None:
+            _parse(rtp)
             raise KeyUnavailable("no traffic key has been set")
+        if len(rtp) > MAX_PACKET - TAG_SIZE - len(key.mki):
+            raise BadLength(None, "rtp", f"at most {MAX_PACKET - TAG_SIZE - len(key.mki)} bytes", f"{len(rtp)} bytes")
+        seq, ssrc = _parse(rtp)
         stream = self._streams.get(ssrc)
-        index = seq if stream is None else _estimate(stream.index, seq)
-        if index >> 16 > MAX_ROC:
-            raise LocalFlowError(f"stream {ssrc:08x} has wrapped {MAX_ROC} times: it must restart with a new SSRC")
         if stream is None:
             self._make_room(key.mki)
-        link = key.links.get(ssrc)
-        if link is None:
-            link = _Link(key.session(inbound=False), index)
-            _lead(link.session, None, ssrc, None, index)
-            key.links[ssrc] = link
-        srtp = _run(link.session.protect, rtp)
-        self._streams[ssrc] = _Stream(max(index, stream.index) if stream else index, key.mki)
+            stream = _Stream(seq, key.mki)
+            srtp = self._protect(key, stream, ssrc, seq, rtp)
+            self._streams[ssrc] = stream
+            return srtp
+        try:
+            srtp = self._protect(key, stream, ssrc, _estimate(stream.index, seq), rtp)
+        except Replay:
+            stream.refused += 1
+            if stream.refused < JUMPED:
+                raise
+            srtp = self._protect(key, stream, ssrc, _ahead(stream.index, seq), rtp)
         self._streams.move_to_end(ssrc)
-        return srtp[:-TAG_SIZE] + key.mki + srtp[-TAG_SIZE:]
+        return srtp
+
+    def _protect(self, key: _Key, stream: _Stream, ssrc: int, index: int, rtp: bytes) -> bytes:
+        if index >= _INDICES:
+            raise LocalFlowError(f"stream {ssrc:08x} has used up its packet indices: it must restart with a new SSRC")
+        link = key.links.get(ssrc)
+        if link is None or index > link.index + _REACH:
+            link = _Link(key.session(self._buffer, ssrc, index), index)
+            key.replace(ssrc, link)
+        srtp = link.session.protect(rtp)
+        link.index = max(index, link.index)
+        stream.index, stream.mki, stream.refused = max(index, stream.index), key.mki, 0
+        return srtp
 
     def wipe(self) -> None:
         """Forget the key (``KeyUnavailable`` until the next one); streams and their ROC are kept."""
@@ -213,18 +247,20 @@ class SrtpProtector:
 class SrtpUnprotector:
     """Opens one incoming media stream with whichever of its keys a packet's MKI names.
 
-    Holds up to 16 keys; a further one replaces the oldest.  A stream heard for the first time may be past its first wrap: up
-    to 64 ROC values are then tried (rules R39).  ``ConfigError`` when pylibsrtp is missing.
+    Holds up to 16 keys; a further one replaces the oldest.  A stream heard for the first time may be past its first wrap, and so
+    may one of which more than 32,767 packets were lost: up to 64 ROC values are then tried (rules R39), for a stream known under
+    the key only later ones, so that no recorded packet opens again.  ``ConfigError`` when libsrtp is missing.
     Source: signalling 5.2 (likely), smartcard-profile 6, rules R38, R39, R42, RFC 3711.
     """
 
     def __init__(self) -> None:
-        _require_pylibsrtp()
+        libsrtp.load()
+        self._buffer = libsrtp.Buffer()
         self._keys: OrderedDict[bytes, _Key] = OrderedDict()
         self._mki_size: int | None = None
         self._streams: OrderedDict[int, int] = OrderedDict()  # SSRC -> highest authenticated index, over all keys
-        self._pause = 0
-        self._failures = 0
+        self._pause = 0  # packets until the next full search
+        self._next_pause = 1
 
     def __repr__(self) -> str:
         return f"<SrtpUnprotector mkis={[mki.hex() for mki in self._keys]}>"
@@ -273,68 +309,70 @@ class SrtpUnprotector:
         smallest = _HEADER.size + self._mki_size + TAG_SIZE
         if len(packet) < smallest:
             raise Truncated(0, "srtp", f"at least {smallest} bytes", f"{len(packet)} bytes")
-        if len(packet) > MAX_SRTP_SIZE:
-            raise BadLength(0, "srtp", f"at most {MAX_SRTP_SIZE} bytes", f"{len(packet)} bytes")
-        body, mki, tag = packet[: -TAG_SIZE - self._mki_size], packet[-TAG_SIZE - self._mki_size : -TAG_SIZE], packet[-TAG_SIZE:]
-        seq, ssrc = _parse(body)
+        if len(packet) > MAX_PACKET:
+            raise BadLength(0, "srtp", f"at most {MAX_PACKET} bytes", f"{len(packet)} bytes")
+        end = len(packet) - TAG_SIZE - self._mki_size
+        seq, ssrc = _parse(packet, end)
+        mki = packet[end:-TAG_SIZE]
         key = self._keys.get(mki)
         if key is None:
             raise KeyUnavailable(mki.hex())
         link = key.links.get(ssrc)
         if link is None:
-            rtp, link = self._first(key, ssrc, seq, body + tag)
-            if len(key.links) == MAX_STREAMS:
-                key.links.popitem(last=False)
-            key.links[ssrc] = link
-        else:
+            return self._search(key, ssrc, packet, self._expected(ssrc, seq))
+        try:
             index = _estimate(link.index, seq)
-            rtp = _run(link.session.unprotect, body + tag)
-            link.index = max(index, link.index)
-        self._streams[ssrc] = max(link.index, self._streams.get(ssrc, 0))
+            rtp = link.session.unprotect(packet)
+        except (Integrity, Replay):
+            link.failures += 1
+            if link.failures < LOST:
+                raise
+            ahead = _ahead(link.index, seq)
+            return self._search(key, ssrc, packet, range(ahead, ahead + ROC_TRIES * _WRAP, _WRAP))
+        link.index, link.failures = max(index, link.index), 0
+        self._heard(ssrc, link.index)
+        return rtp
+
+    def _expected(self, ssrc: int, seq: int) -> Iterable[int]:
+        """The indices that the first packet of a stream under a key may have, the most likely first."""
+        known = self._streams.get(ssrc)
+        if known is not None:
+            # First on from where the stream was - it may have wrapped unheard -, then as a stream that began again.
+            half = range(0, ROC_TRIES // 2 * _WRAP, _WRAP)
+            with contextlib.suppress(Replay):  # not to be expected at all: it began again
+                expected = _estimate(known, seq)
+                return itertools.chain((expected + wrap for wrap in half), (seq + wrap for wrap in half))
+        return range(seq, ROC_TRIES * _WRAP, _WRAP)
+
+    def _search(self, key: _Key, ssrc: int, packet: bytes, indices: Iterable[int]) -> bytes:
+        """Open a packet that may have any of these indices, and go on from it.
+
+        ``RolloverUnknown`` when it has none of them.  For some packets after such a failure only the first index is tried:
+        ``Integrity`` then.
+        """
+        paused = self._pause > 0
+        index = key.index_of(packet, itertools.islice(indices, 1) if paused else indices)
+        if index is None:
+            if paused:
+                self._pause -= 1
+                raise Integrity
+            self._pause = self._next_pause
+            self._next_pause = min(2 * self._next_pause, MAX_PAUSE)
+            raise RolloverUnknown
+        link = _Link(key.session(self._buffer, ssrc, index), index)
+        rtp = link.session.unprotect(packet)
+        self._pause, self._next_pause = 0, 1
+        if ssrc not in key.links and len(key.links) == MAX_STREAMS:
+            key.links.popitem(last=False)[1].session.close()
+        key.replace(ssrc, link)
+        self._heard(ssrc, index)
+        return rtp
+
+    def _heard(self, ssrc: int, index: int) -> None:
+        self._streams[ssrc] = max(index, self._streams.get(ssrc, 0))
         self._streams.move_to_end(ssrc)
         if len(self._streams) > MAX_STREAMS:
             self._streams.popitem(last=False)
-        return rtp
-
-    def _first(self, key: _Key, ssrc: int, seq: int, srtp: bytes) -> tuple[bytes, _Link]:
-        """Open the first packet of a stream under a key, whose ROC is expected (stream known) or has to be found."""
-        known = self._streams.get(ssrc)
-        wraps = range(0, ROC_TRIES << 16, 1 << 16)
-        indices: Iterable[int] = (seq + wrap for wrap in wraps)
-        if known is not None:
-            # First on from where the stream was - it may have wrapped unheard -, then as a stream that began again.
-            half = wraps[: ROC_TRIES // 2]
-            with contextlib.suppress(Replay):  # not to be expected at all: it began again
-                expected = _estimate(known, seq)
-                indices = itertools.chain((expected + wrap for wrap in half), (seq + wrap for wrap in half))
-        if self._pause:
-            # A search has just failed: only the expected index is tried until the pause is over.
-            indices = itertools.islice(indices, 1)
-        make, link, at = key.session(inbound=False), _Link(key.session(inbound=True), 0), None
-        for index in indices:
-            if at is not None and index < at:
-                make, link, at = key.session(inbound=False), _Link(key.session(inbound=True), 0), None
-            at = _lead(make, link.session, ssrc, at, index)
-            try:
-                rtp = _run(link.session.unprotect, srtp)
-            except Integrity:
-                continue
-            link.index = index
-            self._pause = self._failures = 0
-            return rtp, link
-        if self._pause:
-            self._pause -= 1
-            raise Integrity
-        self._pause = min(1 << self._failures, MAX_PAUSE)
-        self._failures += 1
-        raise RolloverUnknown
-
-
-def _require_pylibsrtp() -> None:
-    try:
-        import pylibsrtp  # noqa: F401
-    except ImportError:
-        raise ConfigError("SRTP needs pylibsrtp: pip install 'pybcast[media]'") from None
 
 
 def _check_key(mki: bytes, tek: Secret, salt: bytes, mki_size: int | None) -> None:
@@ -348,23 +386,24 @@ def _check_key(mki: bytes, tek: Secret, salt: bytes, mki_size: int | None) -> No
         raise BadLength(None, "salt", f"{SALT_SIZE} bytes", f"{len(salt)} bytes")
 
 
-def _parse(rtp: bytes) -> tuple[int, int]:
-    """Sequence number and SSRC, once the header is known to fit (RFC 3550, 5.1 and 5.3.1)."""
+def _parse(packet: bytes, size: int | None = None) -> tuple[int, int]:
+    """Sequence number and SSRC, once the header is known to fit into the first ``size`` bytes (RFC 3550, 5.1 and 5.3.1)."""
     end = _HEADER.size
-    if len(rtp) < end:
-        raise Truncated(0, "rtp", f"at least {end} bytes", f"{len(rtp)} bytes")
-    first, _, seq, _, ssrc = _HEADER.unpack_from(rtp)
+    size = len(packet) if size is None else size
+    if size < end:
+        raise Truncated(0, "rtp", f"at least {end} bytes", f"{size} bytes")
+    first, _, seq, _, ssrc = _HEADER.unpack_from(packet)
     if first >> 6 != 2:
         raise BadValue(0, "rtp.version", "2", str(first >> 6))
     start, end = end, end + 4 * (first & 0x0F)
-    if len(rtp) < end:
-        raise Truncated(start, "rtp.csrc", f"{end - start} bytes", f"{len(rtp) - start} bytes")
+    if size < end:
+        raise Truncated(start, "rtp.csrc", f"{end - start} bytes", f"{size - start} bytes")
     if first & 0x10:
         start, end = end, end + 4
-        if len(rtp) >= end:
-            end += 4 * int.from_bytes(rtp[start + 2 : end])
-        if len(rtp) < end:
-            raise Truncated(start, "rtp.extension", f"{end - start} bytes", f"{len(rtp) - start} bytes")
+        if size >= end:
+            end += 4 * int.from_bytes(packet[start + 2 : end])
+        if size < end:
+            raise Truncated(start, "rtp.extension", f"{end - start} bytes", f"{size - start} bytes")
     return seq, ssrc
 
 
@@ -377,40 +416,7 @@ def _estimate(last: int, seq: int) -> int:
     return last + step
 
 
-def _path(at: int | None, index: int) -> Iterator[int]:
-    """The indices that lead a session from ``at`` (None: new, which takes any index below 65,536) to just behind ``index``."""
-    goal = index - _BEHIND
-    if at is None:
-        if index <= 0xFFFF:
-            return
-        at = goal % _STEP - _STEP
-    while at < goal:
-        at = min(at + _STEP, goal)
-        yield at
-
-
-def _lead(sender: Session, receiver: Session | None, ssrc: int, at: int | None, index: int) -> int | None:
-    """Bring a session (or a pair: the receiver only counts what authenticates) to where ``index`` is the next to come."""
-    for step in _path(at, index):
-        made = sender.protect(_HEADER.pack(0x80, 0, step & 0xFFFF, 0, ssrc))
-        if receiver is not None:
-            receiver.unprotect(made)
-        at = step
-    return at
-
-
-def _run(transform: Callable[[bytes], bytes], packet: bytes) -> bytes:
-    from pylibsrtp import Error
-
-    try:
-        return transform(packet)
-    except Error as error:
-        _refuse(str(error))
-
-
-def _refuse(reason: str) -> NoReturn:
-    if reason == "authentication failure":
-        raise Integrity
-    if reason.startswith("replay"):
-        raise Replay(reason)
-    raise CryptoError(f"libsrtp: {reason}")
+def _ahead(last: int, seq: int) -> int:
+    """The next index of ``seq`` that lies further from ``last`` than an estimate reaches."""
+    first = last + _REACH + 1
+    return first + ((seq - first) & 0xFFFF)
