@@ -20,6 +20,7 @@ from pybcast.errors import ConfigError
 
 if TYPE_CHECKING:
     from pybcast.outlets.media import Converter, Route
+    from pybcast.outlets.udp import Address
 
 KeysOption = Annotated[Path, typer.Option("--keys", metavar="SOCKET", help="The key socket to follow.", show_default=False)]
 ServicesOption = Annotated[
@@ -41,6 +42,13 @@ InterfaceOption = Annotated[
     typer.Option("--interface", metavar="ADDRESS", help="Of multicast: its address (IPv4) or name (IPv6).", show_default=False),
 ]
 TtlOption = Annotated[int, typer.Option("--ttl", min=0, max=255, help="Of multicast.")]
+MtuOption = Annotated[
+    int,
+    typer.Option(
+        "--mtu", metavar="BYTES", min=128, max=65_535,
+        help="The largest IP packet to send; by default all that an encoder makes for Ethernet goes out (RTP of 1,472 bytes).",
+    ),
+]  # fmt: skip
 EveryOption = Annotated[float, typer.Option("--statistics", metavar="SECONDS", min=0, help="Figures so often; 0: at the end only.")]
 
 
@@ -58,6 +66,7 @@ def protect(
     stream: StreamsOption = None,
     interface: InterfaceOption = "",
     ttl: TtlOption = 1,
+    mtu: MtuOption = 1546,
     positions: Annotated[
         Path | None,
         typer.Option("--positions", metavar="FILE", help="Where streams are, for the next start (R39).", show_default=False),
@@ -71,11 +80,12 @@ def protect(
     """
     with answering(as_json=json):
         from pybcast.outlets.protect import Positions, Protect
+        from pybcast.outlets.udp import headers
 
         protects: list[Protect] = []
 
-        def make(name: str, number: int) -> Protect:
-            protects.append(Protect(name, number))
+        def make(name: str, number: int, targets: Sequence[Address]) -> Protect:
+            protects.append(Protect(name, number, mtu=mtu, headers=max(map(headers, targets))))
             return protects[-1]
 
         routes = _routes(make, service, stream, source, target, interface, ttl)
@@ -105,11 +115,14 @@ def relay(
     with answering(as_json=json):
         from pybcast.outlets.relay import Open
 
-        _run(keys, _routes(Open, service, stream, source, target, interface, ttl), statistics, json, None)
+        def make(name: str, number: int, _targets: Sequence[Address]) -> Open:
+            return Open(name, number)
+
+        _run(keys, _routes(make, service, stream, source, target, interface, ttl), statistics, json, None)
 
 
 def _routes(
-    make: Callable[[str, int], Converter],
+    make: Callable[[str, int, Sequence[Address]], Converter],
     services: Sequence[str],
     streams: Sequence[int] | None,
     sources: Sequence[str],
@@ -134,7 +147,7 @@ def _routes(
             return pair
 
         routes = [
-            Route(make(name, number), kept(Pair.listen(at, interface)), [kept(sending(to, interface, ttl)) for to in tos])
+            Route(make(name, number, tos), kept(Pair.listen(at, interface)), [kept(sending(to, interface, ttl)) for to in tos])
             for name, number, at, tos in zip(services, streams, found, into, strict=True)
         ]
         sockets.pop_all()

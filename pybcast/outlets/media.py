@@ -75,6 +75,11 @@ class Alarms:
             self._active[code] = text
             self._tell(Alarm(code, self._service, self._stream, text))
 
+    def set_once(self, code: str, text: str) -> None:
+        """Raise it with the first text; other texts are not told while it lasts."""
+        if code not in self._active:
+            self.set(code, text)
+
     def clear(self, code: str) -> None:
         if code in self._active:
             del self._active[code]

@@ -21,10 +21,13 @@ from pybcast.flows.events import Alarm, StopTraffic, UseKey
 from pybcast.messages import Protocol
 from pybcast.outlets.keyline import HANDOVER, KeyOutput
 from pybcast.outlets.media import Alarms, log_alarm
-from pybcast.outlets.srtp import ROC_TRIES, SrtpProtector
+from pybcast.outlets.srtp import MKI_SIZES, ROC_TRIES, TAG_SIZE, SrtpProtector
 
 LOG: Final = logging.getLogger("pybcast.media")
 NEVER: Final = -math.inf
+FROM_ENCODER: Final = 1472  # bytes of RTP: what Ethernet's 1,500 leave behind IPv4 and UDP headers. FFmpeg fills it by default
+MTU: Final = FROM_ENCODER + MKI_SIZES[-1] + TAG_SIZE + 48  # bytes of an IP packet: so that each of those goes out, over IPv6 too
+KEPT: Final = 60  # looks, a second apart, without a packet that is too large before that alarm is over
 
 
 class Protect:
@@ -32,13 +35,27 @@ class Protect:
 
     Alarms (codes): ``no-authority`` nothing goes out since the authority of the key has ended, or the BSD/A said stop;
     ``key-refused`` a key could not be used, the last one is held; ``media-refused`` packets that could not be protected did not go
-    out; ``restart-stream`` the stream has wrapped so often that terminals which tune in no longer find it (R39).
+    out; ``packet-too-large`` nor did packets that would have been above the MTU; ``restart-stream`` the stream has wrapped so
+    often that terminals which tune in no longer find it (R39).
     """
 
-    def __init__(self, service: str, stream: int = 1, alarm: Callable[[Alarm], None] = log_alarm) -> None:
+    def __init__(
+        self,
+        service: str,
+        stream: int = 1,
+        alarm: Callable[[Alarm], None] = log_alarm,
+        *,
+        mtu: int = MTU,
+        headers: int = 28,
+    ) -> None:
+        """``mtu``: bytes of the largest IP packet to send.  ``headers``: how many of them are IP's and UDP's."""
         self.service, self.stream = service, stream
-        self.protected = self.stopped = self.refused = self.changes = 0
-        """Packets that went out, that came while nothing might, that could not be protected; keys taken into use."""
+        self.protected = self.stopped = self.refused = self.too_large = self.changes = 0
+        """Packets that went out, that came while nothing might, that could not be protected, that were above the MTU; keys taken
+        into use."""
+        self._mtu, self._headers = mtu, headers
+        self._largest = 0  # bytes of RTP under the key in use
+        self._too_large_before = self._since_too_large = 0
         self._alarms = Alarms(service, stream, alarm)
         self._srtp = SrtpProtector()
         self._until = NEVER  # when the authority ends
@@ -73,6 +90,7 @@ class Protect:
             self._alarms.set("key-refused", f"{error}: holding the last one")
             return
         self.changes += key.mki != before
+        self._largest = self._mtu - self._headers - len(key.mki) - TAG_SIZE
         self._until = math.inf if key.authority_end is None else key.authority_end + HANDOVER
         self._alarms.clear("key-refused")
         self._alarms.clear("no-authority")
@@ -86,6 +104,11 @@ class Protect:
         if now >= self._until:
             self.stopped += 1
             self.look(now)
+            return None
+        if len(packet) > self._largest:
+            self.too_large += 1
+            why = f"RTP of {len(packet)} bytes would be above the MTU of {self._mtu} and is not sent"
+            self._alarms.set_once("packet-too-large", f"{why}: let the encoder make {self._largest} bytes at most")
             return None
         try:
             protected = self._srtp.protect(packet)
@@ -105,6 +128,10 @@ class Protect:
         if self.refused == self._refused_before:
             self._alarms.clear("media-refused")
         self._refused_before = self.refused
+        self._since_too_large = 0 if self.too_large > self._too_large_before else self._since_too_large + 1
+        self._too_large_before = self.too_large
+        if self._since_too_large >= KEPT:
+            self._alarms.clear("packet-too-large")
         if self._srtp.roc >= ROC_TRIES:
             self._alarms.set("restart-stream", "restart the stream with a new SSRC: terminals that tune in no longer find it")
         else:
@@ -115,7 +142,7 @@ class Protect:
         mki = self._srtp.mki
         return {
             "mki": None if mki is None else mki.hex(), "roc": self._srtp.roc, "protected": self.protected, "stopped": self.stopped,
-            "refused": self.refused, "changes": self.changes, "alarms": list(self._alarms.active),
+            "refused": self.refused, "too_large": self.too_large, "changes": self.changes, "alarms": list(self._alarms.active),
         }  # fmt: skip
 
     def wipe(self) -> None:

@@ -8,21 +8,23 @@ goes on in the order in which it came.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from pybcast.errors import BcastError, KeyUnavailable, Replay
 from pybcast.flows.events import Alarm, TekExpired, TekReady
 from pybcast.messages import Protocol
 from pybcast.outlets.keyline import KeyOutput
 from pybcast.outlets.media import Alarms, log_alarm
-from pybcast.outlets.srtp import RolloverUnknown, SrtpUnprotector
+from pybcast.outlets.srtp import SrtpUnprotector
+
+LOOKS: Final = 2  # a second apart: packets have come and not opened for a second at least
 
 
 class Open:
     """A ``Converter``: opens the SRTP packets of one stream.
 
-    Alarms (codes): ``key-refused`` a key could not be used; ``dark`` packets come and no key opens them; ``rollover-unknown``
-    the stream has wrapped more often than a terminal can find out (R39).
+    Alarms (codes): ``key-refused`` a key could not be used; ``dark`` packets come and for a second none has opened, whatever the
+    cause, until one opens again.
     """
 
     def __init__(self, service: str, stream: int = 1, alarm: Callable[[Alarm], None] = log_alarm) -> None:
@@ -33,7 +35,9 @@ class Open:
         self._srtp = SrtpUnprotector()
         self._until: dict[bytes, float] = {}
         self._next_end = 0.0
-        self._before = (0, 0)
+        self._before = (0, 0)  # at the last look: packets that opened, that came
+        self._failing = 0  # looks since one opened at which some had come
+        self._last = ""  # why the last did not open
 
     @property
     def mkis(self) -> tuple[bytes, ...]:
@@ -74,15 +78,15 @@ class Open:
             self._expire(now)
         try:
             clear = self._srtp.unprotect(packet)
-        except KeyUnavailable:
+        except KeyUnavailable as error:
             self.without_key += 1
-        except Replay:
+            self._last = str(error)
+        except Replay as error:
             self.repeated += 1
-        except RolloverUnknown as error:
+            self._last = str(error)
+        except BcastError as error:
             self.refused += 1
-            self._alarms.set("rollover-unknown", str(error))
-        except BcastError:
-            self.refused += 1
+            self._last = str(error)
         else:
             self.opened += 1
             return clear
@@ -97,12 +101,15 @@ class Open:
     def look(self, now: float) -> None:
         """Raise and take back what depends on the time."""
         self._expire(now)
-        before, self._before = self._before, (self.opened, self.without_key)
+        came = self.opened + self.without_key + self.refused + self.repeated
+        before, self._before = self._before, (self.opened, came)
         if self.opened > before[0]:
+            self._failing = 0
             self._alarms.clear("dark")
-            self._alarms.clear("rollover-unknown")
-        elif self.without_key > before[1]:
-            self._alarms.set("dark", "packets come and no key opens them")
+        elif came > before[1]:
+            self._failing += 1
+            if self._failing >= LOOKS:
+                self._alarms.set_once("dark", f"packets come and none opens; the last one: {self._last}")
 
     def figures(self) -> dict[str, Any]:
         """What to show an operator."""

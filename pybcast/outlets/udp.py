@@ -14,7 +14,7 @@ from pybcast.sourcefilter import SourceFilter, join
 
 LOOPBACK: Final = "127.0.0.1"
 RECEIVE_BUFFER: Final = 4 << 20  # bytes, as far as the system allows: packets wait here while another process has the core
-MAX_DATAGRAM: Final = 2048
+MAX_DATAGRAM: Final = 65_535  # bytes: none is cut; to have room costs nothing
 BURST: Final = 256  # datagrams read before others have their turn: some 5 ms of work - confidence: own
 _PAIR_TRIES: Final = 64  # the system hands out ports at random, every other one even
 
@@ -95,6 +95,11 @@ class Pair:
     def close(self) -> None:
         self.rtp.close()
         self.rtcp.close()
+
+
+def headers(address: Address) -> int:
+    """Bytes of the IP and UDP headers before a datagram to ``address``."""
+    return 48 if address.family == socket.AF_INET6 else 28
 
 
 def sending(address: Address, interface: str = "", ttl: int = 1) -> Pair:

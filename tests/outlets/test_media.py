@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import random
 import select
@@ -23,15 +24,16 @@ from hypothesis import strategies as st
 from outlet_support import FAR, SERVICE, KeySocket, key_socket, mki, ready, rtp, salt, tek, use
 
 from pybcast.cli.app import run as run_cli
+from pybcast.cli.protect import protect as protect_command
 from pybcast.errors import ConfigError
-from pybcast.flows import Alarm, StopTraffic, TekExpired, UseKey
+from pybcast.flows import Alarm, StopTraffic, TekExpired, TekReady, UseKey
 from pybcast.messages import Protocol
 from pybcast.outlets.keyline import HANDOVER
 from pybcast.outlets.media import Route, Routing, figures_line
-from pybcast.outlets.protect import Positions, Protect
+from pybcast.outlets.protect import FROM_ENCODER, KEPT, MTU, Positions, Protect
 from pybcast.outlets.relay import Open
 from pybcast.outlets.srtp import MAX_KEYS, ROC_TRIES
-from pybcast.outlets.udp import Address, Pair, drain, sending
+from pybcast.outlets.udp import Address, Pair, drain, headers, sending
 from pybcast.secret import Secret
 
 PATIENCE: Final = 30  # seconds for something that takes milliseconds
@@ -41,10 +43,11 @@ STOP: Final = StopTraffic(SERVICE, 1)
 class Bench:
     """An encoder's and a player's side, without sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, mtu: int = MTU) -> None:
         self.alarms: list[Alarm] = []
-        self.head = Protect(SERVICE, 1, self.alarms.append)
+        self.head = Protect(SERVICE, 1, self.alarms.append, mtu=mtu)
         self.tail = Open(SERVICE, 1, self.alarms.append)
+        self.on_air: list[bytes] = []
 
     def said(self) -> list[tuple[str, bool]]:
         """The alarms since the last call."""
@@ -54,7 +57,16 @@ class Bench:
 
     def carry(self, index: int, now: float = 0.0, **packet: int) -> bytes | None:
         protected = self.head.convert(rtp(index, **packet), now)
-        return None if protected is None else self.tail.convert(protected, now)
+        if protected is None:
+            return None
+        self.on_air.append(protected)
+        return self.tail.convert(protected, now)
+
+    def protect(self, index: int) -> bytes:
+        """A packet that goes out."""
+        protected = self.head.convert(rtp(index), 0.0)
+        assert protected is not None
+        return protected
 
 
 def test_keys_change_under_traffic_and_reordered_packets_still_open() -> None:
@@ -95,7 +107,7 @@ def test_nothing_goes_out_before_a_key_or_after_stop_or_the_end_of_authority() -
     bench.head.put(use(2))
     assert bench.carry(7, 9e9) == rtp(7), "no end is known"
     assert bench.head.figures() == {
-        "mki": mki(2).hex(), "roc": 0, "protected": 4, "stopped": 4, "refused": 0, "changes": 2, "alarms": [],
+        "mki": mki(2).hex(), "roc": 0, "protected": 4, "stopped": 4, "refused": 0, "too_large": 0, "changes": 2, "alarms": [],
     }  # fmt: skip
 
 
@@ -132,7 +144,7 @@ def test_a_key_that_cannot_be_used_leaves_the_last_one(wrong: UseKey) -> None:
     assert bench.said() == [("key-refused", True), ("no-authority", True), ("key-refused", False), ("no-authority", False)]
 
 
-@given(st.binary(max_size=60) | st.integers(0, 2000).map(bytes))
+@given(st.binary(max_size=60) | st.integers(0, 1500).map(bytes))
 @settings(max_examples=50)
 def test_what_is_no_media_goes_nowhere(packet: bytes) -> None:
     bench = Bench()
@@ -224,14 +236,16 @@ def test_keys_end_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     bench.tail.look(121.0)
     assert bench.said() == []
     assert bench.carry(3, 121.0) is None
-    bench.tail.look(121.0)
+    bench.tail.look(122.0)
+    assert bench.carry(4, 122.5) is None
+    bench.tail.look(123.0)
     assert bench.said() == [("dark", True)]
     bench.tail.put(ready(1))
-    assert bench.carry(4) == rtp(4)
-    bench.tail.look(122.0)
+    assert bench.carry(5) == rtp(5)
+    bench.tail.look(124.0)
     assert bench.said() == [("dark", False)]
     bench.tail.put(TekExpired(SERVICE, 1, mki(1)))
-    assert bench.carry(5) is None and bench.tail.without_key == 3
+    assert bench.carry(6) is None and bench.tail.without_key == 4
     bench.tail.put(UseKey(SERVICE, 1, 0, Protocol.SRTP, mki(1), tek(1), salt(1), None, None))
     assert bench.tail.mkis == (), "a line for encoders"
     bench.head.put(ready(2))
@@ -302,8 +316,119 @@ def test_a_stream_that_wrapped_too_often_is_alarmed() -> None:
     late = Open(SERVICE, 1, bench.alarms.append)
     late.put(ready(1))
     protected = bench.head.convert(rtp((ROC_TRIES << 16) + 2), 0.0)
-    assert protected is not None and late.convert(protected, 0.0) is None
-    assert bench.said() == [("rollover-unknown", True)]
+    assert protected is not None
+    for _ in range(2):
+        assert late.convert(protected, 0.0) is None
+        late.look(0.0)
+    assert [alarm.text for alarm in bench.alarms] == ["packets come and none opens; the last one: integrity check failed"]
+    assert bench.said() == [("dark", True)]
+
+
+CAUSES: Final[dict[str, Callable[[Bench, bytes, int], bytes]]] = {
+    "a key that is not held": lambda bench, good, n: good[:-16] + mki(9) + good[-10:],
+    "a wrong tag": lambda bench, good, n: good[:-10] + bytes(10),
+    "a damaged payload": lambda bench, good, n: good[:12] + bytes([good[12] ^ 1]) + good[13:],
+    "repeated packets": lambda bench, good, n: bench.on_air[0],
+    "a forged stream": lambda bench, good, n: rtp(n, ssrc=n) + mki(1) + bytes(10),
+    "RTP in clear": lambda bench, good, n: rtp(n),
+    "no RTP at all": lambda bench, good, n: b"\x40" + good[1:],
+    "too short": lambda bench, good, n: good[:20],
+    "nothing in them": lambda bench, good, n: b"",
+    "a header that is longer than the packet": lambda bench, good, n: b"\x8f" + good[1:20] + mki(1) + bytes(10),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_packets_that_come_and_do_not_open_for_a_second_are_one_alarm(cause: str) -> None:
+    bench = Bench()
+    bench.head.put(use(1))
+    bench.tail.put(ready(1))
+    assert bench.carry(0) == rtp(0)
+    bench.tail.look(0.0)
+    for second in range(1, 10):
+        for number in range(50):
+            good = bench.protect(50 * second + number)
+            assert bench.tail.convert(CAUSES[cause](bench, good, 50 * second + number), 0.0) is None
+        bench.tail.look(0.0)
+        assert bench.said() == [("dark", True)] * (second == 2), second
+    assert bench.tail.figures()["alarms"] == ["dark"]
+    assert bench.carry(600) == rtp(600)
+    bench.tail.look(0.0)
+    assert bench.said() == [("dark", False)]
+
+
+def test_a_stray_packet_is_no_alarm() -> None:
+    bench = Bench()
+    bench.head.put(use(1))
+    bench.tail.put(ready(1))
+    for index in range(10):
+        bench.tail.convert(b"stray", 0.0)
+        bench.tail.look(0.0)
+        assert bench.carry(index) == rtp(index)
+        bench.tail.look(0.0)
+    bench.tail.look(0.0)
+    assert bench.said() == []
+
+
+def test_forty_thousand_lost_packets_under_one_key() -> None:
+    """It opens again within 100 packets; until then one alarm, however slowly they come."""
+    bench = Bench()
+    bench.head.put(use(1))
+    bench.tail.put(ready(1))
+    assert bench.carry(7) == rtp(7)
+    bench.tail.look(0.0)
+    for index in range(8, 40_008):
+        bench.protect(index)
+    told = []
+    for index in range(40_008, 40_108):
+        opened = bench.carry(index)
+        bench.tail.look(0.0)
+        told += bench.said()
+        if opened is not None:
+            break
+    assert opened == rtp(index) and index < 40_108
+    assert told == [("dark", True), ("dark", False)]
+    assert all(bench.carry(index) == rtp(index) for index in range(40_108, 40_400))
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("overhead", [28, 48])
+@pytest.mark.parametrize("size", [1344, 1356, 1360, 1400, 1460, FROM_ENCODER])
+def test_what_encoders_make_for_ethernet_goes_through_without_a_word(size: int, overhead: int) -> None:
+    alarms: list[Alarm] = []
+    head, tail = Protect(SERVICE, 1, alarms.append, headers=overhead), Open(SERVICE, 1, alarms.append)
+    longest = bytes(range(16))
+    head.put(UseKey(SERVICE, 1, 1, Protocol.SRTP, longest, tek(1), salt(1), None, None))
+    tail.put(TekReady(SERVICE, 1, longest, tek(1), salt(1), None, FAR, Protocol.SRTP))
+    for index in range(3):
+        packet = rtp(index, size=size - 12)
+        protected = head.convert(packet, 0.0)
+        assert len(packet) == size and protected is not None and len(protected) + overhead <= MTU
+        assert tail.convert(protected, 0.0) == packet
+    assert alarms == [] and head.refused == head.too_large == 0
+
+
+@pytest.mark.parametrize("mtu", [128, 576, 1280, 1500, MTU, 9000, 65_535])
+def test_a_packet_above_the_mtu_is_told_once_and_counted(mtu: int) -> None:
+    bench = Bench(mtu=mtu)
+    bench.head.put(use(1))
+    bench.tail.put(ready(1))
+    largest = (mtu - 28 - 16) // 4 * 4
+    assert bench.carry(0, size=largest - 12) == rtp(0, size=largest - 12)
+    for index in range(1, 200, 2):
+        assert bench.carry(index, size=largest - 12 + 4) is None
+        assert bench.carry(index + 1) == rtp(index + 1), "the others go on"
+        bench.head.look(0.0)
+    assert bench.head.figures()["too_large"] == 100 and bench.head.refused == 0
+    (alarm,) = bench.alarms
+    assert alarm.text.startswith(f"RTP of {largest + 4} bytes would be above the MTU of {mtu}")
+    assert alarm.text.endswith(f"let the encoder make {mtu - 44} bytes at most")
+    bench.alarms.clear()
+    for _ in range(KEPT + 1):
+        bench.head.look(0.0)
+    assert bench.said() == [("packet-too-large", False)]
 
 
 # Sockets
@@ -591,6 +716,34 @@ def test_arguments_that_cannot_be(arguments: list[str], complaint: str, capsys: 
     for command in ("protect", "relay"):
         assert run_cli([command, "--keys", "nowhere", *arguments]) == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_the_mtu_of_the_command_is_that_of_the_class(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.signature(protect_command).parameters["mtu"].default == MTU == 1546
+    assert [headers(Address.parse(text)) for text in ("127.0.0.1:5000", "[::1]:5000")] == [28, 48]
+    way = ["--service", "a", "--from", "127.0.0.1:5000", "--to", "127.0.0.1:5002"]
+    for wrong in ("127", "65536", "1k", "-1"):
+        assert run_cli(["protect", "--keys", "nowhere", *way, "--mtu", wrong]) == 2
+        assert "--mtu" in capsys.readouterr().err
+
+
+def test_datagrams_of_every_size_are_read_whole() -> None:
+    """A packet that were cut would be protected as another."""
+    head, tail = Protect(SERVICE, mtu=65_535), Open(SERVICE)
+    head.put(use(1))
+    tail.put(ready(1))
+    with ExitStack() as stack:
+        source, air, sink = (stack.enter_context(closing(Pair.bind())) for _ in range(3))
+        first = Route(head, source, [stack.enter_context(closing(sending(Address("127.0.0.1", air.port))))])
+        second = Route(tail, air, [stack.enter_context(closing(sending(Address("127.0.0.1", sink.port))))])
+        encoder = stack.enter_context(closing(sending(Address("127.0.0.1", source.port))))
+        for index, size in enumerate((12, 1400, 1472, 1500, 2036, 2048, 2052, 9000, 30_000, 65_480)):
+            encoder.rtp.send(rtp(index, size=size - 12))
+            first.carry()
+            second.carry()
+            assert select.select([sink.rtp], [], [], PATIENCE)[0]
+            assert sink.rtp.recv(65_535) == rtp(index, size=size - 12)
+        assert (first.lost, second.lost, tail.refused) == (0, 0, 0)
 
 
 def test_keys_are_not_in_what_is_shown() -> None:
