@@ -41,7 +41,7 @@ class Headend:
         interface = f" multicast-iface={options.interface}" if options.interface else ""
         self.pipeline = Gst.parse_launch(
             f"{options.source} ! queue ! {options.encoder} ! video/x-h264,profile=baseline ! h264parse"
-            " ! rtph264pay name=pay pt=96 mtu=1300 config-interval=-1 seqnum-offset=0"
+            " ! rtph264pay name=pay pt=96 config-interval=-1 seqnum-offset=0"
             " ! srtpenc name=srtp rtp-cipher=aes-128-icm rtp-auth=hmac-sha1-80"
             f" ! udpsink host={host} port={port} ttl-mc={options.ttl} auto-multicast=true buffer-size=4194304 sync=false{interface}"
         )
