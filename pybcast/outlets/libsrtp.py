@@ -99,7 +99,8 @@ class Session:
 
     def __init__(self, library: Any, buffer: Buffer, ssrc: int, mki: bytes, tek: Secret, salt: bytes, roc: int = 0) -> None:
         self._library, self._buffer = library, buffer
-        self._handle = _FFI.gc(_create(library, ssrc, mki, tek, salt), library.srtp_dealloc)
+        # The destructor holds the library: closed before its last session was freed, it would take the process along.
+        self._handle = _FFI.gc(_create(library, ssrc, mki, tek, salt), lambda handle: library.srtp_dealloc(handle))
         if status := library.srtp_set_stream_roc(self._handle, ssrc, roc):
             _refuse(status)
 

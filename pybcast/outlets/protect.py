@@ -114,7 +114,7 @@ class Protect:
             protected = self._srtp.protect(packet)
         except BcastError as error:
             if self.refused == self._refused_before:
-                self._alarms.set("media-refused", str(error))
+                self._alarms.set_once("media-refused", str(error))
             self.refused += 1
             return None
         self.protected += 1

@@ -96,10 +96,12 @@ class _Key:
     def index_of(self, packet: bytes, indices: Iterable[int]) -> int | None:
         """Under which of ``indices`` does the packet's tag fit (RFC 3711, 4.2)?  The packet itself is hashed once."""
         if self.auth is None:
-            keys = srtp_session_keys(TEK(self.tek), self.salt)
+            tek = TEK(self.tek)
+            keys = srtp_session_keys(tek, self.salt)
             self.auth = keys.auth
-            keys.encr.wipe()
-        start = hmac.new(self.auth.reveal(), packet[: -TAG_SIZE - len(self.mki)], "sha1")
+            for other in (tek, keys.encr, keys.salt):
+                other.wipe()
+        start = hmac.new(self.auth._buffer, packet[: -TAG_SIZE - len(self.mki)], "sha1")
         for index in indices:
             tried = start.copy()
             tried.update((index >> 16).to_bytes(4))

@@ -161,6 +161,16 @@ def test_what_is_no_media_goes_nowhere(packet: bytes) -> None:
     assert bench.carry(40_000) == rtp(40_000)
 
 
+def test_packets_that_are_refused_for_ever_new_reasons_are_one_alarm() -> None:
+    bench = Bench()
+    bench.head.put(use(1))
+    bench.protect(9)
+    for number in range(5):
+        assert bench.head.convert(rtp(0x8100 + number), 0.0) is None, "out of reach, and its error names the number"
+        bench.head.look(0.0)
+    assert bench.said() == [("media-refused", True)]
+
+
 def test_damaged_and_doubled_packets_are_dropped_and_counted() -> None:
     bench, rng = Bench(), random.Random(9)
     bench.head.put(use(1))
