@@ -7,7 +7,8 @@
 ``srtpdec`` asks for keys (``request-key``) when a stream begins and is answered with all that the terminal holds, the next one too.
 When the terminal tells of another key, the stream is taken from ``srtpdec`` (``remove-key``), so that it asks again; its rollover
 counter is handed over, as it belongs to the stream and not to a key.  That is done in a probe on the sink pad, where no packet is
-under way.  A stream that has wrapped before we tuned in does not tell its counter: up to 64 are tried.  Needs python3-gi and the
+under way.  A stream that has wrapped before we tuned in does not tell its counter: up to 64 are tried, and again when packets come
+and none opens any more, as after the loss of more than 32,767.  Needs python3-gi and the
 plugins base, good, bad (srtpdec), and a decoder of H.264.
 """
 
@@ -27,6 +28,7 @@ from keylines import follow, ntp_now  # noqa: E402
 MAX_KEYS = 16  # that srtpdec takes for a stream
 ROC_TRIES = 64
 PACKETS_OF_A_TRY = 2
+LOST = 32  # packets in a row that do not open before the counter is looked for again
 DECODERS = ("avdec_h264", "openh264dec")
 
 
@@ -51,7 +53,8 @@ class Receiver:
         self.lock = threading.Lock()
         self.positions = {}  # SSRC -> its rollover counter and last sequence number
         self.opened = set()  # SSRCs whose counter is known, as packets have opened
-        self.tried = {}  # SSRC -> packets that have not
+        self.tried = {}  # SSRC -> packets of searches
+        self.unopened = {}  # SSRC -> packets that came since one has opened
         self.packets = self.frames = self.asked = 0
 
     def told(self, said):
@@ -95,9 +98,15 @@ class Receiver:
         return Gst.PadProbeReturn.OK
 
     def search(self, ssrc, roc):
-        """The counter to try for this packet, while none of the stream has opened."""
-        if ssrc in self.opened or not self.keys:
+        """The counter to try for this packet, while none of the stream opens."""
+        self.unopened[ssrc] = self.unopened.get(ssrc, 0) + 1
+        if not self.keys:
             return roc
+        if ssrc in self.opened:
+            if self.unopened[ssrc] <= LOST:
+                return roc
+            self.opened.remove(ssrc)
+            return self.counters().get(ssrc, roc)
         self.tried[ssrc] = self.tried.get(ssrc, 0) + 1
         if self.tried[ssrc] % PACKETS_OF_A_TRY:
             return roc
@@ -106,7 +115,9 @@ class Receiver:
 
     def after_packet(self, pad, info):
         """A packet has opened."""
-        self.opened.add(int.from_bytes(info.get_buffer().extract_dup(8, 4), "big"))
+        ssrc = int.from_bytes(info.get_buffer().extract_dup(8, 4), "big")
+        self.opened.add(ssrc)
+        self.unopened[ssrc] = 0
         return Gst.PadProbeReturn.OK
 
     def counters(self):

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -16,7 +18,8 @@ from gst import PATIENCE, FfmpegEncoder, FfmpegPlayer, GstHeadend, GstReceiver, 
 from outlet_support import SERVICE, KeySocket, key_socket, mki, ready, use
 
 from pybcast.flows import StopTraffic, TekExpired
-from pybcast.outlets.udp import Pair
+from pybcast.outlets import SrtpProtector
+from pybcast.outlets.udp import Address, Pair, drain, sending
 
 pytestmark = pytest.mark.media
 CHANGES: Final = 30
@@ -179,3 +182,58 @@ def test_a_receiver_that_tunes_in_after_a_wrap_finds_the_rollover_counter(socket
         assert player.wait_number(sent - 1)
         shown = player.finish()
         assert shown[0] and shown == list(range(shown[0], sent))
+
+
+class Leap(threading.Thread):
+    """Protects what comes from an encoder, as a headend does; from a moment on the sequence numbers are 40,000 further."""
+
+    def __init__(self, source: Pair, to: str) -> None:
+        super().__init__()
+        self.source, self.out = source, sending(Address.parse(to))
+        self.leap = self.over = False
+        self.protector = SrtpProtector()
+        first = use(1)
+        assert first.salt is not None
+        self.protector.set_key(first.mki, first.tek, first.salt)
+
+    def run(self) -> None:
+        offset = 0
+        while not self.over:
+            if not select.select([self.source.rtp], [], [], 0.1)[0]:
+                continue
+            for packet in drain(self.source.rtp):
+                if self.leap and not offset:
+                    offset = 40_000
+                    self.protector.protect(self._moved(packet, 20_000))  # which nobody hears
+                self.out.rtp.send(self.protector.protect(self._moved(packet, offset)))
+        self.out.close()
+
+    @staticmethod
+    def _moved(packet: bytes, offset: int) -> bytes:
+        return packet[:2] + (int.from_bytes(packet[2:4]) + offset & 0xFFFF).to_bytes(2) + packet[4:]
+
+
+@requires_ffmpeg
+def test_a_receiver_that_lost_forty_thousand_packets_under_one_key_shows_pictures_again(
+    sockets: tuple[KeySocket, KeySocket],
+) -> None:
+    need_gstreamer()
+    _, tail = sockets
+    tail.put(ready(1))
+    with ExitStack() as stack:
+        source = stack.enter_context(closing(Pair.bind()))
+        air = f"127.0.0.1:{free_port()}"
+        leap = Leap(source, air)
+        player = stack.enter_context(GstReceiver(tail.path, SERVICE, air))
+        encoder = stack.enter_context(FfmpegEncoder(f"127.0.0.1:{source.port}", rate=50, seq=40_000))
+        leap.start()
+        try:
+            encoder.start()
+            assert player.wait(20), player.tail()
+            leap.leap = True
+            shown = encoder.sent
+            assert player.wait_number(shown + 100), player.tail()
+            encoder.finish()
+        finally:
+            leap.over = True
+            leap.join()

@@ -707,6 +707,27 @@ def test_relay_opens_with_what_a_terminal_says(tmp_path: Path) -> None:
         assert not list(drain(process.sink.rtp))
 
 
+def test_relay_goes_on_after_forty_thousand_lost_packets(tmp_path: Path) -> None:
+    head = Protect(SERVICE)
+    head.put(use(1))
+    with started(tmp_path, "relay") as (process, keys):
+        keys.put(ready(1))
+        for index in range(3000):
+            process.out.rtp.send(head.convert(rtp(index), 0.0) or b"")
+            if select.select([process.sink.rtp], [], [], 0.02)[0]:
+                break
+        start = index + 40_000
+        head.convert(rtp(index + 20_000), 0.0)  # which nobody hears
+        for index in range(start, start + 100):
+            process.out.rtp.send(head.convert(rtp(index), 0.0) or b"")
+        shown = []
+        while not shown or shown[-1] < start + 99:
+            shown.append(int.from_bytes(receive(process.sink.rtp)[12:16]))
+        again = [index for index in shown if index >= start]
+        assert start < again[0] < start + 50 and again == [*range(again[0], start + 100)]
+        assert process.stop()["alarms"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
