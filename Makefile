@@ -17,7 +17,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
 
 $(STAMP): pyproject.toml setup.py .ci/setup pybcast/_native/build.py pybcast/_native/helpers.h $(wildcard csrc/include/*.h csrc/src/*.[ch])
-	@.ci/setup required venv
+	@.ci/setup required venv media
 	@touch $@
 
 setup: $(STAMP) ## the virtual environment in .venv, and missing system packages

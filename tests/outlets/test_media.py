@@ -720,7 +720,7 @@ def test_relay_goes_on_after_forty_thousand_lost_packets(tmp_path: Path) -> None
         head.convert(rtp(index + 20_000), 0.0)  # which nobody hears
         for index in range(start, start + 100):
             process.out.rtp.send(head.convert(rtp(index), 0.0) or b"")
-        shown = []
+        shown: list[int] = []
         while not shown or shown[-1] < start + 99:
             shown.append(int.from_bytes(receive(process.sink.rtp)[12:16]))
         again = [index for index in shown if index >= start]
