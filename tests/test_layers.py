@@ -45,7 +45,7 @@ WITHIN: Final = {
 TESTING_SEES: Final = range(4)
 SEES_TESTING: Final = {"testing", "cli", "demo", "servers"}
 
-# Floors 0-3 get bytes, time and chance handed in; they and testing need nothing that `pip install pybcast` does not bring.
+# Floors 0-3 get bytes, time and chance handed in; they and testing need nothing that an installation without extras does not bring.
 PURE: Final = {name for name, floor in FLOORS.items() if floor <= 3}
 BARE: Final = PURE | {"testing"}
 IO: Final = {

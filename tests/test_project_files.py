@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -80,9 +81,24 @@ def test_nothing_else_at_the_top() -> None:
     assert {name for name in top if not name.startswith(".")} <= allowed
 
 
+def test_nobody_is_told_to_install_us_from_an_index() -> None:
+    """pybcast is on none: whoever takes the name there would be installed instead."""
+    rule = re.compile(rb"pip3? install [^\n]*?(?<![\w/.-])pybcast(?![\w/-]|\.\w|'s)")
+    assert rule.search(b"pip install 'pyb" + b"cast[server]'") and rule.search(b"pip install -q pyb" + b"cast")
+    assert [_name(path) for path in FILES if path != Path(__file__) and rule.search(path.read_bytes())] == []
+
+
+def test_the_versions_of_python_that_are_said_are_those_that_are_tried() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    said = [c.rpartition(" ")[2] for c in project["classifiers"] if re.search(r":: 3\.\d", c)]
+    assert said == ["3.11", "3.12", "3.13", "3.14"] and project["requires-python"] == f">={said[0]}"
+    setup = (ROOT / ".ci" / "setup").read_text()
+    assert " ".join(f"python{version}" for version in reversed(said)) in setup
+
+
 @pytest.mark.parametrize("module", ["pybcast.codec", "pybcast.flows", "pybcast.testing", "pybcast.cli"])
 def test_a_bare_installation_is_enough(module: str) -> None:
-    """``pip install pybcast`` brings cffi, cryptography and construct; what extras bring is not touched before it is used."""
+    """Without extras, an installation brings cffi, cryptography and construct; extras are not touched before they are used."""
     extras = {
         "aiohttp", "av", "click", "hypothesis", "lxml", "matplotlib", "msgspec", "numpy", "pylibsrtp", "pytest", "rich", "typer",
     }  # fmt: skip

@@ -3,7 +3,7 @@
 
 ``Server`` listens and hands (message, peer) to a handler; ``Client`` asks and brings answers; ``encode`` and ``decode`` turn
 messages into XML and back; ``Peers`` says whose certificate may touch what; ``pki`` makes certificates for tests.  Needs what
-``pip install pybcast[server]`` brings.
+the extra ``server`` brings.
 """
 
 from __future__ import annotations

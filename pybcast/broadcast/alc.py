@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets of a FLUTE session: LCT header (RFC 5651), what FLUTE adds (RFC 6726), and Reed-Solomon repair (RFC 5510).
+"""Packets of a FLUTE session: LCT header (RFC 5651), what FLUTE adds (RFC 6726), and how an object is cut (RFC 5052).
 
 Reading is total and bounded: a ``Packet``, or a ``WireError`` with offset and field.  Ours carry a checksum in a header extension
 of their own: UDP's is weak and often not checked, and one wrong octet would cost a whole object.  Other receivers skip it.
@@ -8,7 +8,6 @@ of their own: UDP's is weak and often not checked, and one wrong octet would cos
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -125,18 +124,34 @@ def _crc(data: bytes, at: int) -> int:
     return zlib.crc32(memoryview(data)[at + 4 :], zlib.crc32(memoryview(data)[:at]))
 
 
-def with_check(data: bytes) -> bytes:
-    """The same packet with its checksum."""
-    end = 4 * data[2]
-    if data[2] + _CHECK_WORDS > 255:
-        raise BadLength(None, "HDR_LEN", "room for the checksum", str(data[2]))
-    made = b"".join((
-        data[:2], bytes((data[2] + _CHECK_WORDS,)), data[3:end], bytes((_CHECK, _CHECK_WORDS)), bytes(6), data[end:]
+def made(
+    tsi: int, toi: int, fec: int, sbn: int, esi: int, payload: bytes, *, fdt_id: int | None = None, encoding: int = 0,
+    fti: Fti | None = None,
+) -> bytes:  # fmt: skip
+    """A packet with our checksum.  ``fdt_id``, ``encoding``, ``fti``: as of ``Packet``."""
+    extensions = b""
+    if fdt_id is not None:
+        extensions = bytes((_FDT, 0x20 | fdt_id >> 16)) + (fdt_id & 0xFFFF).to_bytes(2)  # version 2: RFC 6726
+    if encoding:
+        extensions += bytes((_CENC, encoding, 0, 0))
+    if fti is not None:
+        extensions += _write_fti(fti)
+    words = 4 + _CHECK_WORDS + len(extensions) // 4
+    head = b"".join((
+        bytes((0x10, 0xA0, words, fec)), bytes(4), tsi.to_bytes(4), toi.to_bytes(4), extensions,
+        bytes((_CHECK, _CHECK_WORDS, 0, 0)),
     ))  # fmt: skip
-    return b"".join((made[: end + 4], _crc(made, end + 4).to_bytes(4), made[end + 8 :]))
+    payload_id = sbn << (16 if fec == NO_CODE else 8) | esi
+    rest = payload_id.to_bytes(4) + payload
+    return b"".join((head, zlib.crc32(rest, zlib.crc32(head)).to_bytes(4), rest))
 
 
-# --- how an object is cut (RFC 5052 9.1) and mended (RFC 5510) ----------------------------------------------------------------
+def _write_fti(fti: Fti) -> bytes:
+    if fti.fec == NO_CODE:
+        rest = bytes(2) + fti.symbol.to_bytes(2) + fti.block.to_bytes(4)
+    else:
+        rest = fti.symbol.to_bytes(2) + bytes((fti.block, fti.most))
+    return bytes((_FTI, 2 + len(rest) // 4)) + fti.length.to_bytes(6) + rest
 
 
 def blocks(length: int, symbol: int, block: int) -> list[int]:
@@ -147,65 +162,3 @@ def blocks(length: int, symbol: int, block: int) -> list[int]:
         return []
     small, larger = divmod(symbols, count)
     return [small + 1] * larger + [small] * (count - larger)
-
-
-def _tables() -> tuple[list[int], list[int]]:
-    exp, log, x = [0] * 510, [0] * 256, 1
-    for i in range(255):
-        exp[i] = exp[i + 255] = x
-        log[x] = i
-        x = x << 1 ^ (0x11D if x & 0x80 else 0)  # RFC 5510 8.1
-    return exp, log
-
-
-_EXP, _LOG = _tables()
-_POINTS: Final = (0, *_EXP[:255])
-"""Where the polynomial of a block is evaluated.  The words of RFC 5510 8.2 begin with alpha^0; the codec that it names as its
-reference begins with 0, and so does flute-alc 1.11.7, with which this is tested.
-confidence: likely - the points of the Reed-Solomon code of FLUTE: 0, then the powers of alpha
-"""
-
-
-def _multiply(a: int, b: int) -> int:
-    return _EXP[_LOG[a] + _LOG[b]] if a and b else 0
-
-
-def _inverse(a: int) -> int:
-    return _EXP[255 - _LOG[a]]
-
-
-_TIMES: dict[int, bytes] = {}
-
-
-def _times(factor: int) -> bytes:
-    """The table of products with ``factor``, for ``bytes.translate``."""
-    if factor not in _TIMES:
-        _TIMES[factor] = bytes(_multiply(factor, x) for x in range(256))
-    return _TIMES[factor]
-
-
-def repaired(symbols: Mapping[int, bytes], wanted: Iterable[int], size: int) -> dict[int, bytes]:
-    """Symbols of a block of ``len(symbols)`` source symbols, from as many that are there; each of ``size`` octets.
-
-    Interpolates the polynomial that takes them (Lagrange).
-    """
-    points = {esi: _POINTS[esi] for esi in symbols}
-    weights = {}
-    for esi, x in points.items():
-        product = 1
-        for other, y in points.items():
-            if other != esi:
-                product = _multiply(product, x ^ y)
-        weights[esi] = _inverse(product)
-    found = {}
-    for esi in wanted:
-        at = _POINTS[esi]
-        product = 1
-        for x in points.values():
-            product = _multiply(product, at ^ x)
-        total = 0
-        for other, x in points.items():
-            factor = _multiply(_multiply(product, _inverse(at ^ x)), weights[other])
-            total ^= int.from_bytes(symbols[other].translate(_times(factor)))
-        found[esi] = total.to_bytes(size)
-    return found

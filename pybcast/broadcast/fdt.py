@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 from xml.parsers import expat
@@ -21,7 +21,8 @@ from pybcast.errors import BadLength, BadValue, Unsupported
 MAX_FDT: Final = 65_536  # octets of XML: some 250 objects - confidence: own
 MAX_FILES: Final = 512
 MAX_ELEMENTS: Final = 4 * MAX_FILES  # of all kinds: each costs about a microsecond, and 64 KiB have room for 16,000
-_NAMESPACE: Final = ("urn:IETF:metadata:2005:FLUTE:FDT", "urn:ietf:params:xml:ns:fdt", "urn:3GPP:metadata:2022:FLUTE:FDT")
+_PROFILE: Final = "urn:3GPP:metadata:2022:FLUTE:FDT"
+_NAMESPACE: Final = ("urn:IETF:metadata:2005:FLUTE:FDT", "urn:ietf:params:xml:ns:fdt", _PROFILE)
 """RFC 6726's, that of its IANA entry, and the profile of 3GPP TS 26.346 annex L.6, which we send."""
 _ENCODINGS: Final = {0: 0, 1: zlib.MAX_WBITS, 2: -zlib.MAX_WBITS, 3: zlib.MAX_WBITS | 16}
 """EXT_CENC: none, zlib, deflate, gzip."""
@@ -44,6 +45,24 @@ class Fdt:
 
     expires: int
     files: tuple[File, ...]
+
+
+def write(expires: int, fti: Fti, files: Iterable[File]) -> bytes:
+    """The octets of a description, in the profile of 3GPP TS 26.346 annex L.6.  Its files are cut as ``fti`` says, except for its
+    length.  They have an MD5, and names that need no escapes.
+    """
+    head = (
+        f'<?xml version="1.0" encoding="UTF-8"?><FDT-Instance xmlns="{_PROFILE}" Expires="{expires & 0xFFFFFFFF}"'
+        f' FEC-OTI-FEC-Encoding-ID="{fti.fec}" FEC-OTI-Maximum-Source-Block-Length="{fti.block}"'
+        f' FEC-OTI-Encoding-Symbol-Length="{fti.symbol}" FEC-OTI-Max-Number-of-Encoding-Symbols="{fti.most}">'
+    )
+    entries = (
+        f'<File Content-Location="{file.location}" TOI="{file.toi}" Content-Length="{file.fti.length}"'
+        f' Transfer-Length="{file.fti.length}" Content-Type="{file.content_type}"'
+        f' Content-MD5="{base64.b64encode(file.md5).decode()}"/>'
+        for file in files
+    )
+    return "".join((head, *entries, "<schemaVersion>4</schemaVersion></FDT-Instance>")).encode()
 
 
 def plain(data: bytes, encoding: int) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pybcast.broadcast import alc, bundle
+from pybcast.broadcast import alc, bundle, reedsolomon
 
 MAX_OBJECT: Final = bundle.MAX_BUNDLE  # octets of one object
 MAX_SYMBOLS: Final = 4_096  # of one object: of 32 octets at least where it is as large as it may be
@@ -108,6 +108,6 @@ class Symbols:
             lost = [esi for esi in range(need) if esi not in block]
             if lost:
                 padded = {esi: payload.ljust(fti.symbol, b"\0") for esi, payload in block.items()}
-                block = padded | alc.repaired(padded, lost, fti.symbol)
+                block = padded | reedsolomon.repaired(padded, lost, fti.symbol)
             parts += [block[esi] for esi in range(need)]
         return b"".join(parts)[: fti.length]

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line on ``args`` (default: the process's) and give the exit status.  Raises nothing."""
     if any(find_spec(name) is None for name in ("typer", "rich")):
-        print("pybcast: the command line is an extra: pip install 'pybcast[cli]'", file=sys.stderr)
+        print("pybcast: the command line is an extra: pip install '.[cli]' in pybcast's folder", file=sys.stderr)
         return 2
     try:
         from pybcast.cli.app import run

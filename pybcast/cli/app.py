@@ -559,7 +559,7 @@ def demo(
         except ModuleNotFoundError as missing:
             if (missing.name or "").partition(".")[0] == "pybcast":
                 raise
-            raise ConfigError(f"the demo needs {missing.name}: pip install 'pybcast[media,server]'") from None
+            raise ConfigError(f"the demo needs {missing.name}: pip install '.[media,server]' in pybcast's folder") from None
         if status:
             raise typer.Exit(status)
 

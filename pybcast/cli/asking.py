@@ -42,7 +42,7 @@ def serving(*, as_json: bool) -> Iterator[None]:
         except ModuleNotFoundError as missing:
             if (missing.name or "").partition(".")[0] == "pybcast":
                 raise
-            raise ConfigError(f"the servers need {missing.name}: pip install 'pybcast[server]'") from None
+            raise ConfigError(f"the servers need {missing.name}: pip install '.[server]' in pybcast's folder") from None
 
 
 def config_of(path: Path, role: str | None = None) -> Any:

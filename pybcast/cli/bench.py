@@ -111,12 +111,12 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """A picture of measurements: messages a second against messages a call, and against threads.
 
     A line for each job, provider, number of services and, on the other axis, the largest batch.  ``ConfigError`` without matplotlib
-    (``pip install 'pybcast[media]'``) or when the file cannot be written.
+    (the extra ``media``) or when the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise ConfigError("a plot needs matplotlib: pip install 'pybcast[media]'") from None
+        raise ConfigError("a plot needs matplotlib: pip install '.[media]' in pybcast's folder") from None
     figure = Figure(figsize=(13, 6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     largest, jobs = max(row["batch"] for row in rows), sorted({row["job"] for row in rows})

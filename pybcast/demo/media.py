@@ -50,7 +50,7 @@ def require_av() -> None:
     try:
         import av  # noqa: F401
     except ImportError:
-        raise ConfigError("the demo encodes and decodes with PyAV: pip install 'pybcast[media]'") from None
+        raise ConfigError("the demo encodes and decodes with PyAV: pip install '.[media]' in pybcast's folder") from None
 
 
 def mark(service: int, number: int) -> bytes:

@@ -144,5 +144,5 @@ def reporter(*, as_json: bool, frames: int, stream: IO[str]) -> Reporter:
     try:
         from rich.console import Console
     except ImportError:
-        raise ConfigError("the demo's screen needs rich: pip install 'pybcast[cli]', or ask for JSON") from None
+        raise ConfigError("the demo's screen needs rich: pip install '.[cli]' in pybcast's folder, or ask for JSON") from None
     return Screen(Console(file=stream), frames)

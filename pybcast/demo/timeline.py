@@ -28,7 +28,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ConfigError("the timeline is drawn with matplotlib: pip install 'pybcast[media]'") from None
+        raise ConfigError("the timeline is drawn with matplotlib: pip install '.[media]' in pybcast's folder") from None
 
 
 def draw(record: Record, out: Path) -> list[Path]:

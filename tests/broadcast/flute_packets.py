@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
+import zlib
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from pybcast.broadcast import alc
 from pybcast.broadcast.segments import Encoder
 
 TSI: Final = 7
+VECTORS: Final[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "flute.json").read_text())
 XML: Final = (
     '<FDT-Instance xmlns="urn:IETF:metadata:2005:FLUTE:FDT" Expires="4100000000" FEC-OTI-FEC-Encoding-ID="0"'
     ' FEC-OTI-Maximum-Source-Block-Length="64" FEC-OTI-Encoding-Symbol-Length="100">'
@@ -29,10 +33,17 @@ def turn(encoder: Encoder, named: dict[str, Sequence[bytes]], version: int = 1) 
     return [d for name, content in named.items() for d in encoder.encode(name, version, content)]
 
 
+def checked(data: bytes) -> bytes:
+    """The same packet with our checksum."""
+    end = 4 * data[2]
+    head = data[:2] + bytes((data[2] + 2,)) + data[3:end] + bytes((126, 2, 0, 0))
+    return head + zlib.crc32(data[end:], zlib.crc32(head)).to_bytes(4) + data[end:]
+
+
 def packet(toi: int, payload: bytes, *, sbn: int = 0, esi: int = 0, fec: int = alc.NO_CODE, extensions: bytes = b"") -> bytes:
     """One packet with our checksum, which anyone can compute."""
     head = bytes((0x10, 0xA0, 4 + len(extensions) // 4, fec)) + bytes(4) + TSI.to_bytes(4) + toi.to_bytes(4)
-    return alc.with_check(head + extensions + (sbn << (16 if fec == alc.NO_CODE else 8) | esi).to_bytes(4) + payload)
+    return checked(head + extensions + (sbn << (16 if fec == alc.NO_CODE else 8) | esi).to_bytes(4) + payload)
 
 
 def description(xml: str, fdt_id: int = 1) -> bytes:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import pytest
-from flute_packets import TSI, description, files, half, messages, one_file, packet, turn
+from flute_packets import TSI, checked, description, files, half, messages, one_file, packet, turn
 
-from pybcast.broadcast import alc, bundle, fdt, objects, receiver, symbols
+from pybcast.broadcast import alc, bundle, fdt, objects, receiver, reedsolomon, symbols
 from pybcast.broadcast.objects import Objects
 from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener, Sessions, Source
 from pybcast.broadcast.segments import Encoder
@@ -247,7 +247,7 @@ def test_one_octet_opens_no_session() -> None:
     for data, source in itertools.islice(one_octet_from_six_ports([]), 1_000):
         sessions.push(data, source, START)
     other = packet(5, b"x").replace(TSI.to_bytes(4), (TSI + 1).to_bytes(4), 1)
-    sessions.push(alc.with_check(other[: 4 * other[2] - 8] + other[4 * other[2] :]), SENDER, START)
+    sessions.push(checked(other[: 4 * other[2] - 8] + other[4 * other[2] :]), SENDER, START)
     broken = bytearray(packet(5, b"x"))
     broken[-1] ^= 1
     sessions.push(bytes(broken), SENDER, START)
@@ -485,7 +485,7 @@ def test_repairing_for_nothing_has_a_budget(monkeypatch: pytest.MonkeyPatch) -> 
         work.append(len(found) * len(wanted))
         return {esi: bytes(size) for esi in wanted}
 
-    monkeypatch.setattr(alc, "repaired", counted)
+    monkeypatch.setattr(reedsolomon, "repaired", counted)
     held = Objects()
 
     def rival(toi: int, number: int) -> bytes:

@@ -183,7 +183,7 @@ def test_without_the_extra(missing: str) -> None:
     program = f"import sys; sys.modules[{missing!r}] = None; from pybcast.cli import main; sys.exit(main())"
     done = process("kinds", program=program)
     assert (done.status, done.out) == (2, "")
-    assert "pip install 'pybcast[cli]'" in done.err
+    assert "pip install '.[cli]' in pybcast's folder" in done.err
     assert len(done.err.splitlines()) == 1
 
 
@@ -191,7 +191,7 @@ def test_demo_without_the_extra() -> None:
     program = "import sys; sys.modules['av'] = sys.modules['pylibsrtp'] = None; from pybcast.cli import main; sys.exit(main())"
     done = process("demo", program=program)
     assert (done.status, done.out.strip()) == (2, "")
-    assert "pip install 'pybcast[media]'" in done.err
+    assert "pip install '.[media]' in pybcast's folder" in done.err
     assert len(done.err.splitlines()) == 1
 
 

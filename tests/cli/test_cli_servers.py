@@ -108,7 +108,7 @@ def test_every_command_has_help(words: tuple[str, ...], capsys: pytest.CaptureFi
 def test_the_demo_without_the_servers_extra() -> None:
     program = "import sys; sys.modules['aiohttp'] = None; from pybcast.cli import main; sys.exit(main(['demo']))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout.strip()) == (2, "") and "pip install 'pybcast[media,server]'" in done.stderr
+    assert (done.returncode, done.stdout.strip()) == (2, "") and "pip install '.[media,server]' in pybcast's folder" in done.stderr
 
 
 def test_a_day_ends_at_midnight() -> None:
