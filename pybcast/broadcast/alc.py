@@ -40,7 +40,9 @@ class Fti:
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One symbol of an object.  ``fdt_id``, ``encoding``, ``fti``: of packets that carry a file description, else ``None``."""
+    """Symbols of an object, one or several from ``esi`` on.  ``fdt_id``, ``encoding``: of packets that carry a file description.
+    ``fti``: of those that say how their object was cut.
+    """
 
     tsi: int
     toi: int
@@ -76,6 +78,11 @@ def parse(data: bytes) -> Packet:
     at += tsi_size
     toi = int.from_bytes(data[at : at + toi_size])
     at += toi_size
+    for flag, time in ((0x08, "SCT"), (0x04, "ERT")):  # the sender's time and what is left of it, of LCT's first version (RFC 3451)
+        if second & flag:
+            at += 4
+            if at > end:
+                raise BadLength(2, "HDR_LEN", f"room for {time}", str(words))
     if not toi_size:
         raise Unsupported(at, "TOI", "an object", "none")  # the end of a session says nothing here
     fdt_id, encoding, fti, checked = None, 0, None, False

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from pybcast.broadcast import alc, bundle, fdt
-from pybcast.broadcast.symbols import Symbols, fits, sound
+from pybcast.broadcast.symbols import MAX_OBJECT, Symbols, fits, sound
 from pybcast.errors import WireError
 from pybcast.flows.serial import near
 
@@ -36,6 +37,7 @@ _ENTRY: Final = 512  # octets of memory that an object takes that is known and n
 BURST: Final = 100_000  # microseconds of work, about, that one packet may cause, and that may be for nothing at once
 PACE: Final = 50_000  # microseconds a second of work that may be for nothing, for each session; beyond, it waits - confidence: own
 _DIGEST: Final = 400  # octets of an object that are put together and digested in a microsecond, about
+_UNPACK: Final = 1_000  # microseconds in which as much is unpacked as an object may have, and digested twice, about
 _REPAIR: Final = 5  # microseconds of the repair of a symbol, for each symbol that it is repaired from
 LTKM_TYPE: Final = "application/vnd.oma.bcast.ltkm"
 SCHEME: Final = "x-bcast:/"
@@ -52,20 +54,24 @@ class _File:
     """What matters of a description's file, of bounded size.  ``mark``: MD5 of the content, or where there is none, of the name."""
 
     toi: int
-    fti: alc.Fti
+    fti: alc.Fti | None  # None: its packets say it
     digest: bool
     mark: bytes
     single: bool  # a message, not a bundle of messages
+    gzip: bool
 
-    @property
-    def key(self) -> tuple[object, ...]:
+    def key(self, cut: alc.Fti) -> tuple[object, ...]:
         """Equal for what has the same content."""
-        return (self.mark, self.single) if self.digest else (self.mark, self.single, self.toi, self.fti)
+        return (self.mark, self.single) if self.digest else (self.mark, self.single, self.toi, cut)
 
 
 def _file(file: fdt.File) -> _File:
-    mark = file.md5 or hashlib.md5(file.location.encode(), usedforsecurity=False).digest()
-    return _File(file.toi, file.fti, bool(file.md5), mark, file.content_type == LTKM_TYPE)
+    mark = file.md5 or _md5(file.location.encode())
+    return _File(file.toi, file.fti, bool(file.md5), mark, file.content_type == LTKM_TYPE, file.gzip)
+
+
+def _md5(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
 @dataclass(slots=True)
@@ -73,7 +79,6 @@ class _Rival:
     """A description of a TOI.  ``tried``: the symbols as they are have another digest."""
 
     file: _File
-    key: tuple[object, ...]
     tried: bool = False
 
 
@@ -83,6 +88,14 @@ class _Object:
 
     rivals: list[_Rival] = field(default_factory=list)
     symbols: Symbols = field(default_factory=Symbols)
+
+    @property
+    def octets(self) -> int:
+        return _ENTRY * len(self.rivals) + self.symbols.octets
+
+    def cuts(self, rival: _Rival) -> Sequence[alc.Fti]:
+        """How it may be cut, if this description is right."""
+        return self.symbols.cuts if rival.file.fti is None else (rival.file.fti,)
 
 
 class _Budget:
@@ -156,7 +169,7 @@ class Objects:
         if half is None:
             half = Symbols()
         self.size -= half.octets
-        half.add(packet)
+        half.add(packet, (fti.symbol,))
 
         def affordable(work: int) -> bool:
             left = self._reading.left(now)
@@ -207,45 +220,53 @@ class Objects:
         except WireError:
             self.counts["refused descriptions"] += 1
             return None
-        files = {file.toi: _file(file) for file in reversed(read.files) if sound(file.fti)}  # the first of each TOI
-        self.counts["oversize objects"] += sum(not sound(file.fti) for file in read.files)
+        good = [file for file in read.files if file.fti is None or sound(file.fti)]
+        self.counts["refused files"] += len(read.refused)
+        self.counts["oversize objects"] += len(read.files) - len(good)
+        files = {file.toi: _file(file) for file in reversed(good)}  # the first of each TOI
         return read.expires, tuple(reversed(files.values()))
 
     def _announce(self, file: _File, now: float, found: list[bytes]) -> None:
-        toi, key = file.toi, file.key
+        toi = file.toi
         entry = self._open.get(toi) or self._named.get(toi)
         if entry is None:
             entry = self._named[toi] = _Object()
         elif toi in self._named:
             self._named.move_to_end(toi)
-        if key in self._given:
-            self._given.move_to_end(key)
         rival = next((rival for rival in entry.rivals if rival.file == file), None)
         if rival is None:
             if len(entry.rivals) >= MAX_RIVALS:
-                done = (at for at, rival in enumerate(entry.rivals) if rival.key in self._given)
+                done = (at for at, rival in enumerate(entry.rivals) if entry.cuts(rival) and not any(self._wanted(entry, rival)))
                 del entry.rivals[next(done, 0)]
                 self.size -= _ENTRY
-            rival = _Rival(file, key)
+            rival = _Rival(file)
             self.size += _ENTRY
             entry.rivals.append(rival)
         elif rival is not entry.rivals[-1]:
             entry.rivals.remove(rival)
             entry.rivals.append(rival)
         while len(self._open) + len(self._named) > MAX_ANNOUNCED:
-            _, oldest = self._named.popitem(last=False)
-            self.size -= _ENTRY * len(oldest.rivals)
-        waiting = self._waiting.pop(toi, None)
+            self._unname()
+        for cut in entry.cuts(rival):
+            if (key := file.key(cut)) in self._given:
+                self._given.move_to_end(key)
+        waiting = self._waiting.get(toi)
         if waiting is not None:
-            self._waits -= waiting.count
-            self.size -= waiting.octets
-            if any(rival.key not in self._given for rival in entry.rivals):
-                before = entry.symbols.octets
-                entry.symbols.take(waiting)
-                self.size += entry.symbols.octets - before
+            before = entry.symbols.octets
+            for cut in waiting.cuts:
+                entry.symbols.learn(cut)
+            sizes = {cut.symbol for rival in entry.rivals for cut in self._wanted(entry, rival)}
+            if sizes or all(map(entry.cuts, entry.rivals)):
+                del self._waiting[toi]
+                self._waits -= waiting.count
+                self.size -= waiting.octets
+            if sizes:
+                entry.symbols.take(waiting, sizes)
                 self._sort(toi, entry)
+            self.size += entry.symbols.octets - before
         if entry.symbols.count and not rival.tried:
-            self._try(toi, entry, rival, now, found)
+            for cut in list(self._wanted(entry, rival)):
+                self._try(toi, entry, rival, cut, now, found)
 
     # --- objects ------------------------------------------------------------------------------------------------------
 
@@ -255,22 +276,26 @@ class Objects:
         if entry is None:
             self._wait(packet)
             return
-        wanted = [rival for rival in entry.rivals if rival.key not in self._given]
-        if not wanted:
+        before = entry.symbols.octets
+        fresh = packet.fti is not None and entry.symbols.learn(packet.fti)
+        self.size += entry.symbols.octets - before
+        wanted = [(rival, cut) for rival in entry.rivals for cut in self._wanted(entry, rival)]
+        if not wanted and all(map(entry.cuts, entry.rivals)):
             return
-        wanted = [rival for rival in wanted if fits(packet, rival.file.fti)]
-        if not wanted:
-            self.counts["refused symbols"] += 1
-            self._wait(packet)  # its description may come after a forged one
+        fitting = [(rival, cut) for rival, cut in wanted if fits(packet, cut)]
+        if not fitting:
+            self.counts["refused symbols"] += bool(wanted)
+            self._wait(packet)  # its description may come after a forged one, or another packet says how it was cut
             return
         before = entry.symbols.octets
-        if not entry.symbols.add(packet):
-            return
+        changed = entry.symbols.add(packet, {cut.symbol for _, cut in fitting})
         self.size += entry.symbols.octets - before
+        if not changed and not fresh:
+            return
         self._sort(toi, entry)
-        for rival in wanted:
+        for rival, cut in fitting:
             rival.tried = False
-            self._try(toi, entry, rival, now, found)
+            self._try(toi, entry, rival, cut, now, found)
 
     def _wait(self, packet: alc.Packet) -> None:
         waiting = self._waiting.get(packet.toi)
@@ -280,8 +305,9 @@ class Objects:
         waiting.add(packet)
         self.size += waiting.octets - octets
         self._waits += waiting.count - count
-        if not waiting.count:
-            del self._waiting[packet.toi]  # it was too much
+        if not waiting.count:  # it was too much
+            self.size -= waiting.octets
+            del self._waiting[packet.toi]
         while self._waits > MAX_WAITING:
             _, oldest = self._waiting.popitem(last=False)
             self._waits -= oldest.count
@@ -296,40 +322,60 @@ class Objects:
         if len(self._open) > MAX_OPEN:
             self._evict()
 
-    def _try(self, toi: int, entry: _Object, rival: _Rival, now: float, found: list[bytes]) -> None:
+    def _wanted(self, entry: _Object, rival: _Rival) -> Iterator[alc.Fti]:
+        """How it may be cut: of these, what has not been given."""
+        return (cut for cut in entry.cuts(rival) if rival.file.key(cut) not in self._given)
+
+    def _try(self, toi: int, entry: _Object, rival: _Rival, cut: alc.Fti, now: float, found: list[bytes]) -> None:
         """Give the object, if its symbols are what this description says."""
-        if rival.key in self._given or self._worked >= BURST or not self._trying.left(now):
-            return  # what waits is tried again when it is described again, or has another symbol
         file = rival.file
-        work = file.fti.length // _DIGEST
+        key = file.key(cut)
+        if key in self._given or self._worked >= BURST or not self._trying.left(now):
+            return  # what waits is tried again when it is described again, or has another symbol
+        work = cut.length // _DIGEST + (_UNPACK if file.gzip else 0)
 
         def repair(wanted: int) -> bool:
             nonlocal work
             work += _REPAIR * wanted
             return True
 
-        content = entry.symbols.content(file.fti, repair)
+        content = entry.symbols.content(cut, repair)
         if content is None:
             return
         self._worked += work
-        if file.digest and hashlib.md5(content, usedforsecurity=False).digest() != file.mark:
+        plain = self._right(file, content)
+        if plain is None:
             self.counts["broken objects"] += 1  # a symbol or the description is forged: see `symbols`
             rival.tried = True
             self._trying.spend(work)
             return
-        self._given[rival.key] = None
+        self._given[key] = None
         self.size += _ENTRY
         if len(self._given) > MAX_ANNOUNCED:
             self._given.popitem(last=False)
             self.size -= _ENTRY
-        if all(other.key in self._given for other in entry.rivals):
+        if not any(next(self._wanted(entry, other), None) for other in entry.rivals):
             self._clear(toi, entry)
         try:
-            found += (content,) if file.single else bundle.decode(content)
+            found += (plain,) if file.single else bundle.decode(plain)
         except WireError:
             self.counts["refused objects"] += 1
             return
         self.counts["objects"] += 1
+
+    def _right(self, file: _File, content: bytes) -> bytes | None:
+        """What was compressed, and what was not as it is; ``None`` when it is not what the description says."""
+        if not file.gzip:
+            return content if not file.digest or _md5(content) == file.mark else None
+        try:
+            plain = fdt.unpacked(content, fdt.GZIP, MAX_OBJECT)
+        except WireError:
+            return None
+        if len(plain) > MAX_OBJECT:
+            self.counts["oversize objects"] += 1
+            return None
+        # Of a compressed file some senders give the digest as it travels, others as it was (RFC 6726 3.4.2 can be read both ways).
+        return plain if not file.digest or file.mark in (_md5(content), _md5(plain)) else None
 
     # --- bounds -------------------------------------------------------------------------------------------------------
 
@@ -346,10 +392,14 @@ class Objects:
         elif self._open:
             self._evict()
         elif self._named:
-            self.size -= _ENTRY * len(self._named.popitem(last=False)[1].rivals)
+            self._unname()
         elif self._given:
             self._given.popitem(last=False)
             self.size -= _ENTRY
+
+    def _unname(self) -> None:
+        _, oldest = self._named.popitem(last=False)
+        self.size -= oldest.octets
 
     def _unlearn(self) -> None:
         _, (_, files) = self._known.popitem(last=False)
@@ -364,6 +414,7 @@ class Objects:
 
     def _clear(self, toi: int, entry: _Object) -> None:
         """Its symbols are not needed any more."""
-        self.size -= entry.symbols.octets
+        before = entry.symbols.octets
         entry.symbols.clear()
+        self.size -= before - entry.symbols.octets
         self._sort(toi, entry)

@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Final
 
 from pybcast.broadcast import alc, bundle, fdt, reedsolomon
@@ -25,7 +24,6 @@ REPAIR: Final = 5  # source symbols for each repair symbol: five of 24 may be lo
 BUNDLES: Final = 8  # of one segment: their description, compressed, is about 700 octets
 EVERY: Final = 20  # datagrams after which the description is sent again
 LIFETIME: Final = 86_400.0  # seconds a description may be used; the carousel makes it anew after half of them - confidence: own
-_GZIP: Final = 3
 _CUT: Final = alc.Fti(alc.REED_SOLOMON, 0, SYMBOL, BLOCK, BLOCK + -(-BLOCK // REPAIR))
 _OBJECTS: Final = 1 << 12  # TOIs between those of two runs that start a second apart
 
@@ -53,8 +51,7 @@ class Encoder:
         for number, data in group:
             self._toi = self._toi + 1 & 0xFFFFFFFF or 1
             md5 = hashlib.md5(data, usedforsecurity=False).digest()
-            cut = replace(_CUT, length=len(data))
-            files.append(fdt.File(self._toi, location(name, number, version), bundle.CONTENT_TYPE, cut, md5))
+            files.append((fdt.File(self._toi, location(name, number, version), bundle.CONTENT_TYPE, None, md5), len(data)))
             packets.append(self._symbols(self._toi, data))
         self._fdt_id = self._fdt_id + 1 & 0xFFFFF
         described = list(self._description(files))
@@ -65,12 +62,12 @@ class Encoder:
             yield from symbols[at : at + EVERY]
         yield from described
 
-    def _description(self, files: Iterable[fdt.File]) -> Iterator[bytes]:
+    def _description(self, files: Iterable[tuple[fdt.File, int]]) -> Iterator[bytes]:
         data = gzip.compress(fdt.write(int(self._clock() + LIFETIME) + NTP_UNIX, _CUT, files), mtime=0)
         cut = alc.Fti(alc.NO_CODE, len(data), SYMBOL, BLOCK, BLOCK)
         for esi, at in enumerate(range(0, len(data), SYMBOL)):  # one packet, mostly
             payload = data[at : at + SYMBOL]
-            yield alc.made(self._tsi, alc.FDT_TOI, cut.fec, 0, esi, payload, fdt_id=self._fdt_id, encoding=_GZIP, fti=cut)
+            yield alc.made(self._tsi, alc.FDT_TOI, cut.fec, 0, esi, payload, fdt_id=self._fdt_id, encoding=fdt.GZIP, fti=cut)
 
     def _symbols(self, toi: int, data: bytes) -> Iterator[bytes]:
         at = 0

@@ -23,7 +23,9 @@ from pybcast.errors import ConfigError, CryptoError, Integrity, KeyUnavailable, 
 from pybcast.secret import Secret
 
 SYSTEM: Final = "libsrtp2.so.1"
-MISSING: Final = "SRTP needs libsrtp 2: pip install 'pybcast[media]', or install the package libsrtp2-1 (Debian, Ubuntu)"
+MISSING: Final = (
+    "SRTP needs libsrtp 2: pip install '.[media]' in pybcast's folder, or install the package libsrtp2-1 (Debian, Ubuntu)"
+)
 OLDEST: Final = (2, 3)  # Debian 11's; 2.0 has another structure of policies and no MKI
 BEYOND: Final = (3, 0)  # which has another name and another interface
 MAX_PACKET: Final = 65_535  # bytes: no datagram is larger

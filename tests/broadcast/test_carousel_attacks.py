@@ -142,7 +142,7 @@ def higher_versions(whole: list[bytes]) -> Attack:
 
 def other_digests(whole: list[bytes]) -> Attack:
     """Of every TOI that there is, cut as the true one is."""
-    lengths = {file.toi: file.fti.length for read in described(whole) for file in read.files}
+    lengths = {file.toi: file.fti.length for read in described(whole) for file in read.files if file.fti is not None}
     for i in itertools.count():
         for toi, length in lengths.items():
             yield description(files(entry(toi, length, f'Content-MD5="{digest(i)}"')), i), SENDER
@@ -357,8 +357,8 @@ def test_random_attacks_at_once_keep_every_bound(
 ) -> None:
     for module, name, value in (
         (objects, "MAX_HELD", 400_000), (receiver, "MAX_HELD", 400_000), (receiver, "MAX_STRANGE", 100_000),
-        (objects, "MAX_ANNOUNCED", 60), (objects, "MAX_OPEN", 20), (objects, "MAX_WAITING", 30), (objects, "MAX_KNOWN", 20),
-        (receiver, "MAX_SENDERS", 5), (receiver, "MAX_STRANGERS", 7), (symbols, "MAX_SYMBOLS", 10),
+        (objects, "MAX_ANNOUNCED", 60), (objects, "MAX_OPEN", 8), (objects, "MAX_WAITING", 30), (objects, "MAX_KNOWN", 20),
+        (receiver, "MAX_SENDERS", 5), (receiver, "MAX_STRANGERS", 7), (symbols, "MAX_SYMBOLS", 40),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     rng = random.Random(1)
