@@ -31,6 +31,9 @@ MAX_SENDERS: Final = 64  # sessions that assemble: of two headends, and of those
 MAX_STRANGERS: Final = 256  # sessions that do not assemble yet: enough for a new one of 40 packets a second among 10,000 forged
 MAX_STRANGE: Final = 8 << 20  # octets of these
 
+FAULTS: Final = ("refused descriptions", "refused files", "oversize objects", "broken objects", "refused objects")
+"""Counts of what a carousel has and nobody gets: not forged, it is something that its sender should know."""
+
 Source = tuple[str, int]
 _Sender = tuple[str, int, bool]
 """Address, port, and whether its packets have our checksum."""
@@ -276,6 +279,12 @@ class CarouselReceiver(Listener):
     ) -> None:
         super().__init__(address, port, interface, senders=senders, on_message=on_message)
         self.sessions = Sessions(tsi)
+
+    @property
+    def faults(self) -> Counter[str]:
+        """What could not be received, by what became of it."""
+        counts = self.sessions.counts
+        return Counter({name: counts[name] for name in FAULTS if counts[name]})
 
     def forget(self) -> None:
         """Give everything again as it comes: a clock was set, a card changed, a registration arrived late."""

@@ -111,6 +111,7 @@ class TerminalProcess:
         self._routes: list[Route] = []
         self._carousels: list[CarouselReceiver] = []
         self._heard_again = 0.0
+        self._told_faults: set[str] = set()
         self._outputs: list[Output] = []
         self._work = asyncio.Event()
         self._at_place: list[list[tuple[Tuning, StkmStream]]] = []
@@ -190,7 +191,8 @@ class TerminalProcess:
         if self._timer is not None:
             self._timer.cancel()
         await self._flush()
-        LOG.info("stopped", extra={"fields": {"event": "stopped", "refused": dict(self.refused)}})
+        counts = {"refused": dict(self.refused), "carousel": dict(self._faults())}
+        LOG.info("stopped", extra={"fields": {"event": "stopped", **counts}})
         return CLEAN
 
     def _tune(self, now: float) -> None:
@@ -315,6 +317,7 @@ class TerminalProcess:
         self._tune(self.clock.now())
         if self.clock.monotonic() >= self._heard_again:
             self._hear_again()
+        self._tell_faults()
         self._take(self.machine.tick(self.clock.now()))
 
     def _hear_again(self) -> None:
@@ -322,6 +325,18 @@ class TerminalProcess:
         self._heard_again = self.clock.monotonic() + RETRY_CYCLES * self.cycle
         for carousel in self._carousels:
             carousel.forget()
+
+    def _faults(self) -> Counter[str]:
+        return sum((carousel.faults for carousel in self._carousels), Counter())
+
+    def _tell_faults(self) -> None:
+        """Each kind of what the carousels have and cannot be received, once; the numbers are told at the end."""
+        faults = self._faults()
+        if faults.keys() <= self._told_faults:
+            return
+        self._told_faults |= faults.keys()
+        words = ", ".join(f"{count} {name}" for name, count in faults.items())
+        LOG.warning("not received from the carousel: %s", words, extra={"fields": {"event": "carousel-faults", "counts": faults}})
 
     async def _carry_out(self) -> None:
         while True:

@@ -26,6 +26,8 @@ from typing import Final
 import pytest
 from clocked import step
 
+from pybcast.broadcast import alc
+from pybcast.broadcast.datagrams import sending
 from pybcast.broadcast.listener import receiver
 from pybcast.broadcast.sdp import parse
 from pybcast.demo.chain import LOOPBACK, Chain, Service, Viewer
@@ -40,7 +42,9 @@ LOOK: Final = 0.02
 PERIOD: Final = 1
 KEY_PERIOD: Final = 12
 SERVICE: Final = Service(name="N", number=7, period=PERIOD, key_period=KEY_PERIOD, rollover_lead=8, look_ahead=3, interaction=True)
-NAMES: Final = ("plain", "slow", "fast", "sleeper", "dying", "replayed", "noisy", "channel", "shut-out", "not-yet", "over")
+NAMES: Final = (
+    "plain", "slow", "fast", "sleeper", "dying", "replayed", "noisy", "channel", "shut-out", "not-yet", "over", "odd-entry",
+)  # fmt: skip
 PROFILE: Final = {name: "drm" if i % 2 else "smartcard" for i, name in enumerate(NAMES)}
 CHILD: Final = Path(__file__).with_name("clocked_terminal.py")
 
@@ -375,6 +379,26 @@ def test_what_is_not_obeyed_is_told_once(chain: Chain) -> None:
     names = [line.partition(", ")[2].partition(":")[0] for line in told["lines"]]
     assert names == ["a=tool", "k=", "b="] and told["count"] == 3 and told["message"].count("line ") == 3
     assert "0123456789abcdef" not in terminal.said() and "[2J" not in terminal.said()
+
+
+def test_what_the_carousel_has_and_nobody_gets_is_told_and_counted(chain: Chain) -> None:
+    """An entry with a code that we do not have, beside our own objects, from another sender of the session."""
+    carousel = parse((chain.folder / "N.sdp").read_bytes()).carousel
+    assert carousel is not None
+    xml = b'<FDT-Instance Expires="4100000000"><File TOI="2" Content-Location="x" FEC-OTI-FEC-Encoding-ID="1"/></FDT-Instance>'
+    odd = alc.made(carousel.tsi, 0, 0, 0, 0, xml, fdt_id=1, fti=alc.Fti(0, len(xml), 1_400, 64, 64))
+    with Set(chain, "odd-entry") as terminal, sending(LOOPBACK, 1) as out:
+
+        def told() -> bool:
+            out.sendto(odd, (carousel.address, carousel.port))
+            return "carousel-faults" in terminal.said()
+
+        terminal.until(told, "word of the odd entry")
+        terminal.plays(3, "beside it")
+    said = [json.loads(line) for line in terminal.said().splitlines()]
+    (line,) = (line for line in said if line["event"] == "carousel-faults")
+    assert line["counts"] == {"refused files": 1} and line["message"] == "not received from the carousel: 1 refused files"
+    assert said[-1]["event"] == "stopped" and said[-1]["carousel"] == {"refused files": 1}
 
 
 def test_media_that_nobody_here_opens(chain: Chain) -> None:
