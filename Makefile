@@ -6,7 +6,10 @@ BIN := .venv/bin
 STAMP := .venv/.pybcast-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check lint types format coverage core sanitize bench wheel random long demo clean
+.PHONY: help setup test quick portability check lint types format coverage core sanitize bench wheel random long demo clean
+
+# What says soon whether another Python or another system will do.
+QUICK := tests/wire tests/keys tests/codec tests/flows tests/native tests/broadcast
 
 # Floors 0-3: all that has no socket, clock or process. Totality and real video add no line, only time.
 ELSEWHERE := backend broadcast demo https interaction interop outlets servers store
@@ -24,6 +27,12 @@ setup: $(STAMP) ## the virtual environment in .venv, and missing system packages
 
 test: $(STAMP) ## all tests; PYTEST_ARGS="-k name" for some
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quick: $(STAMP) ## the tests that need no server, no video and no other program
+	$(BIN)/python -m pytest -m "not media" $(QUICK) $(PYTEST_ARGS)
+
+portability: ## `make demo` and `make quick` in clean roots of Debian 12 and 13 (as root); SUITES="trixie"
+	.ci/portability $(SUITES)
 
 check: lint types core test ## what a change must pass before it is shown to anyone
 

@@ -17,7 +17,7 @@ import pytest
 ROOT: Final = Path(__file__).parents[1]
 NOT_OURS: Final = {"build", "dist", "demo-out", "htmlcov", "__pycache__"}
 LICENSED: Final = {".py", ".c", ".h", ".lua", ".sh", ".toml"}
-LICENSED_NAMES: Final = {"Makefile", "run", "setup"}
+LICENSED_NAMES: Final = {"Makefile", "run", "setup", "wheel", "copy", "second-python", "portability"}
 SPDX: Final = re.compile(rb"\A(#![^\n]*\n)?(#|//|/\*|--) SPDX-License-Identifier: Apache-2\.0\b")
 # A path of one person's machine, or outside the project.  (Written so that this file does not match itself.)
 FORBIDDEN: Final = tuple(
@@ -79,6 +79,20 @@ def test_nothing_else_at_the_top() -> None:
         "csrc", "pybcast", "tests", "benchmarks", "examples", "docs",
     }  # fmt: skip
     assert {name for name in top if not name.startswith(".")} <= allowed
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == ".ci"], ids=_name)
+def test_scripts_can_be_read_and_run(path: Path) -> None:
+    assert path.stat().st_mode & 0o111
+    assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
+
+
+def test_a_copy_has_the_projects_files_and_no_others(tmp_path: Path) -> None:
+    """What `.ci/second-python` and `.ci/portability` take elsewhere."""
+    subprocess.run([ROOT / ".ci" / "copy", tmp_path / "copy"], check=True)
+    found = {_name(ROOT / path.relative_to(tmp_path / "copy")) for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+    assert {"pyproject.toml", "Makefile", ".ci/run", "csrc/include/bcast.h"} <= found
+    assert not (ROOT / ".git").exists() or found == {_name(path) for path in FILES}
 
 
 def test_nobody_is_told_to_install_us_from_an_index() -> None:
