@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -63,8 +64,8 @@ def terminal(
 ) -> None:
     """Receive key messages, and give the traffic keys they carry to players, until SIGTERM.
 
-    Without --teks what is shown holds no key. Exit status: 0 stopped; 2 credentials, descriptions or addresses cannot be used;
-    70 it failed.
+    Without --teks what is shown holds no key. A description that cannot be used is told, and the others are received. Exit status:
+    0 stopped; 2 credentials or addresses cannot be used, or none of the descriptions; 70 it failed.
     """
     if json and teks:
         raise typer.BadParameter("--json and --teks both write lines to standard output")
@@ -81,11 +82,28 @@ def terminal(
                 _say(event, as_json=json)
 
         found = load(credentials)
-        sessions = [_description(path) for path in descriptions]
+        sessions = _descriptions(descriptions, relay, as_json=json)
         options = Options(via=via.value, keys=keys, relays=tuple(relay or ()), told=told)
         process = TerminalProcess(found, sessions, options)
         coredumps.switch_off()
         raise typer.Exit(process.serve())
+
+
+def _descriptions(paths: Sequence[Path], relays: Sequence[str] | None, *, as_json: bool) -> list[Description]:
+    """Those that can be read; of the others it is told why.  ``ConfigError`` if there is none."""
+    found: list[Description] = []
+    faults: list[ConfigError] = []
+    for path in paths:
+        try:
+            found.append(_description(path))
+        except ConfigError as error:
+            faults.append(error)
+    if faults and (relays or not found):
+        why = f"{faults[0]}; so it is not known which media stream each --relay is for" if found else str(faults[0])
+        raise ConfigError(f"{why} (and {len(faults) - 1} more like it)" if len(faults) > 1 else why)
+    for fault in faults:
+        output.warn(f"not used: {fault}", as_json=as_json)
+    return found
 
 
 def _description(path: Path) -> Description:

@@ -1,22 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What session descriptions say to a terminal beside addresses: when a service is received, and what of them is not obeyed.
+"""What session descriptions say to a terminal beside addresses: which of them can be used, when a service is received, and what of
+them is not obeyed.
 
-Both are told to whoever runs the terminal: a description that asks for something else than what happens is not passed over.
+All is told to whoever runs the terminal: a description that asks for something else than what happens is not passed over.
 """
 
 from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pybcast.broadcast.sdp import Description
+from pybcast.broadcast.datagrams import hearing, is_group
+from pybcast.broadcast.sdp import Description, Endpoint
+from pybcast.errors import ConfigError
 from pybcast.flows import Profile
 from pybcast.servers.runner import NTP_UNIX
+from pybcast.sourcefilter import SourceFilter, family_of
 
 LOG: Final = logging.getLogger("pybcast.terminal")
 MAX_TOLD: Final = 20  # lines of a description that are named one by one
+
+
+Place = tuple[str, int]
+
+
+def title(description: Description) -> str:
+    """How people are told which one it is."""
+    return description.service or description.name or "a service without a name"
+
+
+def usable(descriptions: Sequence[Description], profile: Profile) -> tuple[list[Description], list[tuple[Description, str]]]:
+    """Those that can be used together, and the others with the reason: of a stream that is described twice the first counts."""
+    used, unused = list[Description](), list[tuple[Description, str]]()
+    names = set[tuple[str, int]]()
+    for description in descriptions:
+        own = [(tuning.service, tuning.stream) for tuning in description.tunings(profile)]
+        twice = [name for index, name in enumerate(own) if name in names or name in own[:index]]
+        if twice:
+            service, stream = twice[0]
+            unused.append((description, f"{service or 'a service without a name'} stream {stream} is described twice"))
+        else:
+            used.append(description)
+            names |= set(own)
+    return used, unused
+
+
+def senders_of(where: Endpoint) -> SourceFilter | None:
+    """Whose datagrams are taken there, by their addresses.  ``ConfigError`` for a name that has none."""
+    return None if where.senders is None else where.senders.resolved(family_of(where.address))
+
+
+def unheard(descriptions: Sequence[Description], profile: Profile, interface: str) -> dict[int, str]:
+    """The descriptions whose addresses cannot be listened to, by their index, and why not.
+
+    A host may have no IPv6, or no room for another group; a name may have no address.
+    """
+    found, taken = dict[int, str](), dict[tuple[str, Place], SourceFilter | None]()
+    for index, description in enumerate(descriptions):
+        own = dict[tuple[str, Place], SourceFilter | None]()
+        try:
+            for what, where in _places(description, profile):
+                place, senders = (where.address, where.port), senders_of(where)
+                # Of a group each socket has its own datagrams, at an address of one host all have the same.
+                if not is_group(where.address):
+                    if (taken | own).get((what, place), senders) != senders:
+                        raise ConfigError(f"{place[0]}:{place[1]}: two descriptions say different senders (source-filter)")
+                    own[what, place] = senders
+                hearing(place, interface, senders).close()
+        except ConfigError as error:
+            found[index] = str(error)
+        else:
+            taken |= own
+    return found
+
+
+def _places(description: Description, profile: Profile) -> Iterator[tuple[str, Endpoint]]:
+    """Where its messages come; what each place carries."""
+    yield from (("stkm", stream) for stream in description.streams(profile))
+    if description.ltkm is not None:
+        yield "ltkm", description.ltkm
+    if description.carousel is not None:
+        yield "carousel", description.carousel
 
 
 class Schedule:

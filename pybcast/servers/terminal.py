@@ -6,18 +6,18 @@ interaction channel, or both; feeds them to ``flows.Terminal``; keeps on disk wh
 keys to a socket, to relays that open SRTP, and as lines of text without them.
 
 A terminal ends on SIGTERM or SIGINT (0), cannot begin with bad credentials, descriptions or addresses (2), and fails when its
-database does (70).  A BSM that does not answer, an ear that dies or foreign traffic do not end it.
+database does (70).  A BSM that does not answer, an ear that dies or foreign traffic do not end it.  Nor does a description that
+cannot be used while there are others: that is told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Final, Literal, Protocol
 
 from pybcast.broadcast.listener import Listener
 from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener
-from pybcast.broadcast.sdp import Description, Endpoint, Media, StkmStream
+from pybcast.broadcast.sdp import Description, Media, StkmStream
 from pybcast.errors import ConfigError, KeyUnavailable, Replay, StoreError, TransportError
 from pybcast.flows import Terminal, Tuning
 from pybcast.flows.config import CAROUSEL_CYCLE
@@ -38,10 +38,10 @@ from pybcast.outlets.relay import Open
 from pybcast.outlets.udp import Address, Pair, sending
 from pybcast.servers import log
 from pybcast.servers.credentials import Credentials
-from pybcast.servers.described import Schedule, tell_what_is_not_obeyed
+from pybcast.servers.described import Place, Schedule, senders_of, tell_what_is_not_obeyed, title, unheard, usable
 from pybcast.servers.fetching import Fetcher
 from pybcast.servers.runner import Clock, SystemClock
-from pybcast.sourcefilter import SourceFilter, family_of, is_ip
+from pybcast.sourcefilter import SourceFilter, is_ip
 from pybcast.store import SqliteStore
 
 LOG: Final = logging.getLogger("pybcast.terminal")
@@ -49,7 +49,6 @@ CLEAN, USAGE, OUR_FAULT = 0, 2, 70
 LOOK: Final = 1.0  # seconds at most until the clock is looked at again
 REGISTRATION: Final = frozenset({"smk", "keyset", "domain"})
 """Tables of card and device that a registration changes."""
-Place = tuple[str, int]
 Via = Literal["broadcast", "interaction", "both"]
 
 Event = TekReady | TekExpired | Refused
@@ -84,13 +83,13 @@ class TerminalProcess:
         self.credentials, self.options = credentials, options
         self.clock = clock or SystemClock()
         profile = credentials.profile
+        self._given = tuple(descriptions)
+        descriptions, self._unused = usable(descriptions, profile)
         self.streams: list[StkmStream] = [stream for d in descriptions for stream in d.streams(profile)]
         self.tunings: list[Tuning] = [tuning for d in descriptions for tuning in d.tunings(profile)]
         if not self.streams:
-            raise ConfigError(f"no description has a STKM stream of the {'DRM' if profile == 'drm' else 'Smartcard'} Profile")
-        names = Counter((t.service, t.stream) for t in self.tunings)
-        if twice := next((name for name, count in names.items() if count > 1), None):
-            raise ConfigError(f"{twice[0] or 'a service without a name'} stream {twice[1]} is described twice")
+            why = f"no description has a STKM stream of the {'DRM' if profile == 'drm' else 'Smartcard'} Profile"
+            raise ConfigError("; ".join([why, *(f"{title(d)}: {reason}" for d, reason in self._unused)]))
         self.descriptions = tuple(descriptions)
         self.schedule = Schedule(self.descriptions)
         self._of = [index for index, d in enumerate(descriptions) for _ in d.streams(profile)]  # whose each stream is
@@ -163,6 +162,8 @@ class TerminalProcess:
                 open_.push_async_callback(socket.stop)
                 self._outlets.append(socket)
             now = self.clock.now()
+            for description, why in self._unused:
+                _tell_unused(description, f"is not used: {why}")
             tell_what_is_not_obeyed(self.descriptions, self.credentials.profile)
             self._tune(now)
             for ready in self.machine.held(now):  # from before a restart (R42)
@@ -215,22 +216,28 @@ class TerminalProcess:
         if not self.options.relays:
             return
         interface = self.credentials.file.terminal.interface
-        media = [
-            (stream, medium)
-            for d in self.descriptions
+        media = [  # also of descriptions that are not used: the order of the relays is that of all that were given
+            (d, stream, medium)
+            for d in self._given
             for stream in d.streams(self.credentials.profile)
             for medium in d.protected(stream.streamid)
         ]
         if len(self.options.relays) > len(media):
             raise ConfigError(f"{len(self.options.relays)} relays, but {len(media)} protected media streams in the descriptions")
         refusals: list[str] = []
-        for (stream, medium), target in zip(media, self.options.relays, strict=False):
-            if why := _not_relayed(stream, medium):
+        for (description, stream, medium), target in zip(media, self.options.relays, strict=False):
+            why = next((reason for d, reason in self._unused if d is description), "") or _not_relayed(stream, medium)
+            source: Pair | None = None
+            if not why:
+                try:
+                    source = Pair.listen(Address(medium.address, medium.port), interface, senders_of(medium))
+                except ConfigError as error:
+                    why = str(error)
+            if source is None:
                 refusals.append(f"--relay {target}: {medium.address}:{medium.port} is not opened: {why}")
                 LOG.error("%s", refusals[-1], extra={"fields": {"event": "not-relayed", "service": stream.service}})
                 continue
             converter = Open(stream.service, stream.streamid)
-            source = Pair.listen(Address(medium.address, medium.port), interface, _senders(medium))
             route = Route(converter, source, [sending(Address.parse(target), interface)], self.clock.now)
             route.open(loop)
             open_.callback(route.close, loop)
@@ -243,10 +250,15 @@ class TerminalProcess:
 
     async def _listen(self, open_: contextlib.AsyncExitStack) -> None:
         interface = self.credentials.file.terminal.interface
+        deaf = unheard(self.descriptions, self.credentials.profile, interface)
+        for index, why in deaf.items():
+            _tell_unused(self.descriptions[index], f"cannot be heard: {why}")
         at: dict[tuple[Place, SourceFilter | None], list[tuple[Tuning, StkmStream]]] = {}
-        for t, s in zip(self.tunings, self.streams, strict=True):
-            at.setdefault((t.where, _senders(s)), []).append((t, s))
-        _once_each(where for where, _ in at)
+        for t, s, index in zip(self.tunings, self.streams, self._of, strict=True):
+            if index not in deaf:
+                at.setdefault((t.where, senders_of(s)), []).append((t, s))
+        if not at and self.options.via == "broadcast":
+            raise ConfigError("; ".join(f"{title(self.descriptions[index])}: {why}" for index, why in deaf.items()))
         at_place = self._at_place = [*at.values()]
 
         def stkm(index: int, data: bytes) -> None:
@@ -255,19 +267,18 @@ class TerminalProcess:
                 if len(at_place[index]) == 1 or _may_be(stream, data):
                     self._take(self.machine.receive_stkm(tuning.service, tuning.stream, data, now))
 
-        self.listener = listener = Listener([where for where, _ in at], interface, stkm, [senders for _, senders in at])
-        open_.callback(listener.stop)
-        self._want()
-        listener.start()
+        if at:
+            self.listener = listener = Listener([where for where, _ in at], interface, stkm, [senders for _, senders in at])
+            open_.callback(listener.stop)
+            self._want()
+            listener.start()
         pushes: dict[tuple[Place, SourceFilter | None], list[int]] = {}
         carousels: dict[tuple[Place, int, SourceFilter | None], list[int]] = {}
         for index, d in enumerate(self.descriptions):
-            if d.ltkm is not None:
-                pushes.setdefault(((d.ltkm.address, d.ltkm.port), _senders(d.ltkm)), []).append(index)
-            if (c := d.carousel) is not None:
-                carousels.setdefault(((c.address, c.port), c.tsi, _senders(c)), []).append(index)
-        _once_each(where for where, _ in pushes)
-        _once_each(where for where, _ in dict.fromkeys((where, senders) for where, _, senders in carousels))
+            if d.ltkm is not None and index not in deaf:
+                pushes.setdefault(((d.ltkm.address, d.ltkm.port), senders_of(d.ltkm)), []).append(index)
+            if (c := d.carousel) is not None and index not in deaf:
+                carousels.setdefault(((c.address, c.port), c.tsi, senders_of(c)), []).append(index)
         for (where, senders), owners in pushes.items():
             push = LtkmListener(*where, interface, senders=senders, on_message=partial(self._object, owners))
             await open_.enter_async_context(push)
@@ -408,16 +419,10 @@ def _not_relayed(stream: StkmStream, medium: Media) -> str:
     return medium.not_opened or ("" if is_ip(medium.address) else "its address is a host name")
 
 
-def _senders(where: Endpoint) -> SourceFilter | None:
-    """Whose datagrams are taken there, by their addresses.  ``ConfigError`` for a name that has none."""
-    return None if where.senders is None else where.senders.resolved(family_of(where.address))
-
-
-def _once_each(places: Iterable[Place]) -> None:
-    """``ConfigError`` for a place that two descriptions name with different senders: only of a group each has its own datagrams."""
-    for (host, port), count in Counter(places).items():
-        if count > 1 and not (is_ip(host) and ipaddress.ip_address(host).is_multicast):
-            raise ConfigError(f"{host}:{port}: two descriptions say different senders (source-filter)")
+def _tell_unused(description: Description, why: str) -> None:
+    LOG.error(
+        "%s %s", title(description), why, extra={"fields": {"event": "sdp-unused", "service": title(description), "why": why}}
+    )
 
 
 def _named(stream: StkmStream) -> set[bytes]:

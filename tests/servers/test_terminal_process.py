@@ -283,11 +283,11 @@ def test_what_cannot_begin_says_why(chain: Chain, tmp_path: Path, what: str) -> 
         (folder / "issuer-root.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
         expected = "device.anchors"
     else:
-        first = _run(toml, sdp, seconds=4.0)
+        first = _run(toml, sdp)
         assert first.returncode == 0, first.stderr
         (folder / "channel.kek").write_text(os.urandom(32).hex())
         expected = "the key-encryption key"
-    done = _run(toml, sdp, seconds=LIMIT)
+    done = _run(toml, sdp)
     assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
 
 
@@ -306,6 +306,39 @@ def test_everything_over_the_interaction_channel(chain: Chain) -> None:
         assert process.returncode == 0 and "Traceback" not in err
         assert len({line["mki"] for line in found}) == 3
         assert all(("tek" in line) == (option == "--teks") for line in found)
+
+
+def test_descriptions_that_cannot_be_used_cost_the_others_nothing(chain: Chain) -> None:
+    """A file that is none, one that is not there, one of a stream that is described already, and one of another host's address."""
+    folder, text = chain.folder, (chain.folder / "N.sdp").read_text()
+    (folder / "broken.sdp").write_text("v=0\r\nnot a description\r\n")
+    (folder / "again.sdp").write_text(text, newline="")
+    (service,) = re.findall(r"a=x-bcast-service:(\S+)", text)
+    far = text.replace(f"x-bcast-service:{service}", "x-bcast-service:urn:far")
+    (folder / "far.sdp").write_text(re.sub(r"c=IN IP4 \S+", "c=IN IP4 192.0.2.77", far), newline="")
+    words = [sys.executable, "-m", "pybcast.cli", "terminal", "channel.toml", "--via", "broadcast", "--json"]
+    given = ["broken.sdp", "none.sdp", "N.sdp", "again.sdp", "far.sdp"]
+    (folder / "channel.db").unlink(missing_ok=True)
+    with subprocess.Popen([*words, *given], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = (json.loads(line) for line in process.stdout)
+        found = [line for line, _ in zip((line for line in lines if line["event"] == "TekReady"), range(2), strict=False)]
+        process.terminate()
+        _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0 and len(found) == 2, err
+    told = [json.loads(line) for line in err.splitlines()]
+    warnings = [line["warning"] for line in told if "warning" in line]
+    assert [text.split(":")[:2] for text in warnings] == [["not used", " broken.sdp"], ["not used", " none.sdp"]]
+    unused = {line["service"]: line["why"] for line in told if line.get("event") == "sdp-unused"}
+    assert "is described twice" in unused.pop(service)
+    assert list(unused) == ["urn:far"] and "192.0.2.77:" in unused["urn:far"]
+    for given, why in (
+        (["broken.sdp", "none.sdp"], "broken.sdp"),
+        (["far.sdp"], "192.0.2.77:"),
+        (["broken.sdp", "N.sdp", "--relay", "127.0.0.1:6000"], "which media stream each --relay is for"),
+    ):
+        done = subprocess.run([*words, *given], cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
+        assert done.returncode == 2 and why in done.stderr and "Traceback" not in done.stderr
 
 
 # --- what a description says beside addresses ---------------------------------------------------------------------------------
@@ -414,21 +447,27 @@ def test_media_that_nobody_here_opens(chain: Chain) -> None:
         terminal.plays(2, "its keys are given")
         assert "the keys of 127.0.0.1:" in terminal.said() and "RCCm1 (RFC 4771)" in terminal.said()
     toml = chain.folder / "over.toml"
-    refused = _run(toml, path, LIMIT, "--relay", "127.0.0.1:9")
+    refused = _run(toml, path, "--relay", "127.0.0.1:9")
     assert refused.returncode == 2 and "is not opened: its integrity transform (SRTPAuthentication) is RCCm1" in refused.stderr
     path.write_text(path.read_text() + video.format(good), newline="")
-    both = _run(toml, path, 5.0, "--relay", "127.0.0.1:9", "--relay", "127.0.0.1:11")
+    both = _run(toml, path, "--relay", "127.0.0.1:9", "--relay", "127.0.0.1:11")
     assert both.returncode == 0 and "RCCm1" in both.stderr and '"ready"' in both.stderr
 
 
-def _run(toml: Path, sdp: Path, seconds: float, *options: str) -> subprocess.CompletedProcess[str]:
-    process = subprocess.Popen(
+def _run(toml: Path, sdp: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Until it is ready, or has ended by itself."""
+    with subprocess.Popen(
         [sys.executable, "-m", "pybcast.cli", "terminal", str(toml), str(sdp), "--via", "broadcast", *options], text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        out, err = process.communicate(timeout=LIMIT)
-    return subprocess.CompletedProcess([], process.returncode, out, err)
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        late = threading.Timer(LIMIT, process.kill)
+        late.start()
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if '"ready"' in line:
+                process.terminate()
+        process.wait()
+        late.cancel()
+    return subprocess.CompletedProcess([], process.returncode, "", "".join(said))
