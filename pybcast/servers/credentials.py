@@ -27,8 +27,8 @@ _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class TerminalTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``[terminal]``: ``state``: its database.  ``kek``: source of the key that wraps what is in it.  ``interface``: address of the
-    interface it listens on.
+    """``[terminal]``: ``state``: its database.  ``kek``: source of the key that wraps what is in it.  ``interface``: the
+    interface that it listens on, by its IPv4 address or its name.
     """
 
     state: _Text

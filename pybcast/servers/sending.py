@@ -79,8 +79,8 @@ def place(config: ServerConfig, key: str, address: Address) -> tuple[str, int]:
 
 
 def ipv4(config: ServerConfig, key: str, text: str) -> str:
-    """An IPv4 address."""
+    """An IPv4 address: this program sends over nothing else."""
     try:
         return str(ipaddress.IPv4Address(text))
     except ValueError:
-        raise ConfigError(f"{config.path}: {key}: {text}: expected an IPv4 address") from None
+        raise ConfigError(f"{config.path}: {key}: {text}: expected an IPv4 address, nothing is sent over IPv6") from None

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import socket
-from typing import Final
+from types import SimpleNamespace
+from typing import Final, cast
 
 import pytest
 
 from pybcast.broadcast.sdp import Description, Endpoint, FluteSession, StkmStream
+from pybcast.errors import ConfigError
+from pybcast.servers.config import ServerConfig
 from pybcast.servers.described import title, unheard, usable
+from pybcast.servers.sending import place
+from pybcast.servers.toml import Address
 from pybcast.sourcefilter import SourceFilter
 
 LOOPBACK: Final = "127.0.0.1"
@@ -78,6 +83,13 @@ def test_senders_of_a_group_are_each_descriptions_own() -> None:
     group = "239.255.43.1"
     assert unheard([service("a", stream(group, senders=ONE)), service("b", stream(group, senders=TWO))], "drm", LOOPBACK) == {}
     assert list(unheard([service("a", stream(senders=ONE), stream(number=2, senders=TWO))], "drm", LOOPBACK)) == [0]
+
+
+def test_a_sender_refuses_ipv6_in_words() -> None:
+    config = cast(ServerConfig, SimpleNamespace(path="bsda.toml"))
+    with pytest.raises(ConfigError, match=r"bsda.toml: air.flute: ff15::1: expected an IPv4 address, nothing is sent over IPv6"):
+        place(config, "air.flute", Address("ff15::1", 4001))
+    assert place(config, "air.flute", Address("239.1.1.1", 4001)) == ("239.1.1.1", 4001)
 
 
 def test_an_ipv6_group_is_heard_or_told() -> None:
