@@ -80,7 +80,8 @@ def described(path: str, now: float) -> tuple[list[Source], list[str]]:
         sources.append(_source(found.ltkm, "ltkm"))
     sources += [_source(s, "flute") for s in found.flute]
     if not sources:
-        raise ConfigError(f"{path}: no STKM stream, LTKM push or carousel in it")
+        why = "; ".join(("no STKM stream, LTKM push or carousel in it", *(str(i) for i in found.ignored if i.what == "m=")))
+        raise ConfigError(f"{path}: {why}")
     told = [f"{path}: {ignored}" for ignored in found.ignored]
     if not found.active(now):
         told.append(f"{path}: its times (t=) are not now: nothing may come")

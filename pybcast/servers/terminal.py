@@ -38,7 +38,7 @@ from pybcast.outlets.relay import Open
 from pybcast.outlets.udp import Address, Pair, sending
 from pybcast.servers import log
 from pybcast.servers.credentials import Credentials
-from pybcast.servers.described import Place, Schedule, senders_of, tell_what_is_not_obeyed, title, unheard, usable
+from pybcast.servers.described import MAX_TOLD, Place, Schedule, senders_of, tell_what_is_not_obeyed, title, unheard, usable
 from pybcast.servers.fetching import Fetcher
 from pybcast.servers.runner import Clock, SystemClock
 from pybcast.sourcefilter import SourceFilter, is_ip
@@ -89,7 +89,9 @@ class TerminalProcess:
         self.tunings: list[Tuning] = [tuning for d in descriptions for tuning in d.tunings(profile)]
         if not self.streams:
             why = f"no description has a STKM stream of the {'DRM' if profile == 'drm' else 'Smartcard'} Profile"
-            raise ConfigError("; ".join([why, *(f"{title(d)}: {reason}" for d, reason in self._unused)]))
+            unused = [f"{title(d)}: {reason}" for d, reason in self._unused]
+            ignored = [f"{title(d)}: {line}" for d in descriptions for line in d.ignored if line.what == "m="]
+            raise ConfigError("; ".join((why, *unused, *ignored[:MAX_TOLD])))
         self.descriptions = tuple(descriptions)
         self.schedule = Schedule(self.descriptions)
         self._of = [index for index, d in enumerate(descriptions) for _ in d.streams(profile)]  # whose each stream is

@@ -20,7 +20,8 @@ one below an m= line holds in its place.  Blank lines are passed over.
 ``parse`` is total: a ``Description``, or a ``WireError`` whose field is ``line[N].a.NAME`` (N counts from 1) and whose offset is
 that of the line.  What a description says once for all its media is put to each of them, so that ``parse(write(d)) == d`` while
 ``write(parse(text))`` is a normal form of the text.  What a description says is used, or refused, or stands in ``ignored`` with its
-line and the reason: nothing is passed over in silence.  Attributes that are not known are kept in ``other`` as well.
+line and the reason: nothing is passed over in silence.  A medium that asks for what is not supported is ignored alone.  Attributes
+that are not known are kept in ``other`` as well.
 """
 
 from pybcast.broadcast.sdp.ismacryp import Ismacryp, Parameters

@@ -166,6 +166,14 @@ def read_stream_id(line: Line, text: str) -> int:
     return read_number(line, text, *_STREAM_IDS)
 
 
+def read_channels(line: Line, text: str) -> int:
+    """How many channels a FLUTE session has: more than one are for congestion control, which is not ours."""
+    number = read_number(line, text, 1, 255)
+    if number > 1:
+        line.refuse("one channel", text, error=Unsupported)
+    return number
+
+
 def read_id(line: Line, text: str, name: str) -> int:
     return read_number(line, text, *_STREAM_IDS, name)
 

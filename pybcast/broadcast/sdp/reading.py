@@ -16,6 +16,7 @@ from pybcast.broadcast.sdp.lines import (
     Line,
     Value,
     plain_host,
+    read_channels,
     read_connection,
     read_extensions,
     read_id,
@@ -147,6 +148,15 @@ class _Session:
         return self._attributes.rest()
 
     def take(self, lines: Sequence[Line]) -> None:
+        """The section of a medium.  What it asks for that is not supported costs it alone, and is told."""
+        unfit, ignored = dict(self._unfit), list(self._ignored)
+        try:
+            self._take(lines)
+        except Unsupported as error:
+            self._unfit, self._ignored = unfit, ignored
+            self._ignored.append(lines[0].ignored(f"not supported: {error.field}, expected {error.expected}"))
+
+    def _take(self, lines: Sequence[Line]) -> None:
         head = lines[0]
         words = head.value.split(" ")
         if len(words) < 4:
@@ -216,9 +226,8 @@ class _Session:
         tsi = attributes.once("flute-tsi", lambda line, value: read_number(line, value, 0, 2**48 - 1))
         if tsi is None:
             head.refuse("a=flute-tsi below, or before the first m=", "none")
-        # More channels than one are for congestion control, which is not ours.
         for level in (attributes, self._attributes):
-            level.once("flute-ch", lambda line, value: read_number(line, value, 1, 1))
+            level.once("flute-ch", read_channels)
         service_class = attributes.once("x-bcast-service-class", read_uri) or ""
         session = FluteSession(
             address=where.address, port=where.port, ttl=where.ttl, senders=where.senders, tsi=tsi, service_class=service_class,
