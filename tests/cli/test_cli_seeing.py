@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -24,7 +25,7 @@ from pybcast.broadcast.capture import Datagram, Skipped, Writer, read, summary
 from pybcast.cli import capturing, main, wireshark
 from pybcast.errors import ConfigError
 from pybcast.messages import Kind
-from pybcast.testing import corpus
+from pybcast.testing import corpus, mutate
 
 PYBCAST: Final = (sys.executable, "-m", "pybcast.cli")
 TIME: Final = 1_700_000_000_123_456_789
@@ -171,6 +172,21 @@ def test_what_capture_wrote_of_a_flute_session_is_read_back(capsys: pytest.Captu
     assert "flute packet 2" in text and "object: the file description" in text
     assert main(["explain", "flute", file, "--port", "5004"]) == 1, "asked for, it must be one"
     assert "V at offset 0: expected 1, found 0" in capsys.readouterr().err
+
+
+def test_whatever_a_capture_holds_the_commands_end_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Mutated and cut: messages, typed errors and a status, never anything else."""
+    rng, path = random.Random("captures"), tmp_path / "some.pcap"
+    files = sorted(CASES.iterdir())
+    for number in range(60):
+        data = mutate(files[number % len(files)].read_bytes(), rng)
+        path.write_bytes(data[: rng.randrange(len(data))] if number % 4 == 0 else mutate(data, rng))
+        command = rng.choice(("explain", "decode"))
+        status = main([command, rng.choice(("auto", "flute", "stkm", "drm-stkm", "mikey")), str(path), "--input", "pcap", "--json"])
+        said = capsys.readouterr()
+        assert status in (0, 1, 2)
+        assert all(json.loads(line) for line in said.out.splitlines())
+        assert all({"error", "warning"} & json.loads(line).keys() for line in said.err.splitlines())
 
 
 def test_the_comment_says_what_a_datagram_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
