@@ -7,6 +7,7 @@ runs or not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,12 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Look at every lin
 ProgrammeOption = Annotated[
     str | None, typer.Option("--programme", metavar="ID", help="Only this programme (GlobalContentID).", show_default=False)
 ]
+FromOption = Annotated[
+    str | None,
+    typer.Option("--from", metavar="FILE.csv", help="Many: CSV with a header; - for standard input.", show_default=False),
+]
+OneNameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of the subscriber.", show_default=False)]
+OneServiceArgument = Annotated[str | None, typer.Argument(metavar="[SERVICE]", help="GlobalServiceID.", show_default=False)]
 ContentArgument = Annotated[str, typer.Argument(metavar="PROGRAMME", help="GlobalContentID.", show_default=False)]
 WHEN = "2030-01-31T20:15:00Z, or +SECONDS from now."
 StartOption = Annotated[str, typer.Option("--start", metavar="TIME", help=WHEN, show_default=False)]
@@ -124,6 +131,20 @@ def programme_add(
         facts(ask(config, "programme-add", role="bsm", service=service, content=programme, stream=stream, **times), as_json=json)
 
 
+@programme.command("remove")
+def programme_remove(
+    config: ConfigArgument, service: ServiceArgument, programme: ContentArgument, stream: StreamOption = None,
+    json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Take a programme back, as long as none of its periods can be prepared.
+
+    Not where the BSD/A seals (generation = "bsda") in the DRM Profile: no message takes the programme's key back from it. Rights
+    to it stay until they end. A BSD/A may still begin and end a period where the programme would have.
+    """
+    with serving(as_json=json):
+        facts(ask(config, "programme-remove", role="bsm", service=service, content=programme, stream=stream), as_json=json)
+
+
 @programme.command("list")
 def programme_list(config: ConfigArgument, service: OneServiceOption = None, json: JsonOption = False) -> None:
     """The programmes that are not over."""
@@ -193,21 +214,29 @@ def subscriber_import(
     the same again changes nothing. Exit status: 0 all lines imported, 2 some were not.
     """
     with serving(as_json=json):
+        counted = ("added", "changed", "unchanged")
+        _file(config, "subscriber-import", file, importing.COLUMNS, counted, as_json=json, days=days, dry_run=dry_run)
 
-        def refused(line: int, column: str, reason: str) -> None:
-            if json:
-                output.note_json({"error": {"file": file, "line": line, "column": column, "reason": reason}})
-            else:
-                output.note(f"{file}:{line}: {column}: {reason}")
 
-        def send(rows: list[dict[str, str]]) -> dict[str, Any]:
-            answer: dict[str, Any] = ask(config, "subscriber-import", role="bsm", rows=rows, days=days, dry_run=dry_run)
-            return answer
+def _file(
+    config: Path, command: str, file: str, columns: Sequence[str], counted: Sequence[str], *, as_json: bool, **arguments: Any
+) -> None:
+    """Send a CSV file; say what came of it."""
 
-        total = importing.run(file, send, refused, as_json=json, progress=not json)
-        facts({**vars(total), "dry_run": dry_run}, as_json=json)
-        if total.refused:
-            raise typer.Exit(USAGE)
+    def refused(line: int, column: str, reason: str) -> None:
+        if as_json:
+            output.note_json({"error": {"file": file, "line": line, "column": column, "reason": reason}})
+        else:
+            output.note(f"{file}:{line}: {column}: {reason}")
+
+    def send(rows: list[dict[str, str]]) -> dict[str, Any]:
+        answer: dict[str, Any] = ask(config, command, role="bsm", rows=rows, **arguments)
+        return answer
+
+    total = importing.run(file, send, refused, as_json=as_json, progress=not as_json, columns=columns, counted=counted)
+    facts({**total, "dry_run": arguments["dry_run"]}, as_json=as_json)
+    if total["refused"]:
+        raise typer.Exit(USAGE)
 
 
 @subscriber.command("list")
@@ -234,24 +263,66 @@ def subscriber_show(config: ConfigArgument, name: NameArgument, json: JsonOption
         rows(rights, as_json=False)
 
 
+@subscriber.command("remove")
+def subscriber_remove(config: ConfigArgument, name: NameArgument, at_once: AtOnceOption = False, json: JsonOption = False) -> None:
+    """Take all of a subscriber's rights away, as withdraw does, and forget him.
+
+    Of one with a card the name and a digest of his SMK stay, so that no COUNTER is used twice when he is added again. His
+    registration material stays on the carousels until they start anew.
+    """
+    with serving(as_json=json):
+        facts(ask(config, "subscriber-remove", role="bsm", name=name, at_once=at_once), as_json=json)
+
+
 @subscriber.command("grant")
 def subscriber_grant(
-    config: ConfigArgument, name: NameArgument, service: ServiceArgument, stream: StreamOption = None,
-    programme: ProgrammeOption = None, days: DaysOption = 365, json: JsonOption = False,
+    config: ConfigArgument, name: OneNameArgument = None, service: OneServiceArgument = None, stream: StreamOption = None,
+    programme: ProgrammeOption = None, days: DaysOption = 365, source: FromOption = None, dry_run: DryRunOption = False,
+    json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Give a subscriber a right to a service, or to one programme of it."""
+    """Give a subscriber a right to a service, or to one programme of it.
+
+    Or to many: --from FILE.csv, with the columns subscriber, services (GlobalServiceIDs with spaces between them), programme
+    and until (last day of the right, YYYY-MM-DD; else --days). A line that cannot be used is named, and the others are carried
+    out. Exit status: 0 all lines, 2 some were not.
+    """
     with serving(as_json=json):
+        if _from_file(name, service, source, stream, programme, dry_run=dry_run):
+            counted = ("granted", "unchanged")
+            how = {"days": days, "dry_run": dry_run}
+            _file(config, "subscriber-grants", str(source), importing.RIGHTS, counted, as_json=json, **how)
+            return
         arguments = {"name": name, "service": service, "stream": stream, "content": programme, "days": days}
         facts(ask(config, "subscriber-grant", role="bsm", **arguments), as_json=json)
 
 
+def _from_file(name: str | None, service: str | None, source: str | None, *of_one: object, dry_run: bool) -> bool:
+    """Whether a command is about the lines of a file, and not about one subscriber and service."""
+    if source is None:
+        if name is None or service is None or dry_run:
+            raise ConfigError("NAME and SERVICE, or --from FILE.csv with --dry-run or without")
+        return False
+    if name is not None or service is not None or any(value is not None for value in of_one):
+        raise ConfigError("--from FILE.csv: the file says who and what; no NAME, SERVICE, --stream or --programme beside it")
+    return True
+
+
 @subscriber.command("withdraw")
 def subscriber_withdraw(
-    config: ConfigArgument, name: NameArgument, service: ServiceArgument, stream: StreamOption = None,
-    at_once: AtOnceOption = False, json: JsonOption = False,
+    config: ConfigArgument, name: OneNameArgument = None, service: OneServiceArgument = None, stream: StreamOption = None,
+    at_once: AtOnceOption = False, source: FromOption = None, dry_run: DryRunOption = False, json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """Take a subscriber's rights to a service away; complete with the next long-term key."""
+    """Take a subscriber's rights to a service away; complete with the next long-term key.
+
+    Or those of many: --from FILE.csv, with the columns subscriber and services (GlobalServiceIDs with spaces between them).
+    Exit status: 0 all lines, 2 some could not be used.
+    """
     with serving(as_json=json):
+        if _from_file(name, service, source, stream, dry_run=dry_run):
+            counted, columns = ("withdrawn", "unchanged"), importing.WITHDRAWN
+            how = {"at_once": at_once, "dry_run": dry_run}
+            _file(config, "subscriber-withdrawals", str(source), columns, counted, as_json=json, **how)
+            return
         arguments = {"name": name, "service": service, "stream": stream, "at_once": at_once}
         facts(ask(config, "subscriber-withdraw", role="bsm", **arguments), as_json=json)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``pybcast bsm subscriber import``: a CSV file, read and sent in pieces; whatever its size, little of it is in memory at once.
+"""``pybcast bsm subscriber import``, ``grant --from`` and ``withdraw --from``: a CSV file, read and sent in pieces.
 
+Little of a large file is in memory at once: a piece, and some hundred bytes for each line, to find a name that is there twice.
 The keys of the file go to the server over its control socket, and nowhere else: no message repeats a value.
 """
 
@@ -10,7 +11,7 @@ import csv
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,19 +24,13 @@ COLUMNS: Final = (
     "subscriber", "smk", "idr", "group", "position", "udk", "riak", "srk", "udn", "registration", "services", "until",
 )  # fmt: skip
 """The header names those that the file has, in any order."""
+RIGHTS: Final = ("subscriber", "services", "programme", "until")
+"""The columns of a file for ``grant``."""
+WITHDRAWN: Final = ("subscriber", "services")
+"""The columns of a file for ``withdraw``."""
 CHUNK_ROWS: Final = 200  # one input of the BSM: periods and keys wait for it
 CHUNK_CHARACTERS: Final = 1 << 20  # a quarter of what the control socket takes as one command
 MAX_ROW: Final = 200_000  # characters of a line: registration material of 64 KiB, and all the rest
-
-
-@dataclass
-class Total:
-    """What came of the rows."""
-
-    added: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    refused: int = 0
 
 
 @dataclass
@@ -71,14 +66,19 @@ class Source:
                 raise ConfigError(f"{self.name}:{number}: not UTF-8") from None
 
 
-def chunks(source: Source, refused: Refused) -> Iterator[Chunk]:
-    """The rows in pieces.  ``ConfigError`` for a header that cannot be used; a bad row is told, and the next is read."""
+def chunks(source: Source, refused: Refused, columns: Sequence[str] = COLUMNS) -> Iterator[Chunk]:
+    """The rows in pieces.  ``ConfigError`` for a header that cannot be used; a bad row is told, and the next is read.
+
+    Of two rows for the same the first counts: a subscriber, or in a file of rights a subscriber with the same services.
+    """
+    unique = [name for name in ("subscriber", "services", "programme") if columns is not COLUMNS or name == "subscriber"]
+    seen: dict[tuple[str, ...], int] = {}
     reader = csv.reader(source)
     try:
         header = [name.strip() for name in next(reader, [])]
         for name in header:
-            if name not in COLUMNS:
-                raise ConfigError(f"{source.name}:1: unknown column {name[:40]!r}; columns: {' '.join(COLUMNS)}")
+            if name not in columns:
+                raise ConfigError(f"{source.name}:1: unknown column {name[:40]!r}; columns: {' '.join(columns)}")
         if "subscriber" not in header or len(set(header)) < len(header):
             raise ConfigError(f"{source.name}:1: expected a header with each column once, one of them subscriber")
         chunk = Chunk()
@@ -88,8 +88,13 @@ def chunks(source: Source, refused: Refused) -> Iterator[Chunk]:
             if len(values) != len(header):
                 refused(reader.line_num, "-", f"{len(values)} values, the header has {len(header)} columns")
                 continue
+            row = {name: value.strip() for name, value in zip(header, values, strict=True) if value}
+            first = seen.setdefault(tuple(row.get(name, "") for name in unique), reader.line_num)
+            if first != reader.line_num and row.get("subscriber"):
+                refused(reader.line_num, "subscriber", f"is on line {first} too: of the two only that line is used")
+                continue
             chunk.lines.append(reader.line_num)
-            chunk.rows.append({name: value.strip() for name, value in zip(header, values, strict=True) if value})
+            chunk.rows.append(row)
             chunk.characters += sum(map(len, values)) + 100
             if len(chunk.rows) >= CHUNK_ROWS or chunk.characters >= CHUNK_CHARACTERS:
                 yield chunk
@@ -115,22 +120,29 @@ def opened(name: str, *, as_json: bool) -> tuple[BinaryIO, int | None]:
 
 
 def run(
-    name: str, ask: Callable[[list[dict[str, str]]], dict[str, Any]], refused: Refused, *, as_json: bool, progress: bool
-) -> Total:
-    """Send the whole file; what came of it."""
-    total = Total()
+    name: str,
+    ask: Callable[[list[dict[str, str]]], dict[str, Any]],
+    refused: Refused,
+    *,
+    as_json: bool,
+    progress: bool,
+    columns: Sequence[str] = COLUMNS,
+    counted: Sequence[str] = ("added", "changed", "unchanged"),
+) -> dict[str, int]:
+    """Send the whole file; what came of its rows: how many of each of ``counted``, and ``refused``."""
+    total = dict.fromkeys((*counted, "refused"), 0)
 
     def refuse(line: int, column: str, reason: str) -> None:
-        total.refused += 1
+        total["refused"] += 1
         refused(line, column, reason)
 
     file, size = opened(name, as_json=as_json)
     with file, _Bar(size, shown=progress) as bar:
         source = Source(name, file)
-        for chunk in chunks(source, refuse):
+        for chunk in chunks(source, refuse, columns):
             answer = ask(chunk.rows)
-            for what in ("added", "changed", "unchanged"):
-                setattr(total, what, getattr(total, what) + answer[what])
+            for what in counted:
+                total[what] += answer[what]
             for error in answer["errors"]:
                 refuse(chunk.lines[error["row"]], error["column"], error["reason"])
             bar.at(source.read)

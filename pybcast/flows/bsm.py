@@ -75,6 +75,10 @@ class Issuing:
     of: int
 
 
+def _registration(subscriber: str) -> str:
+    return f"{subscriber}/registration"
+
+
 class BSM:
     """One BSM (subscription management) of any number of streams.
 
@@ -186,7 +190,9 @@ class BSM:
         self._issuer.add([enrolment.subscriber for enrolment in enrolments])
         for enrolment in enrolments:
             if enrolment.registration is not None:
-                name = f"{enrolment.subscriber.id}/registration"
+                name = _registration(enrolment.subscriber.id)
+                if self._journal.get("registration", (name,), bytes) != enrolment.registration:
+                    self._forget_registration(name)
                 self._journal.put("registration", (name,), enrolment.registration)
                 self._offer_registration(name, enrolment.registration, now)
         return self._grant([(enrolment.subscriber.id, right) for enrolment in enrolments for right in enrolment.rights], now)
@@ -196,9 +202,15 @@ class BSM:
 
         A key that is on its way to everyone reaches a card when its turn comes (:meth:`issuing`).
         """
-        self._config(right.service, right.stream)
+        return self.grant_many([(subscriber, right)], now)
+
+    def grant_many(self, rights: Sequence[tuple[str, Right]], now: float) -> list[Output]:
+        """The same for many.  ``LocalFlowError`` as for one; then none of them is granted."""
+        for name, right in rights:
+            self._config(right.service, right.stream)
+            self._issuer.subscriber(name)
         self._begin(now)
-        return self._grant([(subscriber, right)], now)
+        return self._grant(rights, now)
 
     def _grant(self, rights: Sequence[tuple[str, Right]], now: float) -> list[Output]:
         streams: dict[tuple[str, int], list[tuple[str, Right]]] = {}
@@ -216,19 +228,47 @@ class BSM:
         """Take every right to a stream away.  A card is told (R3); complete with the next key, which comes early when
         ``at_once`` (R10).
         """
+        return self.withdraw_many([subscriber], service, stream, now, at_once=at_once)
+
+    def withdraw_many(
+        self, subscribers: Sequence[str], service: str, stream: int, now: float, *, at_once: bool = False
+    ) -> list[Output]:
+        """The same for many, as many at a time as go into one delivery.  ``LocalFlowError`` when one of them is not known; then
+        nothing is taken away.
+        """
         config = self._config(service, stream)
         self._begin(now)
-        self._issuer.forget(config, subscriber)
+        cards, groups = self._issuer.forget(config, subscribers)
         for row in self._keys.rows(config):
             if row.state is KeyState.ENDED:
                 continue
-            if row.material.key_type == "SEK" and self._issuer.is_smartcard(subscriber):
-                self._broadcast(config, self._issuer.withdrawal(config, row.material, subscriber), row.material.valid_to, now)
-            elif row.material.key_type != "SEK" and not self._issuer.is_smartcard(subscriber):
-                self._issue_to(config, row, now, (), [self._issuer.subscriber(subscriber).group])
+            if row.material.key_type == "SEK" and cards:
+                self._broadcast(config, self._issuer.withdrawal(config, row.material, cards), row.material.valid_to, now)
+            elif row.material.key_type != "SEK" and groups:
+                self._issue_to(config, row, now, (), groups)
         if at_once:
             self._keys.renew(config)
         return self._done(now, config.key)
+
+    def remove_subscriber(self, subscriber: str, now: float, *, at_once: bool = False) -> list[Output]:
+        """Take every right of a subscriber away, as :meth:`withdraw` does, and forget him.
+
+        Of one with a card the name, the COUNTER and a digest of the SMK stay (R2).  His registration material stays on the
+        carousels of the BSD/As: the interface knows no message that takes it off alone.
+        """
+        self._begin(now)
+        outputs: list[Output] = []
+        for service, stream in self._issuer.streams(subscriber):
+            if (service, stream) in self._streams:
+                outputs += self.withdraw(subscriber, service, stream, now, at_once=at_once)
+        self._issuer.remove(subscriber)
+        self._forget_registration(_registration(subscriber))
+        return outputs + self._done(now)
+
+    def _forget_registration(self, name: str) -> None:
+        self._journal.drop("registration", (name,))
+        for bsda in self._bsdas:
+            self._journal.drop("registered", (name, bsda))
 
     def add_programme(self, programme: Programme, now: float) -> tuple[Programme, list[Output]]:
         """A programme with a key of its own (DRM: PEAK) or a window of its own (Smartcard).
@@ -243,6 +283,25 @@ class BSM:
             for bsda in config.bsdas:
                 self._ask_window(config, "smartcard", bsda, held.start, held.end, now, content=held.content)
         return held, self._done(now, config.key)
+
+    def remove_programme(self, service: str, streams: Sequence[int], content: str, now: float) -> list[Output]:
+        """Take a programme back that nobody can have prepared yet, from all these streams or from none.
+
+        The numbers of its keys are not used again.  A BSD/A may begin and end a period where the programme would have: that harms
+        nothing.  ``LocalFlowError`` when periods of it may be prepared, or when a BSD/A seals under its key (F4): no message takes
+        a key back.
+        """
+        configs = [self._config(service, stream) for stream in streams]
+        self._begin(now)
+        held = [config for config in configs if self._keys.removable(config, content, now)]
+        if not held:
+            raise LocalFlowError(f"no programme {content} of {service}")
+        for config in held:
+            for row in self._keys.remove_programme(config, content):
+                for bsda in config.bsdas:
+                    message_id, _, _ = self._offers.pop((*self._keys.name(config, row), bsda), ("", 0.0, 0))
+                    self._peers.cancel(message_id)
+        return self._done(now, *[config.key for config in held])
 
     def rekey(self, service: str, stream: int, now: float) -> list[Output]:
         """New long-term keys as soon as entitled terminals can have them (R10); waits for a key that is not on air yet."""
@@ -351,7 +410,7 @@ class BSM:
 
     def registration(self, subscriber: str) -> bytes | None:
         """The registration material of a subscriber (F1)."""
-        return self._journal.get("registration", (f"{subscriber}/registration",), bytes)
+        return self._journal.get("registration", (_registration(subscriber),), bytes)
 
     def known_as(self, btid: str) -> Subscriber | None:
         """The subscriber whose card has this B-TID."""
@@ -376,10 +435,14 @@ class BSM:
         """A subscriber group of the DRM Profile as it was added."""
         return self._journal.get("group", (address,), Group)
 
-    def entitled(self, name: str, service: str, stream: int, start: int, end: int) -> bool:
-        """Whether one right of a subscriber covers all of a stream in [start, end), NTP seconds."""
+    def entitled(self, name: str, service: str, stream: int, start: int, end: int, content: str | None = None) -> bool:
+        """Whether one right of a subscriber covers [start, end), NTP seconds, of a stream, or of the programme ``content``."""
         rights = self._issuer.rights(name, self._config(service, stream))
-        return any(right.content is None and right.start <= start and right.end >= end for right in rights)
+        return any(right.content in (None, content) and right.start <= start and right.end >= end for right in rights)
+
+    def services_of(self, name: str) -> list[tuple[str, int]]:
+        """The streams that a subscriber has rights to."""
+        return self._issuer.streams(name)
 
     def issuing(self) -> tuple[Issuing, ...]:
         """The keys that are on their way to everyone entitled, first come first."""

@@ -175,10 +175,7 @@ class KeyChain:
             return
         for row in chain:
             if row.material.valid_from > now:
-                self._journal.drop("key", self.name(config, row))
-                self._ended(config, row.material)
-                self._allocator.forget(stkm.key_identity(config, row.material))
-                self.rings.forget(row.material)
+                self._forget(config, row)
         self._journal.emit(Alarm("clock-back", *config.key, "keys of a time to come are given up"))
 
     def match_profiles(self, config: StreamConfig, now: float) -> None:
@@ -198,10 +195,7 @@ class KeyChain:
             if row.state in (KeyState.ISSUED, KeyState.ON_AIR) and now >= self.off_air(config, row):
                 self._fire(config, row, KeyEvent.END)
             elif row.state is KeyState.ENDED and now >= m.valid_to + ENDED_KEPT * config.period:
-                self._journal.drop("key", self.name(config, row))
-                self._ended(config, m)
-                self._allocator.forget(stkm.key_identity(config, m))
-                self.rings.forget(m)
+                self._forget(config, row)
         for key, programme in self._journal.select("programme", config.key, Programme).items():
             if programme.end <= now:
                 self._journal.drop("programme", key)
@@ -322,6 +316,34 @@ class KeyChain:
             )  # fmt: skip
             self._enter(config, key, now, held.content)
         return held
+
+    def removable(self, config: StreamConfig, content: str, now: float) -> bool:
+        """Whether a stream has a programme; ``LocalFlowError`` when it has, and it cannot be taken back any more."""
+        held = self._journal.get("programme", (*config.key, content), Programme)
+        if held is None:
+            return False
+        if held.start < self.unprepared(config, now):
+            raise LocalFlowError(f"programme {content}: its periods may be prepared already (R5): it stays until it is over")
+        if any(row.sealer == "bsda" for row in self._programme_keys(config, content)):
+            raise LocalFlowError(f"programme {content}: the BSD/A seals under its key (F4): no message takes a key back")
+        return True
+
+    def remove_programme(self, config: StreamConfig, content: str) -> list[LongTermKey]:
+        """Forget a programme and its keys; gives those."""
+        self._journal.drop("programme", (*config.key, content))
+        keys = self._programme_keys(config, content)
+        for row in keys:
+            self._forget(config, row)
+        return keys
+
+    def _programme_keys(self, config: StreamConfig, content: str) -> list[LongTermKey]:
+        return [row for row in self.rows(config, "PEAK") if row.programme == content]
+
+    def _forget(self, config: StreamConfig, row: LongTermKey) -> None:
+        self._journal.drop("key", self.name(config, row))
+        self._ended(config, row.material)
+        self._allocator.forget(stkm.key_identity(config, row.material))
+        self.rings.forget(row.material)
 
     def _fit(self, config: StreamConfig, programme: Programme, now: float) -> Programme:
         start, end = config.grid(max(programme.start, self.unprepared(config, now))), config.grid(programme.end)

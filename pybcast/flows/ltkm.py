@@ -259,7 +259,8 @@ class Issuer:
         return [key for key, some in self._devices.items() if some.get(name)] or self._members.streams(name)
 
     def _find(self, name: str) -> Subscriber | None:
-        return self._members.get(name) or self._journal.get("subscriber", (name,), Subscriber)
+        found = self._members.get(name) or self._journal.get("subscriber", (name,), Subscriber)
+        return None if found is None or found.is_removed else found
 
     def subscriber(self, name: str) -> Subscriber:
         """``LocalFlowError`` for one that is not known."""
@@ -299,15 +300,45 @@ class Issuer:
     def rights(self, name: str, config: StreamConfig) -> list[Right]:
         return self._devices.get(config.key, {}).get(name) or self._members.rights(name, config.key)
 
-    def forget(self, config: StreamConfig, name: str) -> None:
-        """Drop every right of a subscriber to a stream, and his letters from what is issued again."""
-        if self.is_smartcard(name):
-            self._members.forget(name, config.key)
-            self._strike(config, [name])
+    def forget(self, config: StreamConfig, names: Collection[str]) -> tuple[list[str], list[bytes]]:
+        """Drop every right of these subscribers to a stream, and their LTKMs from what is issued again.
+
+        Gives whom to tell: the subscribers with cards, and the groups of the devices.  ``LocalFlowError``, and nothing is dropped,
+        when one of them is not known.
+        """
+        cards: list[str] = []
+        groups: dict[bytes, None] = {}
+        for one in [self.subscriber(name) for name in names]:
+            if one.smk is None:
+                groups[one.group] = None
+                self._forget_device(config.key, one.id)
+            else:
+                cards.append(one.id)
+                self._members.forget(one.id, config.key)
+        self._strike(config, cards)
+        return cards, list(groups)
+
+    def _forget_device(self, stream: StreamKey, name: str) -> None:
+        self._devices.get(stream, {}).pop(name, None)
+        for key in self._journal.select("right", (name, *stream), Right):
+            self._journal.drop("right", key)
+
+    def remove(self, name: str) -> None:
+        """Forget a subscriber, and what rights he has to streams that are configured no more."""
+        one = self.subscriber(name)
+        for stream in self.streams(name):
+            self._members.forget(name, stream) if one.smk is not None else self._forget_device(stream, name)
+        if one.smk is not None:
+            self._members.remove(name)
         else:
-            self._devices.get(config.key, {}).pop(name, None)
-            for key in self._journal.select("right", (name, *config.key), Right):
-                self._journal.drop("right", key)
+            self._udns.pop(one.udn, None)
+            self._journal.drop("subscriber", (name,))
+        for waiting in [names for (subscriber, _), names in self._awaited.items() if subscriber == name]:
+            for key in list(waiting):
+                awaited = self._journal.get("verify", key, Awaited)
+                assert awaited is not None
+                self._await_no_more(key, awaited)
+        self._journal.drop("report", (name,))
 
     def _strike(self, config: StreamConfig, names: Collection[str]) -> None:
         """Take the letters to some cards off the pages that are issued again (R7)."""
@@ -358,9 +389,10 @@ class Issuer:
         sized = {w: (_low(w, key), _high(w, key)) for found in windows for w in found}
         return self._seal(config, key, people, [[sized[w] for w in found] for found in windows], verify=verify)
 
-    def withdrawal(self, config: StreamConfig, key: KeyMaterial, name: str) -> Batch | None:
-        """Tell a card that it has lost a SEK (R3, R4)."""
-        return self._seal(config, key, self.some(config, [name]), [[WITHDRAWAL]])
+    def withdrawal(self, config: StreamConfig, key: KeyMaterial, names: Collection[str]) -> Batch | None:
+        """Tell cards that they have lost a SEK (R3, R4)."""
+        people = self.some(config, names)
+        return self._seal(config, key, people, [[WITHDRAWAL]] * len(people.names))
 
     def again(self, page: Page, config: StreamConfig, keys: Iterable[KeyMaterial]) -> Batch | None:
         """The live letters of a page with new COUNTERs; with none the page is dead."""

@@ -8,6 +8,7 @@ DRM devices come by the group, and stay in the journal.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import struct
 from collections.abc import Collection, Iterator, Sequence
@@ -49,6 +50,34 @@ class Subscriber:
     @property
     def profile(self) -> Profile:
         return "smartcard" if self.smk is not None else "drm"
+
+    @property
+    def is_removed(self) -> bool:
+        """Only the name and a digest of the SMK are left of him (:func:`removed`)."""
+        return self.idr == REMOVED
+
+
+REMOVED: Final = "\1"
+"""The IDr of a subscriber with a card who was removed: no B-TID has this character."""
+
+
+def removed(subscriber: Subscriber) -> Subscriber:
+    """What is kept of a subscriber with a card who was removed.
+
+    If he comes again with the same SMK, his COUNTER must go on where it was (R2): so his place, his COUNTER and a digest of his
+    SMK stay, in the place of the key.
+    """
+    assert subscriber.smk is not None
+    return Subscriber(id=subscriber.id, smk=SMK(_digest(subscriber.smk.reveal())), idr=REMOVED)
+
+
+def has_smk(idr: str, held: bytes, smk: SMK) -> bool:
+    """Whether ``smk`` is the one that is kept with the IDr ``idr``, itself or as a digest."""
+    return held == (_digest(smk.reveal()) if idr == REMOVED else smk.reveal())
+
+
+def _digest(smk: bytes) -> bytes:
+    return hashlib.sha256(b"removed" + smk).digest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +168,9 @@ class Members(Protocol):
     def put(self, subscribers: Sequence[Subscriber]) -> None:
         """New ones, or new keys of old ones: a new SMK restarts its COUNTER (smartcard-profile 4.6), an old one never (R2)."""
 
+    def remove(self, name: str) -> None:
+        """Forget a subscriber who is known and has no right; what stays of him is said in :func:`removed`."""
+
     def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
         """Rights of subscribers that are known."""
 
@@ -205,6 +237,10 @@ class JournalMembers:
                 self._index(str(key[0]), right)
 
     def get(self, name: str) -> Subscriber | None:
+        found = self._held(name)
+        return None if found is None or found.is_removed else found
+
+    def _held(self, name: str) -> Subscriber | None:
         return self._journal.get(self.TABLE, (name,), Subscriber) if name in self._places else None
 
     def known_as(self, idr: str) -> Subscriber | None:
@@ -214,23 +250,31 @@ class JournalMembers:
         return [stream for stream, rights in self._rights.items() if name in rights]
 
     def place(self, name: str) -> int:
-        try:
-            return self._places[name]
-        except KeyError:
-            raise LocalFlowError(f"no subscriber {name}") from None
+        if self.get(name) is None:
+            raise LocalFlowError(f"no subscriber {name}")
+        return self._places[name]
 
     def put(self, subscribers: Sequence[Subscriber]) -> None:
         for subscriber in subscribers:
-            held = self.get(subscriber.id)
-            if held is None or held.smk != subscriber.smk:
+            held = self._held(subscriber.id)
+            assert subscriber.smk is not None
+            if held is None or held.smk is None or not has_smk(held.idr, held.smk.reveal(), subscriber.smk):
                 self._counters.restart(subscriber.id)
-            if held is not None and held.idr != subscriber.idr:
-                del self._idrs[held.idr][held.id]
-                if not self._idrs[held.idr]:
-                    del self._idrs[held.idr]
-            self._idrs.setdefault(subscriber.idr, {})[subscriber.id] = None
-            self._places.setdefault(subscriber.id, len(self._places) + 1)
-            self._journal.put(self.TABLE, (subscriber.id,), subscriber)
+            self._enter(held, subscriber)
+
+    def remove(self, name: str) -> None:
+        held = self.get(name)
+        assert held is not None
+        self._enter(held, removed(held))
+
+    def _enter(self, held: Subscriber | None, subscriber: Subscriber) -> None:
+        if held is not None and held.idr != subscriber.idr:
+            del self._idrs[held.idr][held.id]
+            if not self._idrs[held.idr]:
+                del self._idrs[held.idr]
+        self._idrs.setdefault(subscriber.idr, {})[subscriber.id] = None
+        self._places.setdefault(subscriber.id, len(self._places) + 1)
+        self._journal.put(self.TABLE, (subscriber.id,), subscriber)
 
     def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
         for name, right in rights:
@@ -258,7 +302,7 @@ class JournalMembers:
         return self._people([name for _, name in heapq.nsmallest(limit, (p for p in places if p[0] > after))], stream)
 
     def some(self, names: Collection[str], stream: StreamKey) -> People:
-        return self._people(sorted({name for name in names if name in self._places}, key=self.place), stream)
+        return self._people(sorted({name for name in names if self.get(name) is not None}, key=self.place), stream)
 
     def _people(self, names: list[str], stream: StreamKey) -> People:
         found = [row for name in names if (row := self.get(name)) is not None and row.smk is not None]

@@ -7,18 +7,18 @@ Each command is answered when what it changed is stored and carried out.  What o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import msgspec
 
 from pybcast.errors import ConfigError, LocalFlowError
-from pybcast.flows import BSM, Enrolment, Group, Programme, Subscriber, smartcard_registration
+from pybcast.flows import BSM, Enrolment, Group, Programme, Right, Subscriber, smartcard_registration
 from pybcast.flows.events import Output
 from pybcast.keys import CK, IK, OPC, RIAK, UDK, UGK, GroupRoot, K, Milenage
 from pybcast.servers import enrol, views
 from pybcast.servers.control import Command
-from pybcast.servers.enrol import DAY, GroupRow, Wrong
+from pybcast.servers.enrol import DAY, GroupRow, RightRow, SubscriberRow, Wrong
 
 if TYPE_CHECKING:
     from pybcast.servers.bsm import Bsm
@@ -50,6 +50,18 @@ class _Import(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     rows: list[dict[str, str]]
     days: int = 365
     dry_run: bool = False
+    at_once: bool = False
+
+
+class _Remove(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    at_once: bool = False
+
+
+class _ProgrammeOf(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    service: str
+    content: str
+    stream: int | None = None
 
 
 class _Programme(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -69,8 +81,9 @@ class BsmCommands:
     def table(self) -> dict[str, Command]:
         return {
             "subscriber-add": self.subscriber_add, "subscriber-import": self.subscriber_import, "subscriber-grant": self.grant,
-            "subscriber-withdraw": self.withdraw, "group-add": self.group_add, "programme-add": self.programme_add,
-            "rekey": self.rekey,
+            "subscriber-withdraw": self.withdraw, "subscriber-grants": self.grants, "subscriber-withdrawals": self.withdrawals,
+            "subscriber-remove": self.subscriber_remove, "group-add": self.group_add, "programme-add": self.programme_add,
+            "programme-remove": self.programme_remove, "rekey": self.rekey,
         }  # fmt: skip
 
     def _streams(self, service: str, stream: int | None = None) -> list[int]:
@@ -92,7 +105,7 @@ class BsmCommands:
         registration: bytes | None = None
         if asked.keys is not None:
             keys = {column: str(value) for column, value in asked.keys.items()}
-            subscriber, registration = enrol.subscriber(enrol.row_of({**keys, "subscriber": asked.name}))
+            subscriber, registration = enrol.subscriber(enrol.row_of({**keys, "subscriber": asked.name}, SubscriberRow))
         elif asked.profile == "smartcard":
             subscriber, registration = self._random_card(asked.name)
         else:
@@ -114,36 +127,58 @@ class BsmCommands:
 
         A subscriber who is there with these keys and rights that last as long is left as he is: importing again changes nothing.
         """
+        counts = dict.fromkeys(("added", "changed", "unchanged"), 0)
+        udns: dict[str, str] = {}
+        names: set[str] = set()
+        found: list[Enrolment] = []
+
+        def look(machine: BSM, row: Mapping[str, str], asked: _Import, now: float) -> None:
+            if (name := row.get("subscriber", "")) in names:
+                raise Wrong("subscriber", "is there twice")
+            found.extend(self._missing(machine, row, asked.days, now, counts, udns))
+            names.add(name)
+
+        return await self._many(arguments, counts, look, lambda machine, _, now: machine.add_subscribers(found, now))
+
+    async def _many(
+        self,
+        arguments: Mapping[str, Any],
+        counts: dict[str, int],
+        look: Callable[[BSM, Mapping[str, str], _Import, float], None],
+        enter: Callable[[BSM, _Import, float], list[Output]],
+    ) -> dict[str, Any]:
+        """Rows of a file in one transaction: ``look`` at each; then ``enter`` those that it did not refuse with ``Wrong``."""
         asked = _convert(arguments, _Import)
         if len(asked.rows) > MAX_ROWS:
             raise ConfigError(f"rows: more than {MAX_ROWS}")
-        counts = dict.fromkeys(("added", "changed", "unchanged"), 0)
         errors: list[dict[str, Any]] = []
-        udns: dict[str, str] = {}
 
-        def enter(machine: BSM, now: float) -> list[Output]:
-            found: list[Enrolment] = []
+        def work(machine: BSM, now: float) -> list[Output]:
             for place, row in enumerate(asked.rows):
                 try:
-                    found += self._missing(machine, row, asked.days, now, counts, udns)
+                    look(machine, row, asked, now)
                 except Wrong as error:
                     errors.append({"row": place, "column": error.column, "reason": error.reason})
-            return [] if asked.dry_run else machine.add_subscribers(found, now)
+            return [] if asked.dry_run else enter(machine, asked, now)
 
-        await self._daemon.runner.command(enter)
+        await self._daemon.runner.command(work)
         return {**counts, "errors": errors}
+
+    def _wanted(self, services: str) -> list[tuple[str, int]]:
+        """The streams of the column ``services``."""
+        try:
+            return [(service, stream) for service in services.split() for stream in self._streams(service)]
+        except ConfigError as error:
+            raise Wrong("services", str(error)) from None
 
     def _missing(
         self, machine: BSM, raw: Mapping[str, str], days: int, now: float, counts: dict[str, int], udns: dict[str, str]
     ) -> list[Enrolment]:
         """What must be entered for a row to hold: nothing, or one enrolment.  ``Wrong`` when it cannot."""
-        row = enrol.row_of(raw)
+        row = enrol.row_of(raw, SubscriberRow)
         subscriber, registration = enrol.subscriber(row)
         end = enrol.last_second(row.until, days, now)
-        try:
-            streams = [(service, stream) for service in row.services.split() for stream in self._streams(service)]
-        except ConfigError as error:
-            raise Wrong("services", str(error)) from None
+        streams = self._wanted(row.services)
         if subscriber.profile == "drm" and machine.group(subscriber.group) is None:
             raise Wrong("group", "is not known: `bsm group add` first")
         other = machine.device(subscriber.udn) if subscriber.udn else None
@@ -214,6 +249,58 @@ class BsmCommands:
         await self._daemon.runner.command(withdraw)
         return {"subscriber": asked.name, "service": asked.service, "complete": "now" if asked.at_once else "with the next key"}
 
+    def _rights_row(self, machine: BSM, raw: Mapping[str, str]) -> tuple[RightRow, list[tuple[str, int]]]:
+        row = enrol.row_of(raw, RightRow)
+        if machine.subscriber(row.subscriber) is None:
+            raise Wrong("subscriber", "is not known")
+        streams = self._wanted(row.services)
+        if not streams:
+            raise Wrong("services", "missing: GlobalServiceIDs with spaces between them")
+        return row, streams
+
+    async def grants(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Rights of many, in one transaction; who has them for as long already is left as he is."""
+        counts = dict.fromkeys(("granted", "unchanged"), 0)
+        found: list[tuple[str, Right]] = []
+
+        def look(machine: BSM, raw: Mapping[str, str], asked: _Import, now: float) -> None:
+            row, streams = self._rights_row(machine, raw)
+            end, content = enrol.last_second(row.until, asked.days, now), row.programme or None
+            missing = [key for key in streams if not machine.entitled(row.subscriber, *key, int(now), end, content)]
+            counts["granted" if missing else "unchanged"] += 1
+            found.extend((row.subscriber, enrol.right(*key, now, end, content)) for key in missing)
+
+        return await self._many(arguments, counts, look, lambda machine, _, now: machine.grant_many(found, now))
+
+    async def withdrawals(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The rights of many to some services taken away, in one transaction; who has none is left as he is."""
+        counts = dict.fromkeys(("withdrawn", "unchanged"), 0)
+        found: dict[tuple[str, int], dict[str, None]] = {}
+
+        def look(machine: BSM, raw: Mapping[str, str], asked: _Import, now: float) -> None:
+            row, streams = self._rights_row(machine, raw)
+            for column in ("programme", "until"):
+                if getattr(row, column):
+                    raise Wrong(column, "is for grant: withdraw takes every right to a service")
+            held = [key for key in streams if key in machine.services_of(row.subscriber)]
+            counts["withdrawn" if held else "unchanged"] += 1
+            for key in held:
+                found.setdefault(key, {})[row.subscriber] = None
+
+        def enter(machine: BSM, asked: _Import, now: float) -> list[Output]:
+            return [
+                output
+                for key, names in found.items()
+                for output in machine.withdraw_many(list(names), *key, now, at_once=asked.at_once)
+            ]
+
+        return await self._many(arguments, counts, look, enter)
+
+    async def subscriber_remove(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        asked = _convert(arguments, _Remove)
+        await self._daemon.runner.command(lambda m, now: m.remove_subscriber(asked.name, now, at_once=asked.at_once))
+        return {"subscriber": asked.name, "complete": "now" if asked.at_once else "with the next key"}
+
     # --- keys and programmes ------------------------------------------------------------------------------------------------
 
     async def rekey(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,6 +327,13 @@ class BsmCommands:
 
         await self._daemon.runner.command(add)
         return {"service": asked.service, "content": asked.content, "start": held[0].start, "end": held[0].end}
+
+    async def programme_remove(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A programme that nobody has prepared yet is taken back from every stream of its service, or from none."""
+        asked = _convert(arguments, _ProgrammeOf)
+        streams = self._streams(asked.service, asked.stream)
+        await self._daemon.runner.command(lambda m, now: m.remove_programme(asked.service, streams, asked.content, now))
+        return {"service": asked.service, "content": asked.content, "removed": True}
 
 
 def _convert(arguments: Mapping[str, Any], kind: type[_Kind]) -> _Kind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -51,6 +51,18 @@ class SubscriberRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 COLUMNS: Final = SubscriberRow.__struct_fields__
+
+
+class RightRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Rights of one subscriber as text, the columns of a file for ``grant`` or ``withdraw``.
+
+    ``services`` and ``until`` as above.  ``programme``: only this programme (GlobalContentID) of each service.
+    """
+
+    subscriber: str = ""
+    services: str = ""
+    programme: str = ""
+    until: str = ""
 
 
 class GroupRow(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -137,11 +149,14 @@ def right(service: str, stream: int, now: float, end: int, content: str | None =
     return Right(service=service, stream=stream, start=int(now) - 60, end=end, content=content)
 
 
-def row_of(arguments: Mapping[str, object]) -> SubscriberRow:
+_Row = TypeVar("_Row", SubscriberRow, RightRow)
+
+
+def row_of(arguments: Mapping[str, object], kind: type[_Row]) -> _Row:
     """``Wrong`` for a column that is unknown or no text."""
     for column, text in arguments.items():
-        if column not in COLUMNS:
+        if column not in kind.__struct_fields__:
             raise Wrong(column, "unknown column")
         if not isinstance(text, str):
             raise Wrong(column, "expected text")
-    return SubscriberRow(**arguments)  # type: ignore[arg-type]
+    return kind(**arguments)  # type: ignore[arg-type]

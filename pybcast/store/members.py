@@ -11,12 +11,13 @@ import json
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any, Final
 
 from pybcast.errors import LocalFlowError
 from pybcast.flows.allocator import SmkCounters
 from pybcast.flows.events import Journal
-from pybcast.flows.members import Bundle, PageKey, People, Right, StreamKey, Subscriber
+from pybcast.flows.members import REMOVED, Bundle, PageKey, People, Right, StreamKey, Subscriber, has_smk, removed
 from pybcast.flows.serial import MOD
 from pybcast.keys import SMK, SRK
 from pybcast.store.database import LETTERS, Database
@@ -146,19 +147,23 @@ class StoredMembers:
 
     def place(self, name: str) -> int:
         self._settle()
-        found = self._id(name)
-        if found is None:
+        found, covered = self._id(name), self._ids.get(name)
+        gone = found is not None and (
+            self._people[found][1].is_removed
+            if covered is not None
+            else self._query("SELECT idr FROM member WHERE id = ?", (found,)) == [(REMOVED,)]
+        )
+        if found is None or gone:
             raise LocalFlowError(f"no subscriber {name}")
         return found
 
     def get(self, name: str) -> Subscriber | None:
         self._settle()
         covered = self._ids.get(name)
-        if covered is not None:
-            return self._people[covered[1]][1]
-        for row in self._query(_MEMBER, (name,)):
-            return self._subscriber(*row)
-        return None
+        found = self._people[covered[1]][1] if covered is not None else None
+        for row in self._query(_MEMBER, (name,)) if covered is None else ():
+            found = self._subscriber(*row)
+        return None if found is None or found.is_removed else found
 
     def _subscriber(self, member: int, name: str, idr: str, *rest: Any) -> Subscriber:
         srk = next((srk_of(self._keks, *row) for row in self._query(_SRK, (member,))), None)
@@ -166,6 +171,8 @@ class StoredMembers:
 
     def known_as(self, idr: str) -> Subscriber | None:
         self._settle()
+        if idr == REMOVED:
+            return None
         found = {member: one for member, (_, one) in self._people.items() if one.idr == idr}
         for row in self._query(_KNOWN_AS, (idr,)):
             if row[0] not in self._people:
@@ -189,15 +196,16 @@ class StoredMembers:
         members, counters, closed = [], [], []
         access: dict[int, SRK] = {}
         change, later = self._change()
-        found = self.some([one.id for one in subscribers], ("", 0))
-        held = dict(zip(found.names, found.smks, strict=True))
+        found = self._known([one.id for one in subscribers], ("", 0))
+        held = dict(zip(found.names, zip(found.idrs, found.smks, strict=True), strict=True))
         for one in subscribers:
             assert one.smk is not None
             member = self._id(one.id) if one.id in held else None
             if member is None:
                 member = len(self._counters)
                 self._counters.append(0)
-            if held.get(one.id) != one.smk.reveal():
+            idr, smk = held.get(one.id, (b"", b""))
+            if not has_smk(idr.decode(), smk, one.smk):
                 self._counters[member] = 0
                 counters.append(counter_row(member, 0))
             if one.srk is not None:
@@ -205,20 +213,29 @@ class StoredMembers:
             elif one.id in held:
                 access.pop(member, None)
                 closed.append((member,))
-            held[one.id] = one.smk.reveal()
+            held[one.id] = one.idr.encode(), one.smk.reveal()
             members.append((member, one.id, one.idr, one.smk))
             self._ids[one.id], self._people[member] = (change, member), (change, one)
         change.add(MEMBER, members)
         change.add(COUNTER, counters)
         change.add(NO_ACCESS, closed)
         change.add(ACCESS, access.items())
+        later.append(lambda change: self._uncover_people(change, [(member, name) for member, name, *_ in members]))
 
-        def uncover(change: Change) -> None:
-            for member, name, *_ in members:
-                if member in self._people and self._people[member][0] is change:
-                    del self._people[member], self._ids[name]
+    def remove(self, name: str) -> None:
+        held = self.get(name)
+        assert held is not None
+        member, left = self.place(name), removed(held)
+        change, later = self._change()
+        self._ids[name], self._people[member] = (change, member), (change, left)
+        change.add(MEMBER, [(member, name, left.idr, left.smk)])
+        change.add(NO_ACCESS, [(member,)])
+        later.append(lambda change: self._uncover_people(change, [(member, name)]))
 
-        later.append(uncover)
+    def _uncover_people(self, change: Change, people: Iterable[tuple[int, str]]) -> None:
+        for member, name in people:
+            if member in self._people and self._people[member][0] is change:
+                del self._people[member], self._ids[name]
 
     def _stream(self, stream: StreamKey) -> int:
         """The number of a stream."""
@@ -296,6 +313,15 @@ class StoredMembers:
             after = last  # they have lost their rights, and the database does not show it yet
 
     def some(self, names: Collection[str], stream: StreamKey) -> People:
+        found = self._known(names, stream)
+        mark = REMOVED.encode()
+        if mark not in found.idrs:
+            return found
+        here = [idr != mark for idr in found.idrs]
+        return People._make(list(compress(column, here)) for column in found)
+
+    def _known(self, names: Collection[str], stream: StreamKey) -> People:
+        """The same, with those who were removed."""
         self._settle()
         number = self._streams.get(stream, 0)
         covered = [self._ids[name][1] for name in names if name in self._ids]

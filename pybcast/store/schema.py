@@ -131,7 +131,7 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
 """View -> (flow table, columns)."""
 _MEMBERS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "subscriber": " UNION ALL SELECT name, 'smartcard', idr, '', 0, '' FROM member",
+        "subscriber": " UNION ALL SELECT name, 'smartcard', idr, '', 0, '' FROM member WHERE idr <> char(1)",
         "entitlement": (
             " UNION ALL SELECT m.name, s.service, s.stream, r.start, r.\"end\", nullif(r.content, '')"
             " FROM member_right r JOIN member m ON m.id = r.member JOIN member_stream s ON s.id = r.stream"

@@ -18,10 +18,11 @@ from typing import Any, Final
 import pytest
 from servers_support import System
 
+from pybcast.servers.control import ask
 from pybcast.testing.parties import make_card, make_device, make_group
 
 NOW: Final = 4_000_000_000.0
-A, B = "urn:example:service:A", "urn:example:service:B"
+A, B, D = "urn:example:service:A", "urn:example:service:B", "urn:example:service:D"
 HEADER: Final = ("subscriber", "smk", "idr", "group", "position", "udk", "riak", "srk", "udn", "registration", "services", "until")
 
 
@@ -121,6 +122,7 @@ def test_what_is_wrong_is_named_and_the_rest_is_imported(system: System, people:
         ({**people[3], "subscriber": "x"}, "udn", "is that of another subscriber"),
         ({"subscriber": "x"}, "smk", "missing"),
     ]
+    bad = [({**row, "subscriber": f"x{n}"} if row["subscriber"] else row, column, why) for n, (row, column, why) in enumerate(bad)]
     file = write(system.folder / "bad.csv", [row for row, _, _ in bad] + [good])
     with file.open("a") as more:
         more.write("too,few\n\n")
@@ -133,7 +135,112 @@ def test_what_is_wrong_is_named_and_the_rest_is_imported(system: System, people:
     status, out, err = system.command("bsm", "subscriber", "import", "bsm.toml", str(file))
     assert status == 2 and f"{file}:2: smk: expected 64 hexadecimal digits" in err.splitlines()
     assert "6d6d" not in out + err and "unchanged 1" in out
-    assert system.command("bsm", "subscriber", "show", "bsm.toml", "x")[0] == 2
+    assert all(system.command("bsm", "subscriber", "show", "bsm.toml", f"x{n}")[0] == 2 for n in (0, 3, 16))
+
+
+def test_a_name_twice_in_one_file_is_an_error_with_both_lines(system: System, people: list[Mapping[str, str]]) -> None:
+    """Whatever lies between the two lines, and whatever else they say; names are counted once."""
+    twin = {**people[0], "subscriber": "twin", "services": "", "registration": ""}
+    rows = [twin, *({**twin, "subscriber": f"between-{n}"} for n in range(250)), {**twin, "smk": "7e" * 32}, twin]
+    file = write(system.folder / "twice.csv", rows)
+    for dry_run in (["--dry-run"], []):
+        status, total, errors = imported(system, file, *dry_run)
+        assert (status, total["added"], total["refused"]) == (2, 251, 2)
+        assert [(e["line"], e["column"]) for e in errors] == [(253, "subscriber"), (254, "subscriber")]
+        assert all("line 2 " in e["reason"] for e in errors)
+    assert system.command("bsm", "subscriber", "import", "bsm.toml", str(file))[2].splitlines()[0].startswith(f"{file}:253: ")
+    assert imported(system, write(system.folder / "once.csv", [twin]))[1]["unchanged"] == 1, "the first line counted"
+    answer = ask(system.folder / "bsm.sock", "subscriber-import", rows=[{"subscriber": "q", "smk": twin["smk"], "idr": "q@x"}] * 3)
+    assert answer["added"] == 1 and [e["row"] for e in answer["errors"]] == [1, 2]
+    for name in ("q", "twin", *(f"between-{n}" for n in range(250))):
+        ask(system.folder / "bsm.sock", "subscriber-remove", name=name)
+
+
+def rights(system: System, name: str) -> set[tuple[str, str | None]]:
+    (shown,) = system.shown("bsm", "subscriber", "show", "bsm.toml", name)
+    return {(right["service"], right["content"]) for right in shown["rights"]}
+
+
+def test_rights_of_many_from_a_file(system: System, people: list[Mapping[str, str]]) -> None:
+    rows = [{**people[0], "subscriber": f"crowd-{n}", "services": "", "registration": ""} for n in range(210)]
+    assert imported(system, write(system.folder / "crowd.csv", rows))[0] == 0
+    header = ("subscriber", "services", "programme", "until")
+    lines: list[Mapping[str, str]] = [{"subscriber": f"crowd-{n}", "services": f"{A} {B}"} for n in range(209)]
+    lines.append({"subscriber": "crowd-209", "services": A, "programme": "urn:example:show", "until": "2150-12-31"})
+    bad: list[tuple[Mapping[str, str], str, str]] = [
+        ({"subscriber": "nobody", "services": A}, "subscriber", "is not known"),
+        ({"subscriber": "", "services": A}, "subscriber", "is not known"),
+        ({"subscriber": "crowd-1", "services": "urn:nobody"}, "services", "no such service"),
+        ({"subscriber": "crowd-1", "services": ""}, "services", "missing"),
+        ({"subscriber": "crowd-2", "services": A, "until": "soon"}, "until", "expected a day"),
+        ({"subscriber": "crowd-2", "services": f"{A} {B}"}, "subscriber", "is on line 4 too"),
+    ]
+    file = write(system.folder / "rights.csv", [*lines, *(row for row, _, _ in bad)], header)
+    words: tuple[str, ...] = ("bsm", "subscriber", "grant", "bsm.toml", "--from", str(file), "--json")
+    status, out, err = system.command(*words, "--dry-run")
+    assert status == 2 and json.loads(out) == {"granted": 210, "unchanged": 0, "refused": len(bad), "dry_run": True}
+    assert rights(system, "crowd-7") == set()
+    status, out, err = system.command(*words)
+    assert status == 2 and json.loads(out)["granted"] == 210
+    found = sorted((e["line"], e["column"], e["reason"]) for e in (json.loads(x)["error"] for x in err.splitlines()))
+    for (line, column, reason), (number, (_, expected, why)) in zip(found, enumerate(bad, 212), strict=True):
+        assert (line, column) == (number, expected) and reason.startswith(why)
+    assert rights(system, "crowd-7") == {(A, None), (B, None)} and rights(system, "crowd-209") == {(A, "urn:example:show")}
+    assert json.loads(system.command(*words)[1])["unchanged"] == 210, "granting again changes nothing"
+    file = write(system.folder / "gone.csv", [{"subscriber": f"crowd-{n}", "services": A} for n in range(210)], header[:2])
+    words = ("bsm", "subscriber", "withdraw", "bsm.toml", "--from", str(file))
+    assert system.command(*words, "--dry-run")[1].startswith("withdrawn 210,")
+    assert system.command(*words)[:2] == (0, "withdrawn 210, unchanged 0, refused 0, dry run no\n")
+    assert rights(system, "crowd-7") == {(B, None)} and rights(system, "crowd-209") == set()
+    assert system.command(*words)[1].startswith("withdrawn 0, unchanged 210,")
+    for answer in (ask(system.folder / "bsm.sock", "subscriber-withdrawals", rows=[{**lines[209], **more}]) for more in (
+        {}, {"programme": "", "until": "2150-12-31"}, {"smk": "00"},
+    )):  # fmt: skip
+        assert [e["column"] for e in answer["errors"]] in (["programme"], ["until"], ["smk"])
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("grant", "bsm.toml", "card-1"), "NAME and SERVICE, or --from FILE.csv"),
+        (("withdraw", "bsm.toml"), "NAME and SERVICE, or --from FILE.csv"),
+        (("grant", "bsm.toml", "card-1", A, "--dry-run"), "NAME and SERVICE, or --from FILE.csv"),
+        (("grant", "bsm.toml", "card-1", A, "--from", "rights.csv"), "the file says who and what"),
+        (("grant", "bsm.toml", "--stream", "1", "--from", "rights.csv"), "the file says who and what"),
+        (
+            ("withdraw", "bsm.toml", "--from", "rights.csv"),
+            "rights.csv:1: unknown column 'programme'; columns: subscriber services",
+        ),
+        (("withdraw", "bsm.toml", "--from", "people.csv"), "people.csv:1: unknown column 'smk'"),
+        (("grant", "bsm.toml", "--from", "none.csv"), "cannot read 'none.csv'"),
+        (("remove", "bsm.toml", "nobody"), "no subscriber nobody"),
+    ],
+)
+def test_what_a_command_about_rights_refuses(system: System, words: tuple[str, ...], why: str) -> None:
+    for name in ("rights.csv", "people.csv"):
+        (system.folder / name).exists() or (system.folder / name).write_text("subscriber,services,programme,smk\n")
+    words = tuple(str(system.folder / word) if word in ("rights.csv", "people.csv") else word for word in words)
+    status, out, err = system.command("bsm", "subscriber", *words)
+    assert (status, out) == (2, "") and why in err, err
+
+
+def test_a_subscriber_is_removed_and_may_come_again(system: System, people: list[Mapping[str, str]]) -> None:
+    """R2: with the same SMK his COUNTER goes on."""
+    for row in (people[0], people[3]):
+        row = {**row, "subscriber": f"{row['subscriber']}-x", "udn": ""}
+        name, file = row["subscriber"], write(system.folder / "one.csv", [row])
+        imported(system, file)
+        assert len(rights(system, name)) in (1, 2)
+        assert system.command("bsm", "subscriber", "remove", "bsm.toml", name, "--at-once")[0] == 0
+        assert system.command("bsm", "subscriber", "show", "bsm.toml", name)[0] == 2
+        assert name not in {r["subscriber"] for r in system.shown("bsm", "subscriber", "list", "bsm.toml")}
+        assert (f"{name}/registration",) not in system.rows("bsm")["registration"]
+        status, _, err = system.command("bsm", "subscriber", "grant", "bsm.toml", name, A)
+        assert status == 2 and f"no subscriber {name}" in err
+        before = system.rows("bsm")["smk-counter"].get((name,))
+        assert imported(system, file)[1]["added"] == 1
+        after = system.rows("bsm")["smk-counter"].get((name,))
+        assert before is None or (isinstance(before, int) and isinstance(after, int) and after > before > 0)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +307,20 @@ def test_a_programme_and_a_boundary(system: System) -> None:
     ):
         status, _, err = system.command(*words)
         assert status == 2 and why in err, err
+
+
+def test_a_programme_is_taken_back(system: System) -> None:
+    words = ("programme", "add", "bsm.toml")
+    system.shown("bsm", *words, A, "urn:example:mistake", "--start", "+3000", "--end", "+3600")
+    assert system.command("bsm", "programme", "remove", "bsm.toml", A, "urn:example:mistake")[0] == 0
+    assert system.command("bsm", "programme", "show", "bsm.toml", "urn:example:mistake")[0] == 2
+    system.shown("bsm", *words, D, "urn:example:sealed", "--start", "+3000", "--end", "+3600")
+    for service, name, why in (
+        (A, "urn:example:mistake", "no programme urn:example:mistake of"), (D, "urn:example:sealed", "(F4)"),
+        ("urn:none", "urn:example:sealed", "no such service"),
+    ):  # fmt: skip
+        status, out, err = system.command("bsm", "programme", "remove", "bsm.toml", service, name)
+        assert (status, out) == (2, "") and why in err, err
 
 
 def test_one_service_in_full(system: System) -> None:

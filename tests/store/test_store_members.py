@@ -158,6 +158,13 @@ def test_the_store_says_what_the_journal_says(stored: Stored, seed: int) -> None
                 case 7:
                     for members in both:
                         members.tell(b"key", some)
+                case 8 if rng.random() < 0.5:
+                    for members in both:
+                        if members.get(some[0]) is not None:
+                            for held in members.streams(some[0]):
+                                members.forget(some[0], held)
+                            members.remove(some[0])
+                    known.remove(some[0])
                 case 8:
                     bundle = Bundle.of([rng.randbytes(9)] * 2, some[:1] * 2, [(1, 2), (3, 4)])
                     pages["urn:a", 1, str(number)] = bundle
