@@ -8,7 +8,15 @@ formed but do not belong to the keys; ``FlowError`` - a flow was driven wrongly 
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """ "; did you mean NAME?", when one of the names is like the word; else nothing.  The word itself is not repeated."""
+    near = difflib.get_close_matches(word.lower()[:100], list(names), 1, 0.6)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 class BcastError(Exception):
@@ -128,13 +136,28 @@ class PeerFlowError(FlowError):
         super().__init__(status, reason)
 
     def __str__(self) -> str:
-        return f"status {self.status}: {self.reason}"
+        return f"{self.reason} (status {self.status})"
 
 
 class ConfigError(BcastError):
     """A configuration, key file or command-line value that cannot be used."""
 
     code = "config"
+
+
+class ConfigErrors(ConfigError):
+    """Several mistakes of one configuration, each with its own place; said together, a line for each."""
+
+    def __init__(self, errors: Iterable[ConfigError]) -> None:
+        self.errors: tuple[ConfigError, ...] = tuple(
+            each for error in errors for each in (error.errors if isinstance(error, ConfigErrors) else (error,))
+        )
+        super().__init__("\n".join(map(str, self.errors)))
+
+    @classmethod
+    def of(cls, errors: Sequence[ConfigError]) -> ConfigError:
+        """The one error, or all of them."""
+        return errors[0] if len(errors) == 1 else cls(errors)
 
 
 class StoreError(BcastError):

@@ -244,6 +244,8 @@ class Writer:
             f"name = {lua(row.name)}", f"shape = {self.shape(row.shape, row.name)}", f"ground = {lua(row.confidence.value)}",
             f"meaning = {lua(row.meaning)}",
         ]  # fmt: skip
+        if row.unset is not None:
+            parts.append(f"unset = {lua(row.unset)}")
         if row.when is not None:
             parts.append(f"when = {self.condition(row.when, row.name)}")
         if row.check is not None:

@@ -249,7 +249,7 @@ class Client:
     async def _ask(self, message: BackendMessage, key: tuple[str, str]) -> BackendMessage:
         peer = self._peers.get(message.destination)
         if message.is_answer or message.source != self._me:
-            raise LocalFlowError(f"tag {int(message.tag)} from {message.source} is no request of ours")
+            raise LocalFlowError(f"{message.tag.name} from {message.source} is no request of ours")
         if peer is None or peer.url is None:
             raise TransportError(f"{message.destination}: not a peer that can be asked")
         if message.service not in peer.services:
@@ -373,7 +373,7 @@ class Client:
     def _match(self, peer: Peer, message: BackendMessage, answer: BackendMessage) -> None:
         for good, what in (
             (answer.message_id == message.message_id, "messageID of another request"),
-            (answer.tag is TAGS[message.tag].answer, f"tag {int(answer.tag)}"),
+            (answer.tag is TAGS[message.tag].answer, answer.tag.name),
             (answer.source == peer.id and answer.destination == self._me, "between others than us"),
             (answer.status != Status.SUCCESS or answer.service == message.service, "of another service"),
         ):

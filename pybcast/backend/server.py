@@ -235,7 +235,7 @@ class Server:
             if message.destination != self._me:
                 raise PeerFlowError(Status.WRONG_DESTINATION, "destination is not this server")
             if message.is_answer:
-                raise PeerFlowError(Status.INFORMATION_INVALID, f"tag {int(message.tag)} is an answer, nobody asked here")
+                raise PeerFlowError(Status.INFORMATION_INVALID, f"{message.tag.name} is an answer, nobody asked here")
             audit(message, "in", peer.id)
             if self._standing is not None:
                 self._standing.heard(peer.id, fields)
@@ -249,7 +249,7 @@ class Server:
         except BcastError as error:
             status, error_text = Status.SERVER_ERROR, str(error)
         except Exception as error:
-            LOG.exception("tag %d messageID=%r: the handler failed", message.tag, message.message_id)
+            LOG.exception("%s messageID=%r: the handler failed", message.tag.name, message.message_id)
             status, error_text = Status.SERVER_ERROR, type(error).__name__
         return _Answered.of(_refused(message, self._me, status, now), now, peer, error_text)
 

@@ -520,7 +520,7 @@ def encode(message: BackendMessage, now: float) -> bytes:
         ("replaces", message.replaces, tag in _REPLACES),
     ):
         if value and not allowed:
-            raise BadValue(None, name, f"nothing with tag {int(tag)}", "it")
+            raise BadValue(None, name, f"nothing with {tag.name}", "it")
     if message.replace:
         attributes["replace"] = "true"
     if message.fresh:
@@ -548,7 +548,7 @@ def encode(message: BackendMessage, now: float) -> bytes:
 def _encode_profile(message: BackendMessage, out: list[str]) -> None:
     if message.profile is None:
         if message.tag <= Tag.STKMDeliveryConfirmation and not message.is_answer:
-            raise BadValue(None, "Profile", f"a profile with tag {int(message.tag)}", "none")
+            raise BadValue(None, "Profile", f"a profile with {message.tag.name}", "none")
     elif message.tag > Tag.STKMDeliveryConfirmation or message.profile not in PROFILES:
         raise BadValue(None, "Profile", f"{' or '.join(PROFILES)}, in tags 1..12 only", message.profile)
     else:
@@ -564,7 +564,7 @@ def _encode_items(message: BackendMessage, now: float) -> Iterable[str]:
     def of(kind: type[_I]) -> Iterable[tuple[str, _I]]:
         for n, item in enumerate(items):
             if not isinstance(item, kind):
-                raise BadValue(None, f"items[{n}]", f"{kind.__name__} with tag {int(tag)}", type(item).__name__)
+                raise BadValue(None, f"items[{n}]", f"{kind.__name__} with {tag.name}", type(item).__name__)
             yield f"[{n}]", item
 
     match tag:
@@ -580,10 +580,10 @@ def _encode_items(message: BackendMessage, now: float) -> Iterable[str]:
             out = [f"<Data>{_hex(data, f'Data{at}')}</Data>" for at, data in of(bytes)]
         case _:
             if items:
-                raise BadValue(None, "items", f"none with tag {int(tag)}", str(len(items)))
+                raise BadValue(None, "items", f"none with {tag.name}", str(len(items)))
             return []
     if not out and not message.is_answer:
-        raise BadLength(None, "items", f"at least one with tag {int(tag)}", "none")
+        raise BadLength(None, "items", f"at least one with {tag.name}", "none")
     return out
 
 

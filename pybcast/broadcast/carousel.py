@@ -276,7 +276,8 @@ class Carousel:
             self._said_stretch[name] = stretch
             fields = {"event": "carousel-stretched", "channel": name, "stretch": round(stretch, 2), "wanted": int(wheels.wanted)}
             if stretch > 1.0:
-                LOG.warning("%s: cycles are %.1f times as long as they should be: rate", name, stretch, extra={"fields": fields})
+                text = "%s: cycles are %.1f times as long as they should be: rate = %d in [air] would do"
+                LOG.warning(text, name, stretch, wheels.enough, extra={"fields": fields | {"enough": wheels.enough}})
             else:
                 LOG.info("%s: cycles fit below the rate", name, extra={"fields": fields})
 
@@ -304,7 +305,7 @@ class Carousel:
     def _light(self) -> tuple[str, str]:
         if not self._link.connected:
             return "red", "no BSD/A: what turns is held"
-        stretch = max(wheels.stretch for _, wheels, _ in self._channels)
-        if stretch > 1.0:
-            return "yellow", f"cycles are {stretch:.1f} times as long: the rate is too small"
+        slowest = max((wheels for _, wheels, _ in self._channels), key=lambda wheels: wheels.stretch)
+        if slowest.stretch > 1.0:
+            return "yellow", f"cycles are {slowest.stretch:.1f} times as long: rate = {slowest.enough} in [air] would do"
         return "green", ""

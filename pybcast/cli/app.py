@@ -28,7 +28,7 @@ from pybcast.cli import keygen as keymaking
 from pybcast.cli import output, protect, seeing, servers, xfrm
 from pybcast.cli.input import Form, Item
 from pybcast.cli.status import BAD_MESSAGE, INTERRUPTED, USAGE, answering, our_fault, output_failed
-from pybcast.errors import BadValue, BcastError, ConfigError
+from pybcast.errors import BadValue, BcastError, ConfigError, did_you_mean
 from pybcast.keys import Keys
 from pybcast.messages import (
     KINDS,
@@ -71,7 +71,7 @@ PROFILES: Final = ("drm", "smartcard", "both")
 def _one_of(what: str, names: Sequence[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in names:
-            raise typer.BadParameter(f"{text[:40]!r} is not a {what}; choose from: {', '.join(names)}")
+            raise typer.BadParameter(f"{text[:40]!r} is not a {what}{did_you_mean(text, names)}; choose from: {', '.join(names)}")
         return text
 
     return parse

@@ -7,9 +7,10 @@ runs or not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -36,6 +37,8 @@ from pybcast.cli.asking import (
 from pybcast.cli.status import USAGE
 from pybcast.errors import BadValue, ConfigError
 
+GROUP_KEYS: Final = ("address", "root", "ugk", "riak", "size")
+"""The names of a group's key file."""
 ServicesOption = Annotated[
     list[str] | None, typer.Option("--service", metavar="ID", help="A service he may see; may be repeated.", show_default=False)
 ]
@@ -188,7 +191,20 @@ def subscriber_add(
         arguments: dict[str, Any] = {"name": name, "profile": profile, "services": service or [], "days": days}
         if keys is not None:
             arguments["keys"] = _json_file(keys)
-        facts(ask(config, "subscriber-add", role="bsm", **arguments), as_json=json)
+        with _of_file(keys):
+            added = ask(config, "subscriber-add", role="bsm", **arguments)
+        facts(added, as_json=json)
+
+
+@contextmanager
+def _of_file(path: Path | None) -> Iterator[None]:
+    """A refusal that begins with a name of a key file names that file too."""
+    try:
+        yield
+    except ConfigError as error:
+        if path is None or str(error).partition(":")[0] not in (*importing.COLUMNS, *GROUP_KEYS):
+            raise
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _json_file(path: Path) -> Any:
@@ -338,7 +354,9 @@ def group_add(
         values = _json_file(keys)
         if not isinstance(values, dict):
             raise ConfigError(f"{keys}: not a JSON object")
-        facts(ask(config, "group-add", role="bsm", **{str(name): value for name, value in values.items()}), as_json=json)
+        with _of_file(keys):
+            added = ask(config, "group-add", role="bsm", **{str(name): value for name, value in values.items()})
+        facts(added, as_json=json)
 
 
 @subscriber_group.command("list")

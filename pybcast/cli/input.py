@@ -266,7 +266,10 @@ def load_keys(path: Path, *, as_json: bool) -> Keys:
         raise ConfigError(f"{path}: not JSON: {error.found}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: not a JSON object")
-    return Keys.from_dict(values)
+    try:
+        return Keys.from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _no_keys_on_stdin() -> bytes:

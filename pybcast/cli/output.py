@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pybcast.errors import BcastError
+from pybcast.errors import BcastError, ConfigErrors
 
 
 class _Console(Console):
@@ -75,8 +75,13 @@ def _note(text: str, fields: Mapping[str, object] | None) -> None:
 def report(error: BcastError, *, as_json: bool, where: Mapping[str, object] | None = None, place: str | None = None) -> None:
     """An error on standard error: ``{"error": {code, offset, field, expected, found}}`` or the same in one line of text.
 
-    ``where``, ``place``: the message's place among several, for programs and for people.
+    Several mistakes of a configuration are a line each.  ``where``, ``place``: the message's place among several, for programs and
+    for people.
     """
+    if isinstance(error, ConfigErrors):
+        for each in error.errors:
+            report(each, as_json=as_json, where=where, place=place)
+        return
     text = str(error)
     text = text if text.startswith(error.code) else f"{error.code}: {text}"
     fields = {"error": error.as_dict(), **(where or {})}

@@ -35,7 +35,7 @@ from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, OnAir, PeriodRecord, 
 from pybcast.flows.restart import Recoveries, Start
 from pybcast.flows.schedule import Period
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
-from pybcast.flows.tables import PeriodEvent, PeriodState, Side, Status, Tag
+from pybcast.flows.tables import PeriodEvent, PeriodState, Side, Status, Tag, status_words
 from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks
 from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
@@ -756,7 +756,14 @@ class BSDA:
         if status == Status.DELAYED and message.fresh:  # nothing is sent to who lost his store: it is asked for again
             self._peers.cancel(message.message_id)
         if status != Status.DELAYED and not (message.tag is Tag.STKMRequest and status == Status.NON_EXISTENT):
-            self._journal.emit(Alarm("refused", message.service, message.stream, f"tag {int(message.tag)}: status {status}"))
+            self._journal.emit(
+                Alarm(
+                    "refused",
+                    message.service,
+                    message.stream,
+                    f"{message.tag.name} refused: {status_words(status, message.tag.name)}",
+                )
+            )
 
     def _take_item(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
         """One STKM of an answer: each has its own status (R27)."""
@@ -775,7 +782,7 @@ class BSDA:
                 self._journal.emit(Alarm("stkm-refused", *config.key, f"period {item.period_start}: {error}"))
         elif item.status != Status.DELAYED:
             self._not_before[*config.key, Tag.TEKDelivery, profile] = now + RETRY
-            self._complain(config, f"period {item.period_start}: status {item.status}")
+            self._complain(config, f"period {item.period_start}: {status_words(item.status, Tag.TEKDelivery.name)}")
             edge = item.authority_end
             if edge is not None and item.status == Status.INFORMATION_INVALID and item.period_start < edge < record.period.end:
                 self._straddles(config, record, edge)

@@ -27,7 +27,7 @@ from pybcast.flows.restart import Recoveries, Start, counters_in
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import near
 from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, BackendMessage, KeyMaterial, KeyType, PartialItem, Profile, StkmItem
-from pybcast.flows.tables import KeyState, Side, Status, Tag
+from pybcast.flows.tables import KeyState, Side, Status, Tag, status_words
 from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm, Reporting
 
 HORIZON: Final = 3600.0  # R27: how far ahead a periodStart may lie, beyond look_ahead periods
@@ -979,7 +979,14 @@ class BSM:
         if answer.status == Status.DELAYED:
             self._peers.cancel(message.message_id)  # a BSD/A that has nothing yet is asked again, or sends it (F3); see _offer_keys
         elif not good and not (message.tag is Tag.STKMRequest and answer.status == Status.NON_EXISTENT):
-            self._journal.emit(Alarm("refused", message.service, message.stream, f"tag {int(message.tag)}: status {answer.status}"))
+            self._journal.emit(
+                Alarm(
+                    "refused",
+                    message.service,
+                    message.stream,
+                    f"{message.tag.name} refused: {status_words(answer.status or 0, message.tag.name)}",
+                )
+            )
 
     def _take_answered_stkms(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
         assert message.profile is not None
@@ -1000,7 +1007,7 @@ class BSM:
         ready = tuple(i for i in done if i.status == Status.SUCCESS)
         for item in done:
             if item.status not in (Status.SUCCESS, Status.DELAYED):
-                self._journal.emit(Alarm("not-sealed", *config.key, f"period {item.period_start}: status {item.status}"))
+                self._journal.emit(Alarm("not-sealed", *config.key, f"period {item.period_start}: {status_words(item.status)}"))
         if ready:
             self._journal.emit(FlowDone("F3", message.profile, config.service))
             self._peers.ask(

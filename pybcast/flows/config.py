@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
-from pybcast.errors import ConfigError
+from pybcast.errors import ConfigError, ConfigErrors
 from pybcast.flows.schedule import Schedule, check_period, traffic_key_lifetime
 from pybcast.flows.spcp import PROFILES, Profile
 from pybcast.messages import AccessCriterion, Protocol, StkmManagement
@@ -33,7 +33,7 @@ class StreamConfig:
     delivery, so that up to ``look_ahead + batch - 1`` are. ``hold_through``: keep the last key in use even past its end of
     authority (R9). ``bsdas``: main first.
 
-    Raises ``ConfigError`` on anything that cannot work on air.
+    Raises ``ConfigError`` on anything that cannot work on air; all of it at once.
     """
 
     service: str
@@ -70,7 +70,7 @@ class StreamConfig:
         if not self.granularity:
             object.__setattr__(self, "granularity", self.period)
         check_period(self.period, self.repetition)
-        for good, what in (
+        rules = (
             (1 <= self.stream <= 65535, "stream: expected 1..65535"),
             (bool(self.profiles) and set(self.profiles) <= set(PROFILES), "profiles: expected drm, smartcard or both"),
             (":" in self.service and ":" in self.bsm and all(":" in b for b in self.bsdas), "ids: expected absolute URIs"),
@@ -94,9 +94,10 @@ class StreamConfig:
             ("drm" not in self.profiles or bool(self.serviceBaseCID), "serviceBaseCID: needed for the DRM Profile"),
             (not self.smartcard or len(self.key_domain_id) == 3, "key_domain_id: expected 3 bytes"),
             (not self.smartcard or 1 <= self.key_group <= 65535, "key_group: expected 1..65535, one for each stream (R10)"),
-        ):
-            if not good:
-                raise ConfigError(f"{self.service} stream {self.stream}: {what}")
+        )
+        wrong = [ConfigError(f"{self.service} stream {self.stream}: {what}") for good, what in rules if not good]
+        if wrong:
+            raise ConfigErrors.of(wrong)
 
     @cached_property
     def drm(self) -> bool:

@@ -190,18 +190,18 @@ def check(message: BackendMessage, receiver: Side) -> None:
     """What no schema can say (R28): direction, profile, body, key material.  ``PeerFlowError`` with the status to answer."""
     tag, sender = message.tag, TAGS[message.tag].sender
     if sender is receiver:
-        raise PeerFlowError(Status.INFORMATION_INVALID, f"tag {int(tag)} does not come from this side")
+        raise PeerFlowError(Status.INFORMATION_INVALID, f"{tag.name} does not come from this side")
     if message.version != VERSION:
         raise PeerFlowError(Status.UNSUPPORTED_VERSION, f"version {message.version}")
     if (message.status is not None) != message.is_answer:
         raise PeerFlowError(Status.INFORMATION_INVALID, "status belongs to answers, and only to them")
     if (message.profile is not None) != (tag <= Tag.STKMDeliveryConfirmation):
-        raise PeerFlowError(Status.INFORMATION_INVALID, f"Profile does not go with tag {int(tag)} (R34)")
+        raise PeerFlowError(Status.INFORMATION_INVALID, f"Profile does not go with {tag.name} (R34)")
     body = _BODY.get(tag)
     if any(body is None or not isinstance(item, body) for item in message.items):
-        raise PeerFlowError(Status.INFORMATION_INVALID, f"tag {int(tag)} does not carry these elements")
+        raise PeerFlowError(Status.INFORMATION_INVALID, f"{tag.name} does not carry these elements")
     if tag in _FILLED and not message.items:
-        raise PeerFlowError(Status.INFORMATION_INVALID, f"tag {int(tag)} without content")
+        raise PeerFlowError(Status.INFORMATION_INVALID, f"{tag.name} without content")
     if len(message.items) > MAX_DATA and not message.is_answer:
         raise PeerFlowError(Status.INFORMATION_INVALID, f"more than {MAX_DATA} elements (R30)")
     streams = [message.stream] + [item.stream for item in message.items if not isinstance(item, bytes)]

@@ -329,6 +329,42 @@ class Status(enum.IntEnum):
     ALREADY_IN_USE = 27
 
 
+STATUS_WORDS: Final[Mapping[Status, str]] = {
+    Status.SUCCESS: "success",
+    Status.SERVER_ERROR: "the server cannot do it now",
+    Status.MALFORMED: "the message breaks the layout",
+    Status.NOT_PERMITTED: "the sender has no right to this service",
+    Status.UNSUPPORTED_VERSION: "the version of the interface is not supported",
+    Status.SERVICE_UNAVAILABLE: "the service is not available",
+    Status.ALREADY_PROCESSED: "another message came with this messageID",
+    Status.NON_EXISTENT: "there is none",
+    Status.DELAYED: "it comes later",
+    Status.GENERATION_FAILURE: "no STKM can be made for it",
+    Status.INFORMATION_INVALID: "what the message says cannot hold: its times or its content",
+    Status.INVALID_REQUEST: "the service, stream or period is not known there",
+    Status.WRONG_DESTINATION: "the message is for another server",
+    Status.WRONG_KEY_INFORMATION: "it does not belong to the key of its period",
+    Status.ALREADY_IN_USE: "what it would replace is in use",
+}
+_OF_MESSAGE: Final[Mapping[tuple[str, Status], str]] = {
+    ("KeyDelivery", Status.ALREADY_IN_USE): "another key has this id, or an STKM of its time is on air",
+    ("KeyDelivery", Status.INFORMATION_INVALID): "the key has expired, or its time is prepared already or another key's",
+    ("STKMDelivery", Status.ALREADY_IN_USE): "an STKM of its period is on air, or there is another one",
+    ("TEKDelivery", Status.ALREADY_IN_USE): "its period is sealed already, or over",
+    ("PartialSTKMRequest", Status.ALREADY_IN_USE): "an STKM of that time is on air",
+}
+"""Where one message means something narrower."""
+
+
+def status_words(status: int, message: str = "") -> str:
+    """What a status says, in words, with its number.  ``message``: the name of the tag that it answers."""
+    try:
+        known = Status(status)
+    except ValueError:
+        return f"status {status}"
+    return f"{_OF_MESSAGE.get((message, known), STATUS_WORDS[known])} (status {status})"
+
+
 def mermaid(name: str) -> str:
     """The table as a Mermaid state diagram (for the README)."""
     table = MACHINES[name]

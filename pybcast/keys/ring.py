@@ -11,7 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from pybcast.errors import ConfigError
+from pybcast.errors import ConfigError, did_you_mean
 from pybcast.keys.types import CK, IEK, IK, OPC, PAS, PEAK, PEK, RIAK, SAS, SEAK, SEK, SMK, K, Key, SessionKey
 from pybcast.secret import Secret
 
@@ -113,7 +113,8 @@ class Keys:
         for name, value in values.items():
             if name not in known:
                 # Something longer than any of our names may be a key in the wrong column.
-                raise ConfigError(f"unknown key name: {name if len(name) <= _LONGEST_NAME else 'too long to be one'!r}")
+                text = name if len(name) <= _LONGEST_NAME else "too long to be one"
+                raise ConfigError(f"unknown key name: {text!r}{did_you_mean(name, sorted(known))}")
             if value is None:
                 continue
             if not isinstance(value, str):

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from pybcast.backend import Peer, Peers, ServerLimits
-from pybcast.errors import ConfigError
+from pybcast.errors import ConfigError, ConfigErrors
 from pybcast.flows import ALL_SERVICES, Profile, StreamConfig
 from pybcast.https.contexts import Context, TlsFiles, client_context, server_context
 from pybcast.https.limits import is_loopback
@@ -23,7 +25,7 @@ from pybcast.keys import KEK
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
 from pybcast.servers.tables import AirTable, File, InteractionTable, LogTable, Role, ServiceTable
-from pybcast.servers.toml import SOURCES, Address, TomlFile, Where, secret_of, source_of
+from pybcast.servers.toml import SOURCES, Address, Misplaced, TomlFile, Where, secret_of, source_of
 
 PROTOCOLS: Final = {"ipsec": Protocol.IPSEC, "srtp": Protocol.SRTP, "ismacryp": Protocol.ISMACRYP}
 ROLLOVER_SHARE: Final = 10  # of the key period: how long before its use the next key goes out by default - confidence: own
@@ -130,16 +132,20 @@ class ServerConfig:
 
     def check(self) -> None:
         """Everything that ``serve`` will need and that can be tried without disturbing a running server."""
-        self.contexts()
-        self.interaction_context()
-        self.kek()
-        self.pair_secret()
+        mistakes: list[ConfigError] = []
+        for look in (self.contexts, self.interaction_context, self.kek, self.pair_secret):
+            try:
+                look()
+            except ConfigError as error:
+                mistakes.append(error)
         for path, key in (
             (self.database, "server.database"), (self.witness.parent, "server.witness"),
             (self.control, "server.control"), (self.keys, "air.keys"), (self.sender, "air.sender"), (self.carousel, "air.carousel"),
         ):  # fmt: skip
             if path is not None and not path.parent.is_dir():
-                raise ConfigError(f"{self.path}: {key}: {path.parent} is not a folder")
+                mistakes.append(ConfigError(f"{self.path}: {key}: {path.parent} is not a folder"))
+        if mistakes:
+            raise ConfigErrors.of(mistakes)
 
 
 def load(path: Path) -> ServerConfig:
@@ -160,71 +166,115 @@ _NAMED: Final = re.compile(r"(\w+): ")
 _OF_STREAM: Final = {"ids": "id", "IPsec with authentication is refused on two-profile streams (R38)": "protocol"}
 
 
+_T = TypeVar("_T")
+_NO_SERVICE: Final = {"id": "urn:x-bcast:none", "period": 1, "key_period": 2, "profiles": ["drm"]}
+"""In the place of a service that is left out, so that the others keep their numbers."""
+
+
 class _Reader(TomlFile):
     """A server's file."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.mistakes: list[tuple[Where, str]] = []
+        self._misshapen: set[int] = set()
+
+    def note(self, where: Where, reason: str) -> None:
+        """A mistake; others are looked for."""
+        self.mistakes.append((where, reason))
+
+    def noted(self, make: Callable[..., _T], *arguments: Any) -> _T | None:
+        """What ``make`` gives, or ``None`` and its refusal among the mistakes."""
+        try:
+            return make(*arguments)
+        except Misplaced as error:
+            self.note(error.where, error.reason)
+            return None
+
+    def _file(self) -> File:
+        """The file as a struct.  Services that have not the shape of one are left out: the others are looked at."""
+        mistakes = self.misfits(File)
+        for where, _ in mistakes:
+            if where[:1] != ("services",) or len(where) < 2:
+                raise ConfigErrors.of(self.in_order(mistakes))
+            self._misshapen.add(int(where[1]))
+        self.mistakes += mistakes
+        raw = {
+            **self.raw,
+            "services": [_NO_SERVICE if i in self._misshapen else s for i, s in enumerate(self.raw.get("services", ()))],
+        }
+        return msgspec.convert(raw, File)
+
+    def _used(self, file: File) -> Iterator[tuple[int, ServiceTable]]:
+        return ((i, table) for i, table in enumerate(file.services) if i not in self._misshapen)
+
     def read(self) -> ServerConfig:
-        file = self.convert(File)
+        file = self._file()
         server = file.server
         me = server.id
         if ":" not in me:
-            raise self.refuse(("server", "id"), "expected an absolute URI")
+            self.note(("server", "id"), "expected an absolute URI")
         peers = self._peers(file)
-        streams = tuple(self._stream(file, i, service) for i, service in enumerate(file.services))
-        self._streams_together(file, streams)
-        listen = self.address(("server", "listen"), server.listen)
-        status = self.address(("server", "status"), server.status) if server.status else None
+        streams = () if peers is None or ":" not in me else self._streams(file)
+        listen = self._optional(("server", "listen"), server.listen)
+        status = self._optional(("server", "status"), server.status)
         if status is not None and not is_loopback(status.host):
-            raise self.refuse(("server", "status"), "expected a loopback address: figures and health are not for everyone")
-        if file.tls is None and not (server.plain_loopback and is_loopback(listen.host)):
-            raise self.refuse(("tls",), "missing: the back-end interface needs mutual TLS (R26)")
+            self.note(("server", "status"), "expected a loopback address: figures and health are not for everyone")
+        if file.tls is None and not (server.plain_loopback and listen is not None and is_loopback(listen.host)):
+            self.note(("tls",), "missing: the back-end interface needs mutual TLS (R26)")
         if file.tls is not None and server.plain_loopback:
-            raise self.refuse(("server", "plain_loopback"), "contradicts [tls]")
+            self.note(("server", "plain_loopback"), "contradicts [tls]")
         for i, peer in enumerate(file.peers):
             if peer.url.startswith("http://") != (file.tls is None):
-                raise self.refuse(("peers", i, "url"), f"expected {'http' if file.tls is None else 'https'}://...")
+                self.note(("peers", i, "url"), f"expected {'http' if file.tls is None else 'https'}://...")
         base = self.path.parent
         database = base / server.database
         witness = base / server.witness if server.witness else database.parent / "witness" / f"{database.name}.witness"
         if witness.parent.resolve() == database.parent.resolve():  # one copy of a folder puts back what is in it together
-            raise self.refuse(("server", "witness"), "expected a path in another folder than the database's")
-        issuer = self.hex(("server", "rights_issuer_id"), server.rights_issuer_id, 20)
+            self.note(("server", "witness"), "expected a path in another folder than the database's")
+        issuer = self.noted(self.hex, ("server", "rights_issuer_id"), server.rights_issuer_id, 20)
         if server.role == "bsm":
             if not server.fqdn:
-                raise self.refuse(("server", "fqdn"), "missing: a BSM has a name in its messages")
-            if issuer is None and any(s.drm for s in streams):
-                raise self.refuse(("server", "rights_issuer_id"), "missing: a service has the DRM Profile")
+                self.note(("server", "fqdn"), "missing: a BSM has a name in its messages")
+            if not server.rights_issuer_id and any(s.drm for s in streams):
+                self.note(("server", "rights_issuer_id"), "missing: a service has the DRM Profile")
         elif not server.pair_secret and any(len(s.bsdas) > 1 for s in streams):
-            raise self.refuse(("server", "pair_secret"), "missing: a service has a main and a back-up BSD/A (R33)")
+            self.note(("server", "pair_secret"), "missing: a service has a main and a back-up BSD/A (R33)")
         if server.teks == "random" and (server.role == "bsm" or server.pair_secret):
-            raise self.refuse(("server", "teks"), "random: is for a BSD/A that is alone; a pair derives its traffic keys (R33)")
+            self.note(("server", "teks"), "random: is for a BSD/A that is alone; a pair derives its traffic keys (R33)")
         if server.role == "bsm" and file.air != AirTable():
-            raise self.refuse(("air",), "is for a BSD/A")
+            self.note(("air",), "is for a BSD/A")
         if server.role == "bsda" and file.interaction is not None:
-            raise self.refuse(("interaction",), "is for a BSM")
+            self.note(("interaction",), "is for a BSM")
         air, tls = file.air, file.tls
         groups: dict[tuple[str, int, Profile], Address] = {}
-        for i, s in enumerate(file.services):
+        for i, s in self._used(file):
             if s.stkm:
-                groups |= self._groups(("services", i, "stkm"), s)
+                groups |= self.noted(self._groups, ("services", i, "stkm"), s) or {}
         if air.sender:
-            for i, s in enumerate(file.services):
+            for i, s in self._used(file):
                 if not s.stkm:
-                    raise self.refuse(("services", i, "stkm"), "missing: air.sender does not know where to send")
+                    self.note(("services", i, "stkm"), "missing: air.sender does not know where to send")
         if air.carousel and not (air.ltkm or air.flute):
-            raise self.refuse(("air", "carousel"), "needs air.ltkm, air.flute or both")
+            self.note(("air", "carousel"), "needs air.ltkm, air.flute or both")
+        kek = self.noted(self.source, ("server", "kek"), server.kek)
+        pair = self.noted(self.source, ("server", "pair_secret"), server.pair_secret) if server.pair_secret else ""
+        ltkm, flute = self._optional(("air", "ltkm"), air.ltkm), self._optional(("air", "flute"), air.flute)
+        heartbeat = self._optional(("air", "heartbeat"), air.heartbeat)
+        terminals = None if file.interaction is None else self._optional(("interaction", "listen"), file.interaction.listen)
+        if self.mistakes:
+            raise ConfigErrors.of(self.in_order(self.mistakes))
+        assert peers is not None and listen is not None and kek is not None and pair is not None
         return ServerConfig(
             path=self.path, role=server.role, me=me, listen=listen, status=status, database=database,
             witness=witness,
-            control=base / (server.control or f"{server.role}.sock"), kek_source=self.source(("server", "kek"), server.kek),
-            pair_source=self.source(("server", "pair_secret"), server.pair_secret) if server.pair_secret else "", fqdn=server.fqdn,
+            control=base / (server.control or f"{server.role}.sock"), kek_source=kek,
+            pair_source=pair, fqdn=server.fqdn,
             rights_issuer_id=issuer, log=file.log, air=file.air, peers=peers, random_teks=server.teks == "random",
             peer_ids=tuple(peer.id for peer in file.peers), streams=streams, groups=groups,
-            ltkm=self._optional(("air", "ltkm"), air.ltkm), flute=self._optional(("air", "flute"), air.flute),
-            heartbeat=self._optional(("air", "heartbeat"), air.heartbeat), interaction=file.interaction,
-            interaction_address=None if file.interaction is None else self.address(
-                ("interaction", "listen"), file.interaction.listen
-            ),
+            ltkm=ltkm, flute=flute,
+            heartbeat=heartbeat, interaction=file.interaction,
+            interaction_address=terminals,
             tls=None if tls is None else TlsFiles(
                 certificate=base / tls.certificate, key=base / tls.key, authority=base / tls.authority,
                 crl=base / tls.crl if tls.crl else None,
@@ -242,28 +292,36 @@ class _Reader(TomlFile):
         return {(table.id, table.stream, p): Address(first.host, first.port + (both and p == "smartcard")) for p in table.profiles}
 
     def _optional(self, where: Where, text: str) -> Address | None:
-        return self.address(where, text) if text else None
+        return self.noted(self.address, where, text) if text else None
 
-    def _peers(self, file: File) -> Peers:
+    def _peers(self, file: File) -> Peers | None:
         if not file.peers:
-            raise self.refuse(("peers",), "missing: a server alone has nobody to speak with")
+            self.note(("peers",), "missing: a server alone has nobody to speak with")
         made: list[Peer] = []
+        before = len(self.mistakes)
         for i, peer in enumerate(file.peers):
             told = [(s.id, s.bsdas if file.server.role == "bsm" else (s.bsm,) if s.bsm else ()) for s in file.services]
             named = {service for service, ids in told if not ids or peer.id in ids}
             services = frozenset(named | set(peer.services) | ({ALL_SERVICES} if peer.all_services else set()))
+            if peer.id == file.server.id:
+                self.note(("peers", i, "id"), "is this server itself")
+                continue
             try:
                 pins = frozenset(peer.fingerprints)
-                made.append(Peer(id=peer.id, services=services, certificate=peer.certificate, fingerprints=pins, url=peer.url))
-                Peers(made)
+                found = Peer(id=peer.id, services=services, certificate=peer.certificate, fingerprints=pins, url=peer.url)
+                Peers([*made, found])
+                made.append(found)
             except ConfigError as error:
-                reason = str(error).removeprefix(f"peer {peer.id}: ")
-                raise self.refuse(("peers", i), reason) from None
-            if peer.id == file.server.id:
-                raise self.refuse(("peers", i, "id"), "is this server itself")
-        return Peers(made)
+                self.note(("peers", i), str(error).removeprefix(f"peer {peer.id}: "))
+        return Peers(made) if file.peers and len(self.mistakes) == before else None
 
-    def _stream(self, file: File, i: int, table: ServiceTable) -> StreamConfig:
+    def _streams(self, file: File) -> tuple[StreamConfig, ...]:
+        """Every service that can be used, if all can be; else those that can, and the mistakes of the others."""
+        streams = [(i, stream) for i, table in self._used(file) if (stream := self.noted(self._stream, file, i, table)) is not None]
+        self._streams_together(streams)
+        return tuple(stream for _, stream in streams)
+
+    def _stream(self, file: File, i: int, table: ServiceTable) -> StreamConfig | None:
         me, role = file.server.id, file.server.role
         others = [peer.id for peer in file.peers]
         bsm = table.bsm or (me if role == "bsm" else others[0] if len(others) == 1 else "")
@@ -297,27 +355,25 @@ class _Reader(TomlFile):
                 key_domain_id=domain or b"", key_group=table.key_group,
             )  # fmt: skip
         except ConfigError as error:
-            reason = str(error).removeprefix(f"{table.id} stream {table.stream}: ")
-            named = _NAMED.match(reason)
-            key = _OF_STREAM.get(reason, "period" if reason.startswith("crypto period") else "")
-            if named is not None and not key:
-                key = _OF_STREAM.get(named.group(1), named.group(1))
-                reason = reason[named.end() :]
-            raise self.refuse(("services", i, key) if key else ("services", i), reason) from None
+            for each in error.errors if isinstance(error, ConfigErrors) else (error,):
+                reason = str(each).removeprefix(f"{table.id} stream {table.stream}: ")
+                named = _NAMED.match(reason)
+                key = _OF_STREAM.get(reason, "period" if reason.startswith("crypto period") else "")
+                if named is not None and not key:
+                    key = _OF_STREAM.get(named.group(1), named.group(1))
+                    reason = reason[named.end() :]
+                self.note(("services", i, key) if key else ("services", i), reason)
+            return None
 
-    def _streams_together(self, file: File, streams: tuple[StreamConfig, ...]) -> None:
+    def _streams_together(self, streams: Iterable[tuple[int, StreamConfig]]) -> None:
         seen: dict[tuple[str, int], int] = {}
         groups: dict[tuple[bytes, int], int] = {}
-        for i, config in enumerate(streams):
+        for i, config in streams:
             if config.key in seen:
-                raise self.refuse(
-                    ("services", i, "stream"), f"{config.service} stream {config.stream} is services[{seen[config.key] + 1}]"
-                )
+                self.note(("services", i, "stream"), f"{config.service} stream {config.stream} is services[{seen[config.key] + 1}]")
             seen[config.key] = i
             if config.smartcard:
                 group = (config.key_domain_id, config.key_group)
                 if group in groups:
-                    raise self.refuse(
-                        ("services", i, "key_group"), f"is that of services[{groups[group] + 1}]: one for each stream (R10)"
-                    )
+                    self.note(("services", i, "key_group"), f"is that of services[{groups[group] + 1}]: one for each stream (R10)")
                 groups[group] = i

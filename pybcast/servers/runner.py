@@ -168,7 +168,7 @@ class Runner(Generic[M]):
         """The machine's answer to a peer's request, when all that it rests on is stored."""
         answer = await self._put(lambda m, now: (None, m.receive(message, now, peer)), request=message)
         if not isinstance(answer, BackendMessage):
-            raise LocalFlowError(f"tag {int(message.tag)}: no answer")
+            raise LocalFlowError(f"{message.tag.name}: no answer")
         return answer
 
     async def command(self, action: Callable[[M, float], list[Output]]) -> None:
@@ -381,7 +381,7 @@ class Runner(Generic[M]):
             case Send(message) if message.is_answer:
                 asked = source.request
                 if asked is None or (message.message_id, message.destination) != (asked.message_id, asked.source):
-                    raise LocalFlowError(f"an answer (tag {int(message.tag)}) to nobody's request")
+                    raise LocalFlowError(f"an answer ({message.tag.name}) to nobody's request")
                 source.value = message
             case Send(message):
                 self._send(message)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from types import UnionType
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
 from pybcast import jsontext
-from pybcast.errors import BadValue, ConfigError
+from pybcast.errors import BadValue, ConfigError, ConfigErrors, did_you_mean
 from pybcast.secret import Secret
 from pybcast.store import load_kek
 
@@ -28,7 +29,6 @@ SOURCES: Final = "expected file:PATH, env:NAME or command:WORDS"
 _STEP: Final = re.compile(r"\.([\w-]+)|\[(\d+)\]")
 _HEADER: Final = re.compile(r"\s*(\[\[?)\s*([\w.\"-]+)\s*\]")
 _KEY: Final = re.compile(r"\s*\"?([\w-]+)\"?\s*=")
-_FIELD: Final = re.compile(r"field `([^`]*)`")
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -38,6 +38,14 @@ S = TypeVar("S")
 class Address:
     host: str
     port: int
+
+
+class Misplaced(ConfigError):
+    """A mistake in a file, which knows at which key."""
+
+    def __init__(self, text: str, where: Where, reason: str) -> None:
+        super().__init__(text)
+        self.where, self.reason = where, reason
 
 
 class TomlFile:
@@ -66,27 +74,36 @@ class TomlFile:
             raise ConfigError(f"{path}: nested too deep") from None
         self._lines = line_numbers(text)
 
-    def refuse(self, where: Where, reason: str) -> ConfigError:
+    def refuse(self, where: Where, reason: str) -> Misplaced:
         """The error to raise.  A key that is missing is looked for where its table begins."""
-        place = where
-        while place and place not in self._lines:
-            place = place[:-1]
-        line = f":{self._lines[place]}" if place else ""
+        at = self._line(where)
+        line = f":{at}" if at else ""
         name = "".join(f"[{step + 1}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
-        return ConfigError(f"{self.path}{line}: {name}: {reason}" if name else f"{self.path}{line}: {reason}")
+        return Misplaced(f"{self.path}{line}: {name}: {reason}" if name else f"{self.path}{line}: {reason}", where, reason)
 
     def convert(self, kind: type[T]) -> T:
-        """The whole file as a struct."""
+        """The whole file as a struct; else every mistake at once."""
+        mistakes = self.misfits(kind)
+        if mistakes:
+            raise ConfigErrors.of(self.in_order(mistakes))
+        return msgspec.convert(self.raw, kind)
+
+    def misfits(self, kind: type) -> list[tuple[Where, str]]:
+        """Where the file does not have the shape of a struct, and why."""
         try:
-            return msgspec.convert(self.raw, kind)
-        except msgspec.ValidationError as error:
-            text, _, at = str(error).partition(" - at `$")
-            where: list[str | int] = [m[1] if m[1] else int(m[2]) for m in _STEP.finditer(at)]
-            field = _FIELD.search(text)
-            if field is not None and text.startswith("Object"):
-                where.append(field.group(1))
-                text = "unknown key" if "unknown" in text else "missing"
-            raise self.refuse(tuple(where), text[:1].lower() + text[1:]) from None
+            msgspec.convert(self.raw, kind)
+        except msgspec.ValidationError:  # says the first one only
+            return list(_misfits(self.raw, kind, ()))
+        return []
+
+    def in_order(self, mistakes: Iterable[tuple[Where, str]]) -> list[ConfigError]:
+        """Mistakes as errors, in the order of their lines."""
+        return [self.refuse(*mistake) for mistake in sorted(mistakes, key=lambda mistake: self._line(mistake[0]))]
+
+    def _line(self, where: Where) -> int:
+        while where and where not in self._lines:
+            where = where[:-1]
+        return self._lines.get(where, 0)
 
     def address(self, where: Where, text: str) -> Address:
         host, colon, port = text.rpartition(":")
@@ -109,6 +126,36 @@ class TomlFile:
     def source(self, where: Where, source: str) -> str:
         """Where a secret is."""
         return source_of(self.path, source, self.refuse(where, SOURCES))
+
+
+def _misfits(value: object, kind: Any, where: Where) -> Iterator[tuple[Where, str]]:
+    """Every place where a value of a TOML file does not fit a type: structs, tuples of one type, and what msgspec checks alone."""
+    kinds = [each for each in get_args(kind) if each is not type(None)] if get_origin(kind) in (Union, UnionType) else [kind]
+    one = kinds[0]
+    if len(kinds) == 1 and isinstance(one, type) and issubclass(one, msgspec.Struct) and isinstance(value, dict):
+        fields = {field.encode_name: field for field in msgspec.structs.fields(one)}
+        for name in value.keys() - fields.keys():
+            yield (*where, name), f"unknown key{did_you_mean(name, fields)}"
+        for name, field in fields.items():
+            if name in value:
+                yield from _misfits(value[name], field.type, (*where, name))
+            elif field.required:
+                yield (*where, name), "missing"
+    elif get_origin(one) is tuple and isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _misfits(item, get_args(one)[0], (*where, place))
+    elif get_origin(one) is Literal and isinstance(value, str):
+        names = list(map(str, get_args(one)))
+        if value not in names:
+            listed = f"{', '.join(names[:-1])} or {names[-1]}"
+            yield where, f"expected {listed}{did_you_mean(value, names)}"
+    else:
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            text, _, at = str(error).partition(" - at `$")
+            inside = tuple(m[1] if m[1] else int(m[2]) for m in _STEP.finditer(at))
+            yield (*where, *inside), text[:1].lower() + text[1:]
 
 
 def source_of(path: Path, source: str, refusal: ConfigError) -> str:

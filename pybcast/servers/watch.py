@@ -195,7 +195,7 @@ class Watch:
     def unanswered(self, message: BackendMessage, error: str) -> None:
         self._unanswered.labels(str(int(message.tag))).inc()
         fields = {"event": "unanswered", "tag": int(message.tag), "peer": message.destination, "messageID": message.message_id}
-        LOG.warning("tag %d to %s: %s", int(message.tag), message.destination, error, extra={"fields": fields})
+        LOG.warning("%s to %s: %s", message.tag.name, message.destination, error, extra={"fields": fields})
 
     # --- what is shown --------------------------------------------------------------------------------------------------
 

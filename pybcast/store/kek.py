@@ -38,7 +38,8 @@ def load_kek(source: str) -> KEK:
     try:
         return KEK(bytes.fromhex("".join(text.split())))
     except ValueError:
-        raise ConfigError(f"key-encryption key from {kind}: expected 32, 48 or 64 hexadecimal digits") from None
+        place = f": {where}" if kind == "file" else f" from {kind}"  # a command may hold a secret
+        raise ConfigError(f"key-encryption key{place}: expected 32, 48 or 64 hexadecimal digits") from None
 
 
 def _from_file(path: Path) -> str:

@@ -78,8 +78,8 @@ def _constraint_value(value: bytes, context: Context) -> None:
 
 
 _ASSET: Final = Table(
-    field("asset_is_service", Bits(1), OWN, "1: SEAK of a service, 0: PEAK of a programme"),
-    field("permissions_category_flag", Bits(1), OWN, "permissions category follows"),
+    field("asset_is_service", Bits(1), OWN, "SEAK of a service", unset="PEAK of a programme"),
+    field("permissions_category_flag", Bits(1), OWN, "permissions category follows", unset="no permissions category"),
     reserved(6, OWN),
     field("BCI", Octets(16), OWN, "binary content id"),
     field("permissions_category", UInt(1), OWN, "permissions category", when=this.permissions_category_flag),
@@ -99,10 +99,10 @@ _PERMISSION: Final = Table(
 BCRO: Final = Table(
     field("message_tag", UInt(1), OWN, "BCRO", check=equals(MESSAGE_TAG, Unsupported), default=MESSAGE_TAG),
     field("protocol_version", Bits(4), OWN, "0", check=equals(PROTOCOL_VERSION, Unsupported)),
-    field("bcro_timestamp_flag", Bits(1), OWN, "bcro_timestamp follows"),
-    field("stateful_flag", Bits(1), OWN, "constraint counters survive restarts"),
-    field("refresh_time_flag", Bits(1), OWN, "refresh_time follows"),
-    field("rights_issuer_flag", Bits(1), OWN, "rights_issuer_id follows"),
+    field("bcro_timestamp_flag", Bits(1), OWN, "bcro_timestamp follows", unset="no bcro_timestamp"),
+    field("stateful_flag", Bits(1), OWN, "constraint counters survive restarts", unset="constraint counters end with a restart"),
+    field("refresh_time_flag", Bits(1), OWN, "refresh_time follows", unset="no refresh_time"),
+    field("rights_issuer_flag", Bits(1), OWN, "rights_issuer_id follows", unset="no rights_issuer_id"),
     field("group_size_flag", Bits(1), OWN, "positions in a group", names=GROUP_SIZES),
     field("address_mode", Bits(3), OWN, "who is addressed", names=MODES, check=one_of(MODES, Unsupported)),
     field("bcro_length", Bits(12, BadLength), OWN, "bytes, header and MAC included", check=total_length),

@@ -70,10 +70,10 @@ def _binding_rows() -> tuple[Field, ...]:
 STKM_MANAGEMENT: Final = Table(
     _VERSION,
     field("protection_after_reception", Bits(2), GUESS, "protection once received", names=RECEPTION),
-    field("terminal_binding_flag", Bits(1), GUESS, "terminal binding follows"),
-    field("access_criteria_flag", Bits(1), GUESS, "access criteria follow"),
+    field("terminal_binding_flag", Bits(1), GUESS, "terminal binding follows", unset="no terminal binding"),
+    field("access_criteria_flag", Bits(1), GUESS, "access criteria follow", unset="no access criteria"),
     field("traffic_protection_protocol", Bits(3), GUESS, "protocol", names=PROTOCOLS, check=supported_protocol),
-    field("traffic_authentication_flag", Bits(1), GUESS, "traffic is authenticated"),
+    field("traffic_authentication_flag", Bits(1), GUESS, "traffic is authenticated", unset="traffic is not authenticated"),
     field("traffic_key_lifetime", Bits(4), GUESS, "2^n seconds", show=lambda n: f"{n} ({1 << n} s)"),
     *criteria_rows(when="access_criteria_flag"),
     *_binding_rows(),
@@ -91,12 +91,12 @@ def _mode_of(value_flag: str) -> Check:
 # confidence: own - framing of the SPE block (decision 12); numbers of security_policy_extension are passed through (decision 13)
 _SPE_ROWS: Final = (
     field("security_policy_extension", UInt(1), OWN, "SPE; the meanings of its numbers are unverified"),
-    field("cost_flag", Bits(1), OWN, "cost_value follows"),
-    field("purse_flag", Bits(1), OWN, "purse follows"),
+    field("cost_flag", Bits(1), OWN, "cost_value follows", unset="no cost_value"),
+    field("purse_flag", Bits(1), OWN, "purse follows", unset="no purse"),
     field("purse_mode", Bits(1), OWN, "how to apply purse", names=MODES, check=_mode_of("purse_flag")),
-    field("playback_flag", Bits(1), OWN, "playback follows"),
+    field("playback_flag", Bits(1), OWN, "playback follows", unset="no playback"),
     field("playback_mode", Bits(1), OWN, "how to apply playback", names=MODES, check=_mode_of("playback_flag")),
-    field("tek_flag", Bits(1), OWN, "tek follows"),
+    field("tek_flag", Bits(1), OWN, "tek follows", unset="no tek"),
     field("tek_mode", Bits(1), OWN, "how to apply tek", names=MODES, check=_mode_of("tek_flag")),
     reserved(1, OWN),
     field("cost_value", UInt(4), OWN, "cost", when=this.cost_flag),
@@ -115,10 +115,17 @@ def _reporting_needs_v(value: int, context: Context) -> None:
 # confidence: guess - names likely, widths guess (smartcard-profile 5.4)
 LTKM_MANAGEMENT: Final = Table(
     _VERSION,
-    field("security_policy_ext_flag", Bits(1), GUESS, "SPE block follows"),
-    field("consumption_reporting_flag", Bits(1), GUESS, "the card shall report", check=_reporting_needs_v),
-    field("access_criteria_flag", Bits(1), GUESS, "access criteria follow"),
-    field("terminal_binding_flag", Bits(1), GUESS, "terminal binding follows"),
+    field("security_policy_ext_flag", Bits(1), GUESS, "SPE block follows", unset="no SPE block"),
+    field(
+        "consumption_reporting_flag",
+        Bits(1),
+        GUESS,
+        "the card shall report",
+        unset="the card need not report",
+        check=_reporting_needs_v,
+    ),
+    field("access_criteria_flag", Bits(1), GUESS, "access criteria follow", unset="no access criteria"),
+    field("terminal_binding_flag", Bits(1), GUESS, "terminal binding follows", unset="no terminal binding"),
     field("security_policy_ext", Table(*_SPE_ROWS), OWN, "SPE block", when=this.security_policy_ext_flag),
     *criteria_rows(when="access_criteria_flag"),
     *_binding_rows(),
@@ -151,7 +158,7 @@ REPORTING: Final = Table(
 # confidence: own - smartcard-profile 7 decision 15
 PARENTAL: Final = Table(
     _VERSION,
-    field("pin_present", Bits(1), OWN, "KEMAC carries a PIN"),
+    field("pin_present", Bits(1), OWN, "KEMAC carries a PIN", unset="no PIN"),
     reserved(3, OWN),
     field("rating_type", UInt(1), OWN, "rating type"),
     field("level_granted", UInt(1), OWN, "level granted"),

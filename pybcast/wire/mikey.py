@@ -429,7 +429,7 @@ def message(profile: Profile) -> Message:
         field("data_type", UInt(1), SURE, "message type", names=DATA_TYPES, check=one_of(profile.data_types, Unsupported)),
         following,
         field(
-            "v", Bits(1), SURE, "1: a verification message is wanted",
+            "v", Bits(1), SURE, "a verification message is wanted", unset="no verification message is wanted",
             check=None if profile.may_request_verification else _no_verification,
         ),
         field("prf_func", Bits(7), SURE, "0: MIKEY-1", check=equals(0, Unsupported) if strict else None),

@@ -324,6 +324,11 @@ class Field:
     secret: When | None = None
     default: Any = None
     measures: tuple[str, ...] = ()
+    unset: str | None = None
+
+    def means(self, value: Any) -> str:
+        """What a value of this field means."""
+        return self.unset if self.unset is not None and not value else self.meaning
 
 
 def field(
@@ -339,15 +344,16 @@ def field(
     secret: When | None = None,
     default: Any = None,
     measures: str | tuple[str, ...] = (),
+    unset: str | None = None,
 ) -> Field:
-    """One row: name, shape, ground, meaning with its source.
+    """One row: name, shape, ground, meaning with its source; ``unset``: of a flag, what 0 means.
 
     ``when``: present only then.  ``check``: raises :class:`Fault`.  ``names``, ``show``: how an explanation prints the value.
     ``secret``: when the value must not be printed.  ``default``: written when the message says nothing (reserved bits).
     ``measures``: a length or a count, written as the size of the field of that name (of the one present, when there are several).
     """
     measured = (measures,) if isinstance(measures, str) else measures
-    return Field(name, shape, confidence, meaning, when, check, names, show, secret, default, measured)
+    return Field(name, shape, confidence, meaning, when, check, names, show, secret, default, measured, unset)
 
 
 def reserved(width: int, confidence: Confidence, *, when: When | None = None) -> Field:
@@ -393,7 +399,7 @@ class Table(Composite):
             here[row.name] = value
             if run.rows is not None and not isinstance(shape, Composite) and stream.position > start:
                 text = _text(row, value, stream.position - start, here)
-                run.rows.append(Row(start, stream.position - start, name, text, row.meaning, row.confidence))
+                run.rows.append(Row(start, stream.position - start, name, text, row.means(value), row.confidence))
         return here
 
     def _build(self, obj: Values, stream: io.BytesIO, context: Context, path: str) -> Context:

@@ -55,7 +55,7 @@ REGISTRATION: Final = Table(
     field("message_tag", UInt(1), OWN, "Smartcard registration", check=equals(MESSAGE_TAG, Unsupported), default=MESSAGE_TAG),
     field("protocol_version", Bits(4), OWN, "0", check=equals(PROTOCOL_VERSION, Unsupported)),
     reserved(3, OWN),
-    field("gba_u", Bits(1), OWN, "1: keys stay on the card"),
+    field("gba_u", Bits(1), OWN, "keys stay on the card", unset="keys leave the card"),
     field("message_length", UInt(2, BadLength), OWN, "bytes of the whole message", check=total_length),
     field("target_id", Octets(8), OWN, "whose: SHA-256(RAND || IMPI), first 8 bytes"),
     field("key_lifetime", UInt(4), OWN, "end, NTP seconds"),

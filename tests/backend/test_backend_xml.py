@@ -264,7 +264,7 @@ def test_the_line_and_the_field_are_named() -> None:
     spaced = TEKS.replace("><", ">\n<").replace('periodStart="' + str(T + 1), 'periodStart="x')
     error = bad(spaced, Side.BSM)
     assert (error.line, error.field) == (5, "TEKDelivery.PartialSTKM[1].periodStart")
-    assert str(error) == "status 8: line 5: TEKDelivery.PartialSTKM[1].periodStart: value not of its type"
+    assert str(error) == "line 5: TEKDelivery.PartialSTKM[1].periodStart: value not of its type (status 8)"
     assert error.as_dict()["line"] == 5 and error.as_dict()["status"] == 8
 
 

@@ -144,6 +144,7 @@ def test_the_rate_is_never_exceeded_and_cycles_get_longer() -> None:
     wheels.put("a", 1.0, named("a", 100, 222), air.now)  # 200,000 bit/s
     wheels.put("b", 2.0, named("b", 100, 222), air.now)  # 100,000 bit/s
     assert wheels.stretch == pytest.approx(3.0)
+    assert Wheels(wheels.enough).enough == 0 and wheels.enough == 330_000, "what they ask for, and a tenth"
     sent = air.run(300.0)
     assert sum(d == named("a", 1, 222)[0] for _, d in sent) == pytest.approx(100, abs=1)
     assert sum(d == named("b", 1, 222)[0] for _, d in sent) == pytest.approx(50, abs=1)

@@ -593,6 +593,41 @@ def test_bench_tells_when_the_measurement_fails(monkeypatch: pytest.MonkeyPatch)
         list(bench.measure("evp", rounds=1))
 
 
+@pytest.mark.parametrize(
+    ("args", "near"),
+    [
+        (("statsu",), "status"), (("chekc",), "check"), (("bsm", "subscribr"), "subscriber"),
+        (("bsm", "subscriber", "imprt"), "import"),
+        (("bsda", "bakcup"), "backup"), (("bsm", "programme", "remov"), "remove"), (("air", "carosel"), "carousel"),
+        (("decode", "drm-stmk", "00"), "drm-stkm"), (("explain", "smartcard_ltkm", "00"), "smartcard-ltkm"),
+        (("encode", "micky", "-"), "mikey"), (("explain", "STKM", "00"), "stkm"), (("decode", "drm-bcro", "00"), ""),
+        (("decode", "drm-stkm", "00", "--lenient", "mtk-id4"), "mtk-id-4"),
+    ],
+)  # fmt: skip
+def test_a_word_that_is_like_one_of_ours(args: tuple[str, ...], near: str) -> None:
+    done = pybcast(*args)
+    assert done.status == 2
+    assert re.search(rf"[Dd]id you mean '?{near}'?\?", done.err) if near else "choose from: drm-stkm" in done.err
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ('{"smk": "00"}', "smk: expected 32 bytes"), ('{"smk": "zz"}', "smk: "), ('{"smk": 5}', "smk: expected text"),
+        ('{"smkk": "00"}', "unknown key name: 'smkk'; did you mean smk?"), ("[]", "not a JSON object"), ("{", "not JSON"),
+        ('{"riak": "0"}', "riak: "), ('{"device_key": "PEM"}', "device_key: not an unencrypted"),
+        ('{"idi": "a", "idi_hex": "61"}', "idi and idi_hex"),
+        ('{"smk": "00", "smk": "00"}', "not JSON"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_key_file_names_the_file(tmp_path: Path, content: str, why: str) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    path.chmod(0o600)
+    done = pybcast("decode", "smartcard-ltkm", "00", "--keys", path)
+    assert done.status == 2 and f"{path}: {why}" in done.err
+
+
 def test_keygen_makes_a_key_file(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     done = pybcast("keygen", "--all", "--out", path)

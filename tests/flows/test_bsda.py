@@ -552,7 +552,7 @@ def test_a_request_that_is_refused_as_a_whole() -> None:
     machine = bsda(CARD)
     (asked,) = sent(machine.tick(START), Tag.TEKDelivery)
     outputs = answered(machine, asked, START, Status.NOT_PERMITTED)
-    assert alarms(outputs, "refused") == ["tag 7: status 11"]
+    assert alarms(outputs, "refused") == ["TEKDelivery refused: the sender has no right to this service (status 11)"]
     assert not of(FlowDone, outputs)
     assert not sent(machine.tick(START + 1), Tag.TEKDelivery)
     (again,) = sent(machine.tick(START + 3), Tag.TEKDelivery)
@@ -571,7 +571,7 @@ def test_the_carousel_of_a_lost_store_is_fetched() -> None:
     outputs = answered(machine, ltkms, START, Status.NON_EXISTENT)
     assert not of(Alarm, outputs)
     outputs = answered(machine, registration, START, Status.NOT_PERMITTED)
-    assert alarms(outputs, "refused") == ["tag 15: status 11"]
+    assert alarms(outputs, "refused") == ["RegRequest refused: the sender has no right to this service (status 11)"]
     later = machine.tick(START + 11)
     assert not sent(later, Tag.LTKMRequest)
     (again,) = sent(later, Tag.RegRequest)

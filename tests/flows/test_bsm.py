@@ -527,7 +527,9 @@ def test_asking_for_the_partial_stkms_of_a_window() -> None:
     outputs = answered(machine, main, START, 0, partial(config, period(1)), broken)
     (delivery,) = sent(outputs, Tag.STKMDelivery)
     assert [i.period_start for i in delivery.items if isinstance(i, StkmItem)] == [START + 8]
-    assert alarms(outputs, "not-sealed") == [f"period {START + 16}: status 21"]
+    assert alarms(outputs, "not-sealed") == [
+        f"period {START + 16}: what the message says cannot hold: its times or its content (status 21)"
+    ]
     outputs = answered(machine, backup, START, 0, broken)
     assert not sent(outputs, Tag.STKMDelivery)
     assert alarms(outputs, "not-sealed")

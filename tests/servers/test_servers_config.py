@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Final
@@ -10,7 +11,8 @@ from typing import Final
 import pytest
 from servers_support import BSDA_TOML, BSM_TOML
 
-from pybcast.errors import ConfigError
+from pybcast.cli import main
+from pybcast.errors import ConfigError, ConfigErrors
 from pybcast.messages import Protocol
 from pybcast.servers import config
 from pybcast.servers.toml import Address
@@ -78,7 +80,7 @@ REFUSALS: Final = [
     ("missing table", lambda t: re.sub(r"\[server\](\n.+)+", "", t), "server: missing"),
     ("witness", lambda t: t.replace('database = "bsm.db"', 'database = "bsm.db"\nwitness = "w"'), "witness: expected a path in"),
     ("wrong type", lambda t: t.replace("period = 2", 'period = "2"', 1), r"services\[1\].period: expected `int`"),
-    ("wrong word", lambda t: t.replace('role = "bsm"', 'role = "bsn"'), "server.role: invalid enum value"),
+    ("wrong word", lambda t: t.replace('role = "bsm"', 'role = "bsn"'), "server.role: expected bsm or bsda; did you mean bsm"),
     ("no uri", lambda t: t.replace('id = "urn:example:bsm"', 'id = "bsm"'), "server.id: expected an absolute URI"),
     ("listen", lambda t: t.replace('listen = "127.0.0.1:0"', 'listen = "127.0.0.1"'), "server.listen: expected HOST:PORT"),
     ("port", lambda t: t.replace('listen = "127.0.0.1:0"', 'listen = "127.0.0.1:99999"'), "server.listen: expected HOST:PORT"),
@@ -99,7 +101,13 @@ REFUSALS: Final = [
     ("twice", lambda t: t.replace("service:B", "service:A"), r"services\[2\].stream: urn:example:service:A stream 1 is serv"),
     ("key group", lambda t: t.replace("key_group = 2", "key_group = 1"), r"services\[2\].key_group: is that of services\[1\]"),
     ("cycle", lambda t: t.replace("carousel_cycle = 1.0", "carousel_cycle = -1.0", 1), r"services\[1\].carousel_cycle: expected"),
-    ("format", lambda t: t.replace('format = "json"', 'format = "xml"'), "log.format: invalid enum value"),
+    ("format", lambda t: t.replace('format = "json"', 'format = "xml"'), "log.format: expected json or text$"),
+    ("level", lambda t: t.replace('level = "debug"', 'level = "verbose"'), "log.level: expected debug, info, warning or error$"),
+    ("profile", lambda t: t.replace('["drm", "smartcard"]', '["drm", "smart"]', 1), r"profiles\[2\]: expected drm or smartcard"),
+    ("like a key", lambda t: t.replace("look_ahead", "lookahead", 1), r"lookahead: unknown key; did you mean look_ahead\?"),
+    ("like a table", lambda t: t.replace("[tls]", "[tsl]"), r"tsl: unknown key; did you mean tls\?"),
+    ("unlike all", lambda t: t.replace("look_ahead", "xyzzy", 1), "xyzzy: unknown key$"),
+    ("no table", lambda t: t.replace('role = "bsm"', 'role = "bsm"').replace("[log]", "[[log]]"), "log: expected `object`"),
 ]  # fmt: skip
 
 
@@ -113,6 +121,64 @@ def test_a_mistake_is_named(tmp_path: Path, change: object, reason: str) -> None
     assert re.search(reason, str(caught.value)), str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "server.toml"))
     assert KEK not in str(caught.value)
+
+
+def test_every_mistake_is_said_at_once(tmp_path: Path) -> None:
+    """In the order of the lines, whatever kind each is of; what is right says nothing."""
+    changes = [
+        (
+            'witness = "w/bsm.witness"',
+            'witness = "bsm.witness"',
+            "server.witness: expected a path in another folder than the database's",
+        ),
+        ('listen = "127.0.0.1:0"', 'listen = "here"', "server.listen: expected HOST:PORT"),
+        ('kek = "file:kek"', f'kek = "{KEK}"', "server.kek: expected file:PATH, env:NAME or command:WORDS"),
+        ("11" * 20, "11", "server.rights_issuer_id: expected 40 hexadecimal digits"),
+        ("look_ahead = 3", "look_ahead = 0", "services[1].look_ahead: expected 1..1000 (one delivery, R30)"),
+        ("key_group = 1\n", "key_grupp = 1\n", "services[1].key_grupp: unknown key; did you mean key_group?"),
+        ("key_group = 2\n", 'key_group = "2"\n', "services[2].key_group: expected `int`, got `str`"),
+        ('delivery = "pull"', 'delivery = "fetch"', "services[3].delivery: expected push or pull"),
+        ("key_group = 4\n", "key_group = 0\n", "services[4].key_group: expected 1..65535, one for each stream (R10)"),
+        ('serviceBaseCID = "service-D"', 'serviceBaseCID = ""', "services[4].serviceBaseCID: needed for the DRM Profile"),
+    ]
+    text = BSM_TOML.replace('role = "bsm"', 'role = "bsm"\nwitness = "w/bsm.witness"')
+    for before, after, _ in changes:
+        assert before in text
+        text = text.replace(before, after, 1)
+    with pytest.raises(ConfigErrors) as caught:
+        config.load(_file(tmp_path, text))
+    found = [str(error) for error in caught.value.errors]
+    lines = [int(error.split(":")[1]) for error in found]
+    assert lines == sorted(lines)
+    said = {error.split(": ", 1)[1] for error in found}
+    # services[1] has not the shape of a service: what its values mean is not looked at
+    assert said == {why for _, _, why in changes} - {changes[4][2]}
+    assert str(caught.value).splitlines() == found and KEK not in str(caught.value)
+
+
+def test_mistakes_in_several_tables_are_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        BSM_TOML.replace("fqdn", "fdqn")
+        .replace("format =", "fromat =")
+        .replace("url =", "uri =")
+        .replace("period = 2", "period = 0.5")
+    )
+    path = _file(tmp_path, text)
+    assert main(["check", str(path)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 + 1 + 2 + 8 and all(f"{path}:" in line for line in said)
+    assert main(["check", str(path), "--json"]) == 2
+    assert len([json.loads(line)["error"]["found"] for line in capsys.readouterr().err.splitlines()]) == len(said)
+    path.write_text(BSM_TOML.replace('database = "bsm.db"', 'database = "no/bsm.db"').replace('"bsm.sock"', '"nor/bsm.sock"'))
+    assert main(["check", str(path)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"^.*toml: ", "", line).split(":")[0] for line in said] == [
+        "tls",
+        "server.kek",
+        "server.database",
+        "server.witness",
+        "server.control",
+    ]
 
 
 def test_the_line_is_the_keys(tmp_path: Path) -> None:

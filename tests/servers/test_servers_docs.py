@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import json
 import re
@@ -19,7 +20,7 @@ from pybcast.backend import Exchanged
 from pybcast.cli import main
 from pybcast.flows import Alarm, FlowDone
 from pybcast.flows.spcp import BackendMessage
-from pybcast.flows.tables import Tag
+from pybcast.flows.tables import STATUS_WORDS, Status, Tag, status_words
 from pybcast.servers.watch import KEY_LATE, ServiceView, Watch, _Peer
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -90,6 +91,43 @@ def test_late_keys_and_strangers_are_counted() -> None:
     assert "pybcast_inputs_waiting 3.0" in text and 'pybcast_unanswered_total{tag="7"} 1.0' in text
     tags = set(re.findall(r'pybcast_exchanges_total\{[^}]*tag="(\w*)"', text))
     assert tags == {"7", "other", ""}, "a stranger's tag makes no series of its own"
+
+
+SPELLED: Final = {"servers/air.py": {"sender-lost", "carousel-lost"}, "outlets/media.py": set[str]()}
+"""Files that put an alarm's code together, and what comes out; the outlets' own are given to ``Alarms.set``."""
+
+
+def alarm_codes() -> set[str]:
+    """The code of every alarm that is raised somewhere in the package."""
+    found: set[str] = set()
+    package = Path(__file__).parents[2] / "pybcast"
+    for path in package.rglob("*.py"):
+        name = str(path.relative_to(package))
+        for call in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call) and node.args):
+            of = ast.unparse(call.func)
+            if name.startswith("demo/") or (of != "Alarm" and not of.endswith("alarms.set")):
+                continue
+            if isinstance(code := call.args[0], ast.Constant):
+                found.add(str(code.value))
+            else:
+                found |= SPELLED[name]
+    return found
+
+
+def test_each_alarm_has_a_line_in_the_handbook() -> None:
+    text = (DOCS / "operating.md").read_text("utf-8").partition("\n## Alarms\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| `([\w-]+)` \| (.+) \| (.+) \|$", text, re.MULTILINE)
+    codes = [code for code, _, _ in lines]
+    assert codes == sorted(set(codes)), "each once, in order"
+    assert set(codes) == alarm_codes()
+    assert all(means.endswith(".") and todo.endswith(".") for _, means, todo in lines)
+
+
+def test_every_status_is_said_in_words() -> None:
+    assert set(STATUS_WORDS) == set(Status)
+    assert status_words(27, "KeyDelivery").startswith("another key has this id")
+    assert status_words(27) == "what it would replace is in use (status 27)" and status_words(99) == "status 99"
+    assert all(status_words(status).endswith(f" (status {int(status)})") for status in Status)
 
 
 def test_every_command_of_the_document_exists(capsys: pytest.CaptureFixture[str]) -> None:

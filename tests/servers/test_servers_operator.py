@@ -224,6 +224,24 @@ def test_what_a_command_about_rights_refuses(system: System, words: tuple[str, .
     assert (status, out) == (2, "") and why in err, err
 
 
+@pytest.mark.parametrize(
+    ("command", "content", "why"),
+    [
+        ("subscriber", {"smk": "00", "idr": "x"}, "smk: expected 64 hexadecimal digits"),
+        ("subscriber", {"idr": "x"}, "smk: missing"),
+        ("subscriber", {"group": "00010203", "position": 700}, "position: expected 0 to 511"),
+        ("group", {"address": "00"}, "address: expected 8 hexadecimal digits"),
+        ("group", {"address": "00010204", "size": 3}, "size: expected 256 or 512"),
+    ],
+)
+def test_what_is_wrong_in_a_key_file_names_the_file(system: System, command: str, content: dict[str, object], why: str) -> None:
+    file = system.folder / "wrong.json"
+    file.write_text(json.dumps(content))
+    named = ["bsm.toml", "x", "--keys", str(file)] if command == "subscriber" else ["bsm.toml", str(file)]
+    status, _, err = system.command("bsm", command, "add", *named)
+    assert status == 2 and f"{file}: {why}" in err
+
+
 def test_a_subscriber_is_removed_and_may_come_again(system: System, people: list[Mapping[str, str]]) -> None:
     """R2: with the same SMK his COUNTER goes on."""
     for row in (people[0], people[3]):
