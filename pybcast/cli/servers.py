@@ -69,6 +69,7 @@ def init(directory: FolderArgument, json: JsonOption = False) -> None:
 def check(config: ConfigArgument, json: JsonOption = False) -> None:
     """Check a server's configuration, and the files that it names."""
     with serving(as_json=json):
+        from pybcast.https.validity import now
         from pybcast.servers.config import load
         from pybcast.servers.sending import stkm_settings
 
@@ -76,6 +77,10 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
         found.check()
         if found.sender is not None:
             stkm_settings(found)
+        moment = now()
+        for certificate in found.certificates():
+            if why := certificate.why(moment):
+                output.warn(f"{config}: {certificate.key}: {why}", as_json=json)
         facts = {"role": found.role, "id": found.me, "services": len(found.streams), "peers": list(found.peer_ids)}
         if json:
             output.say_json(facts)
@@ -129,6 +134,9 @@ def _show(found: dict[str, Any]) -> None:
     output.say_styled(found["light"], LIGHTS[found["light"]], f" {found['role']} {found['id']}, up {found['up']:.0f} s")
     rows(found["peers"], as_json=False)
     rows(found["services"], as_json=False)
+    for each in found["certificates"]:
+        if each["light"] != "green":
+            output.say_styled(each["light"], LIGHTS[each["light"]], output.plain(f" {each['certificate']} ends {each['ends']}"))
     for process in found.get("air", ()):
         output.say_styled(process["light"], LIGHTS[process["light"]], f" {process['air']} {output.plain(process['why'])}".rstrip())
     for issuing in found.get("issuing", ()):

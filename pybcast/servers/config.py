@@ -11,6 +11,7 @@ import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,8 @@ from pybcast.errors import ConfigError, ConfigErrors
 from pybcast.flows import ALL_SERVICES, Profile, StreamConfig
 from pybcast.https.contexts import Context, TlsFiles, client_context, server_context
 from pybcast.https.limits import is_loopback
+from pybcast.https.validity import Validity, validity
+from pybcast.https.validity import now as validity_now
 from pybcast.keys import KEK
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
@@ -130,10 +133,31 @@ class ServerConfig:
         terminals = [self.path.parent / self.interaction.crl] if self.interaction is not None and self.interaction.crl else []
         return own + terminals
 
+    def certificates(self) -> list[Validity]:
+        """When the certificates of this server, and those of the authorities that it believes, begin and end."""
+        found = []
+        if self.tls is not None:
+            found += [
+                validity(self.tls.certificate, "tls.certificate"), validity(self.tls.authority, "tls.authority", authority=True)
+            ]  # fmt: skip
+        if self.interaction is not None:
+            base = self.path.parent
+            found += [
+                validity(base / self.interaction.certificate, "interaction.certificate"),
+                validity(base / self.interaction.authority, "interaction.authority", authority=True),
+            ]
+        return found
+
+    def in_date(self, now: datetime) -> None:
+        """``ConfigError`` for certificates that have ended, or have not begun."""
+        mistakes = [f"{each.key}: {each.why(now)}" for each in self.certificates() if each.light(now) == "red"]
+        if mistakes:
+            raise ConfigErrors.of([ConfigError(f"{self.path}: {mistake}") for mistake in mistakes])
+
     def check(self) -> None:
         """Everything that ``serve`` will need and that can be tried without disturbing a running server."""
         mistakes: list[ConfigError] = []
-        for look in (self.contexts, self.interaction_context, self.kek, self.pair_secret):
+        for look in (self.contexts, self.interaction_context, self._in_date, self.kek, self.pair_secret):
             try:
                 look()
             except ConfigError as error:
@@ -146,6 +170,14 @@ class ServerConfig:
                 mistakes.append(ConfigError(f"{self.path}: {key}: {path.parent} is not a folder"))
         if mistakes:
             raise ConfigErrors.of(mistakes)
+
+    def _in_date(self) -> None:
+        try:
+            certificates = self.certificates()
+        except ConfigError:
+            return  # ``contexts`` has said it
+        if certificates:
+            self.in_date(validity_now())
 
 
 def load(path: Path) -> ServerConfig:

@@ -30,6 +30,7 @@ from pybcast.flows.tables import Side
 from pybcast.https.contexts import Context
 from pybcast.https.listener import Listener
 from pybcast.https.revocation import LOOK, RevocationList, Watched
+from pybcast.https.validity import Validity
 from pybcast.servers import log
 from pybcast.servers.air import Air, CountingAir
 from pybcast.servers.config import ServerConfig, load
@@ -51,6 +52,7 @@ FIXED: Final = {
 }  # fmt: skip
 """What a reload cannot change, and its key in the file."""
 
+_CERTIFICATE_ALARMS: Final = {"green": "", "yellow": "certificate-ends", "red": "certificate-ended"}
 OWN_FILES: Final = 256  # descriptors for what is no caller: peers that are asked, database, sockets, encoders - confidence: own
 
 M = TypeVar("M", bound=Machine)
@@ -81,6 +83,8 @@ class Daemon(Generic[M]):
         self.started = self.clock.monotonic()
         self.room = self.room_for_terminals = sys.maxsize
         self._lists = Watched(config.revocation_lists(), self.clock.monotonic)
+        self._certificates: list[Validity] = []
+        self._said_of: dict[Validity, str] = {}
         self.store: SqliteStore
         self.messages: MessageLog
         self.runner: Runner[M]
@@ -151,6 +155,8 @@ class Daemon(Generic[M]):
     async def _main(self) -> int:
         config = self.config
         listening, asking = config.contexts()
+        self._certificates = config.certificates()
+        self.watch.certificates = lambda: self._certificates
         self.store = SqliteStore(
             config.database, config.kek(), owner=config.me, witness=config.witness, clock=self.clock.now,
             on_commit=self.watch.committed,
@@ -208,11 +214,11 @@ class Daemon(Generic[M]):
             lists = asyncio.create_task(self._follow_lists(server, client))
             await self._listen(work, client, stop)
             while not stop.is_set() and not work.done():
-                reload.clear()
                 await _first_of([work, stop.wait(), reload.wait(), self.witnesses.noticed.wait()])
                 if self.witnesses.noticed.is_set() and not stop.is_set() and not work.done():
                     await self._settle(work)
                 if reload.is_set() and not stop.is_set() and not work.done():
+                    reload.clear()  # one that came while we waited for witnesses counts
                     await self._reload(server, client)
             if not work.done():
                 LOG.info("stopping", extra={"fields": {"event": "stopping"}})
@@ -286,7 +292,8 @@ class Daemon(Generic[M]):
                     raise ConfigError(f"{fresh.path}: {key}: needs a restart")
             if (fresh.tls is None) != (self.config.tls is None):
                 raise ConfigError(f"{fresh.path}: tls: needs a restart")
-            prepared = self._prepare(fresh)
+            fresh.in_date(datetime.now(UTC))
+            prepared, certificates = self._prepare(fresh), fresh.certificates()
         except ConfigError as error:
             LOG.error("not reloaded: %s", error, extra={"fields": {"event": "not-reloaded", "why": str(error)}})
             return
@@ -300,6 +307,8 @@ class Daemon(Generic[M]):
         if changed:
             await self.runner.remake(lambda state: self.make(fresh, state, None))
         await self._take_over(prepared, server, client, renew=True)
+        self._certificates = certificates
+        self._look_at_certificates()
         self._lists = Watched(fresh.revocation_lists(), self.clock.monotonic)
         LOG.info("reloaded", extra={"fields": {"event": "reloaded", "services": len(fresh.streams), "remade": changed}})
 
@@ -319,6 +328,7 @@ class Daemon(Generic[M]):
         """Take over revocation lists that have changed; what cannot be used changes nothing and is an alarm."""
         said: list[RevocationList] = []
         while True:
+            self._look_at_certificates()
             await asyncio.sleep(LOOK)
             if self._lists.changed():
                 try:
@@ -336,6 +346,20 @@ class Daemon(Generic[M]):
                     Alarm("revocation-list-ends", "", None, f"at {text}: from then on nobody is let in", active=bool(ending))
                 )  # fmt: skip
             said = ending
+
+    def _look_at_certificates(self) -> None:
+        """An alarm for each certificate that ends soon, and one when it has ended; taken back when another takes its place."""
+        now = datetime.now(UTC)
+        found = {each: _CERTIFICATE_ALARMS[each.light(now)] for each in self._certificates}
+        if found == self._said_of:
+            return
+        for code in {code for code in self._said_of.values() if code}:
+            if code not in found.values():
+                self.watch.alarm(Alarm(code, "", None, active=False))
+        for each, code in found.items():
+            if code and self._said_of.get(each) != code:
+                self.watch.alarm(Alarm(code, "", None, f"{each.key}: {each.why(now)}"))
+        self._said_of = found
 
     # --- connections ----------------------------------------------------------------------------------------------------
 
@@ -404,14 +428,15 @@ class Daemon(Generic[M]):
     async def _status(self, _: Mapping[str, Any]) -> dict[str, Any]:
         peers, services = list(self.watch.peer_lights()), list(self.watch.service_lights())
         more = self.more(self.runner.machine)
-        lights = [row["light"] for row in (*peers, *services, *more.get("air", ()))]
+        certificates = list(self.watch.certificate_lights())
+        lights = [row["light"] for row in (*peers, *services, *certificates, *more.get("air", ()))]
         stats = await asyncio.to_thread(self.store.stats)
         restored = self.runner.machine.recoveries.last
         return {
             "role": self.role, "id": self.config.me, "version": pybcast.__version__, "time": self.clock.now(),
             "up": round(self.clock.monotonic() - self.started, 1),
             "light": "red" if "red" in lights else "yellow" if "yellow" in lights else "green",
-            "peers": peers, "services": services, "alarms": self.watch.last_alarms()[-5:],
+            "peers": peers, "services": services, "certificates": certificates, "alarms": self.watch.last_alarms()[-5:],
             "restored": None if restored is None else {**asdict(restored), "text": str(restored)},
             "store": {"writes": stats.writes, "commits": stats.commits, "octets": stats.octets, "slowest": stats.slowest_commit},
             **more,

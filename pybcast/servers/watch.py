@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -19,6 +20,7 @@ from pybcast.flows import Alarm, FlowDone
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import Tag
 from pybcast.https.listener import Listener
+from pybcast.https.validity import Validity
 
 LOG: Final = logging.getLogger("pybcast.servers")
 Light = Literal["green", "yellow", "red"]
@@ -70,7 +72,7 @@ class Watch:
     """Figures and alarms of one server.  ``now``: 64-bit NTP seconds.
 
     Who else wants to know: ``on_flow``, of flows that ran; ``on_clock_step``.  ``terminals``: how many wait for a STKM.
-    ``listeners``: where peers and terminals connect.
+    ``listeners``: where peers and terminals connect.  ``certificates``: those in use, and when they end.
     """
 
     role: str
@@ -81,6 +83,7 @@ class Watch:
     on_clock_step: Callable[[], None] = lambda: None
     terminals: Callable[[], int] = lambda: 0
     listeners: Callable[[], Mapping[str, Listener[Any]]] = dict
+    certificates: Callable[[], Iterable[Validity]] = tuple
     alarms: deque[_Raised] = field(default_factory=lambda: deque(maxlen=ALARMS_KEPT))
 
     def __post_init__(self) -> None:
@@ -228,6 +231,12 @@ class Watch:
                 "next_change": change,
             }  # fmt: skip
 
+    def certificate_lights(self) -> Iterator[dict[str, Any]]:
+        now = datetime.now(UTC)
+        for each in self.certificates():
+            days = round((each.ends - now) / timedelta(days=1), 1)
+            yield {"certificate": each.key, "light": each.light(now), "ends": each.shown, "days": days, "file": str(each.path)}
+
     def last_alarms(self) -> list[dict[str, Any]]:
         return [raised.shown() for raised in self.alarms]
 
@@ -259,6 +268,9 @@ class _Views(Collector):
         for row in self._watch.peer_lights():
             if row["heard"] is not None:
                 heard.add_metric([row["peer"]], row["heard"])
+        ends = GaugeMetricFamily("pybcast_certificate_end_seconds", "Until a certificate ends; below 0 it has ended", labels=["of"])
+        for row in self._watch.certificate_lights():
+            ends.add_metric([row["certificate"]], row["days"] * 86400)
         connected = GaugeMetricFamily("pybcast_connections", "Connections that are open", labels=["of"])
         refused = CounterMetricFamily(
             "pybcast_connections_refused", "Connections refused, or ended in the handshake", labels=["of", "why"]
@@ -267,4 +279,4 @@ class _Views(Collector):
             connected.add_metric([of], len(listener))
             for why, count in sorted(listener.refused.items()):
                 refused.add_metric([of, why], count)
-        yield from (ahead, held, change, light, heard, connected, refused)
+        yield from (ahead, held, change, light, heard, ends, connected, refused)
