@@ -10,16 +10,18 @@ digests of what goes on air, the bytes themselves where that is wanted, of keys 
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import json
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, Protocol
 
 from pybcast.broadcast.link import Held, LinkClient, Report
 from pybcast.errors import ConfigError
@@ -30,6 +32,7 @@ from pybcast.servers.runner import AirOutput
 LOG: Final = logging.getLogger("pybcast.air")
 Announced = Callable[[str, int, int], None]
 """(service, stream, start of the period): its first STKM has left."""
+EVENTS_LIMIT: Final = 100 << 20  # octets of a file of events: some hours of a thousand services - confidence: own
 AGAIN: Final = 1.0  # seconds after which a link that failed in a way nobody foresaw is tried again - confidence: own
 
 
@@ -55,35 +58,85 @@ class CountingAir:
         """Nothing to let go of."""
 
 
-class JsonLinesAir(CountingAir):
-    """Writes one JSON object a line, flushed: to a file that is appended to, or (``-``) to standard output.
+class Lines:
+    """Lines in a file that does not grow for ever, or (``-``) on standard output.
 
-    ``content``: with the STKMs and carousel objects in hexadecimal, as every terminal may hear them.
-    A reader that went away or a full disk is logged once and does not stop the server: this is a record, not the air.
+    A file of more than ``limit`` octets becomes ``NAME.1``, in the place of the one before, and a new one begins.  A reader that
+    went away, or a full disk, is logged once and does not stop the server: this is a record, not the air.  When there is room the
+    file goes on, with a whole line.
     """
 
-    def __init__(self, where: str, *, content: bool = False) -> None:
+    def __init__(self, where: str, limit: int) -> None:
+        self._where, self._limit = where, limit
+        self._handle: int | None = None
+        self._size = 0
+        self._failed = self._torn = False
+        if where != "-":
+            try:
+                self._open()
+            except OSError as error:
+                raise ConfigError(f"air.events: {where}: {error.strerror}") from None
+
+    def _open(self) -> None:
+        self._handle = os.open(self._where, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._size = os.fstat(self._handle).st_size
+
+    def write(self, line: str) -> None:
+        if self._failed and self._where == "-":
+            return
+        try:
+            if self._where == "-":
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+            else:
+                self._append((line + "\n").encode())
+        except OSError as error:
+            if not self._failed:
+                LOG.error("events are not written: %s", error.strerror, extra={"fields": {"event": "events-lost"}})
+            self._failed = True
+        else:
+            if self._failed:
+                LOG.info("events are written again", extra={"fields": {"event": "events-again"}})
+            self._failed = False
+
+    def _append(self, data: bytes) -> None:
+        if self._handle is None:
+            self._open()
+        if self._size >= self._limit:
+            self.close()
+            Path(self._where).replace(f"{self._where}.1")
+            self._open()
+        assert self._handle is not None
+        data = b"\n" * self._torn + data
+        written = os.write(self._handle, data)
+        self._size += written
+        self._torn = written < len(data)
+        if self._torn:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+class JsonLinesAir(CountingAir):
+    """Writes one JSON object a line (see ``Lines``).
+
+    ``content``: with the STKMs and carousel objects in hexadecimal, as every terminal may hear them.
+    """
+
+    def __init__(self, where: str, *, content: bool = False, limit: int = EVENTS_LIMIT) -> None:
         super().__init__()
         self._content = content
-        try:
-            self._file: TextIO | None = sys.stdout if where == "-" else Path(where).open("a", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise ConfigError(f"air.events: {where}: {error.strerror}") from None
+        self._lines = Lines(where, limit)
 
     def put(self, output: AirOutput, announced: Announced) -> None:
-        if self._file is not None:
-            try:
-                self._file.write(json.dumps(described(output, content=self._content)) + "\n")
-                self._file.flush()
-            except OSError as error:
-                LOG.error("events are no longer written: %s", error.strerror)
-                self._file = None
+        self._lines.write(json.dumps(described(output, content=self._content)))
         super().put(output, announced)
 
     def close(self) -> None:
-        if self._file is not None and self._file is not sys.stdout:
-            self._file.close()
-        self._file = None
+        self._lines.close()
 
 
 class ProcessAir:

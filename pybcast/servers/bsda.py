@@ -40,7 +40,7 @@ class Bsda(Daemon[BSDA]):
         super().__init__(config, clock)
         self._reports: list[tuple[str, int, int]] = []
         if config.events:
-            self.air = JsonLinesAir(config.events, content=config.air.content)
+            self.air = JsonLinesAir(config.events, content=config.air.content, limit=config.air.events_size << 20)
         self._used: dict[tuple[str, int], int] = {}
         self._keys = None if config.keys is None else KeyOutlet(config.keys)
         self._outlets = (*outlets, *(() if self._keys is None else (self._keys,)))
@@ -64,8 +64,6 @@ class Bsda(Daemon[BSDA]):
         return BSDA(me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, start=start)
 
     async def _run(self, client: Client, listening: Any) -> int:
-        if self._on_air is not None:
-            self._on_air.start()
         try:
             if self._keys is not None:
                 await self._keys.start()  # here and not before: the database is ours, so an old socket is nobody's
@@ -75,6 +73,12 @@ class Bsda(Daemon[BSDA]):
                 await self._keys.stop()
             if self._on_air is not None:
                 await self._on_air.stop()
+
+    async def open(self) -> dict[str, int]:
+        """The processes that send are reached when every address of this server is ours."""
+        if self._on_air is not None:
+            self._on_air.start()
+        return {}
 
     def _here(self, process: str, token: str, held: Collection[Held]) -> None:
         """What a process has on air, and the last it was told of our store: the store must know both (R51)."""

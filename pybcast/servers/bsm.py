@@ -70,7 +70,8 @@ class Bsm(Daemon[BSM]):
             machine=self.runner, realm=self._realm(self.config), clock=self.clock.now, monotonic=self.clock.monotonic,
             limits=self._terminal_limits(self.config), observer=self.watch.interaction,
         )  # fmt: skip
-        await server.start(address.host, address.port, context)
+        with self.at("interaction.listen"):
+            await server.start(address.host, address.port, context)
         waiting = server.waiting
         self.watch.on_flow = lambda done: self._flow(server, done)
         self.watch.on_clock_step = waiting.everything_changed

@@ -9,12 +9,13 @@ peers and services change without a moment of not listening; a file that cannot 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar
@@ -124,6 +125,14 @@ class Daemon(Generic[M]):
     async def reopen(self, prepared: Any, *, renew: bool) -> None:
         """Take over what :meth:`fresh` has read: ``config`` is the new one.  ``renew``: not only a revocation list has changed."""
 
+    @contextlib.contextmanager
+    def at(self, key: str) -> Iterator[None]:
+        """An address that cannot be had is a mistake at this key of the configuration."""
+        try:
+            yield
+        except TransportError as error:
+            raise ConfigError(f"{self.config.path}: {key}: {error}") from None
+
     def listeners(self) -> dict[str, Listener[Any]]:
         """Who listens for callers, by what they are."""
         return {} if self.server.listener is None else {"peers": self.server.listener}
@@ -205,7 +214,8 @@ class Daemon(Generic[M]):
         lists: asyncio.Task[None] | None = None
         try:
             self.watch.listeners = self.listeners
-            await server.start(config.listen.host, config.listen.port, listening, plain_loopback=config.tls is None)
+            with self.at("server.listen"):
+                await server.start(config.listen.host, config.listen.port, listening, plain_loopback=config.tls is None)
             status, status_port = await self._start_status()
             await control.start()
             own = await self.open()
@@ -429,8 +439,15 @@ class Daemon(Generic[M]):
         peers, services = list(self.watch.peer_lights()), list(self.watch.service_lights())
         more = self.more(self.runner.machine)
         certificates = list(self.watch.certificate_lights())
-        lights = [row["light"] for row in (*peers, *services, *certificates, *more.get("air", ()))]
-        stats = await asyncio.to_thread(self.store.stats)
+        lights = [
+            "red" if self.watch.unstored else "green",
+            *(row["light"] for row in (*peers, *services, *certificates, *more.get("air", ()))),
+        ]
+        try:
+            stats = await asyncio.to_thread(self.store.stats)
+            figures = {"writes": stats.writes, "commits": stats.commits, "octets": stats.octets, "slowest": stats.slowest_commit}
+        except StoreError:  # closed: it waits for room
+            figures = {}
         restored = self.runner.machine.recoveries.last
         return {
             "role": self.role, "id": self.config.me, "version": pybcast.__version__, "time": self.clock.now(),
@@ -438,7 +455,7 @@ class Daemon(Generic[M]):
             "light": "red" if "red" in lights else "yellow" if "yellow" in lights else "green",
             "peers": peers, "services": services, "certificates": certificates, "alarms": self.watch.last_alarms()[-5:],
             "restored": None if restored is None else {**asdict(restored), "text": str(restored)},
-            "store": {"writes": stats.writes, "commits": stats.commits, "octets": stats.octets, "slowest": stats.slowest_commit},
+            "store": {"full": self.watch.unstored, **figures},
             **more,
         }  # fmt: skip
 

@@ -11,6 +11,10 @@ While one transaction is written the machine works on the next input, and the st
 When the clock is put back the machine is made anew of what is stored: all that it was to do waits for a time that is far again.
 
 Inputs wait while the runner is held: at the start, and when the store is found to be older than what has left (R51).
+
+When a transaction finds no room on the disk (``StoreFull``), nothing of its input leaves, nor of any after it: the machine's memory
+is ahead of the store.  That machine is given up.  What comes is refused until one can be made of what is stored, which is tried
+again and again; it goes on as after a restart.  COUNTERs and keys that the old one had taken have not left (R1, R2).
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from pybcast.flows.events import (
 )
 from pybcast.flows.restart import Recoveries
 from pybcast.flows.spcp import BackendMessage, PartialItem, StkmItem
+from pybcast.store.protocol import StoreDamaged, StoreFull, StoreStopped, WrongKek
 
 LOG: Final = logging.getLogger("pybcast.servers")
 NTP_UNIX: Final = 2_208_988_800  # NTP seconds of the Unix epoch
@@ -48,6 +53,7 @@ STEP: Final = 0.5  # seconds by which the clock must jump to count as stepped; a
 SHORTEST_SLEEP: Final = 0.001  # seconds: a machine that is always due does not stop everything else
 PIPELINE: Final = 64  # inputs worked on whose outputs wait for the disk; more of them wait in the queue - confidence: own
 
+FULL_AGAIN: Final = 2.0  # seconds after which a store that found no room is tried again - confidence: own
 ASKING: Final = 8  # requests to one peer at once, as many as the client has connections; others wait here - confidence: own
 PATIENCE: Final = 10.0  # seconds that a request which is not about periods is worth sending after it was made - confidence: own
 
@@ -96,6 +102,7 @@ class Watcher(Protocol):
     def flow(self, done: FlowDone) -> None: ...
     def input(self, seconds: float, waiting: int) -> None: ...
     def clock_step(self, seconds: float) -> None: ...
+    def full(self, why: str) -> None: ...
     def answered(self, message: BackendMessage, seconds: float) -> None: ...
     def unanswered(self, message: BackendMessage, error: str) -> None: ...
 
@@ -161,6 +168,10 @@ class Runner(Generic[M]):
         self._abandoned = False
         self._wall, self._mono = clock.now(), clock.monotonic()
         self._busy_since: float | None = None
+        self._stored = False
+        self._full: StoreFull | None = None
+        self.full = ""
+        """Why nothing could be stored when that was tried last; empty while all is well."""
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -188,7 +199,7 @@ class Runner(Generic[M]):
 
     def post(self, action: Callable[[M, float], list[Output]], *, urgent: bool = False) -> None:
         """An input that nobody waits for; ``urgent``: before what peers bring."""
-        if not self._stopping:
+        if not self._stopping and self._full is None:
             self._queue(_Input(lambda m, now: (None, action(m, now)), _future()), 0 if urgent else 1)
 
     async def remake(self, make: Callable[[State], M]) -> None:
@@ -213,6 +224,8 @@ class Runner(Generic[M]):
     ) -> object:
         if self._stopping:
             raise LocalFlowError("the server is stopping")
+        if self._full is not None:
+            raise _refusal(self._full)
         item = _Input(action, _future(), command, request)
         self._queue(item)
         return await asyncio.shield(item.result)
@@ -282,6 +295,10 @@ class Runner(Generic[M]):
         while True:
             _, _, item = await self._inputs.get()
             await self._open.wait()
+            if self._full is not None and item is not None:
+                self._refuse(item)
+                await self._recover()
+                continue
             if item is None or self._abandoned:
                 if item is not None:
                     _fail(item.result, LocalFlowError("the server is stopping"))
@@ -313,6 +330,35 @@ class Runner(Generic[M]):
             self._watcher.input(self._clock.monotonic() - begun, self._inputs.qsize())
             self._arm()
             await asyncio.sleep(0)  # sockets and timers have their turn between two inputs, however many wait
+
+    async def _recover(self) -> None:
+        """A new machine of what is stored, as soon as the store can be opened again; what waits meanwhile is refused."""
+        while True:
+            self._busy_since = None
+            await asyncio.sleep(FULL_AGAIN)
+            for _, _, item in [self._inputs.get_nowait() for _ in range(self._inputs.qsize())]:
+                if item is None:
+                    self._queue(None, 2)
+                    return
+                self._refuse(item)
+            try:
+                await self._swap(self._make)
+                break
+            except (StoreDamaged, WrongKek):
+                raise
+            except StoreError as error:  # a database that is opened on a full disk fails in many ways
+                LOG.info("still no room: %s", error, extra={"fields": {"event": "still-full"}})
+        self._full, self._ticking = None, False
+        self._wall, self._mono = self._clock.now(), self._clock.monotonic()
+        self._tick()
+
+    def _refuse(self, item: _Input[M]) -> None:
+        """While nothing can be stored; a changed configuration is taken over with the next machine."""
+        assert self._full is not None
+        if item.make is None:
+            _fail(item.result, _refusal(self._full))
+        elif not item.result.done():
+            item.result.set_result(None)
 
     async def _swap(self, make: Callable[[State], M]) -> None:
         await self._outputs.join()
@@ -366,15 +412,39 @@ class Runner(Generic[M]):
             try:
                 if work.stored is not None:
                     await work.stored
-                for output in work.outputs:
-                    self._do(output, work.source)
+                    self._stored = True
+                    if self.full:
+                        self.full = ""
+                        self._watcher.full("")
+                if self._full is None:
+                    for output in work.outputs:
+                        self._do(output, work.source)
+            except (StoreFull, StoreStopped) as error:
+                if not self._found_full(error):
+                    _fail(work.source.result, error)
+                    raise
             except Exception as error:
                 _fail(work.source.result, error)
                 raise
-            if not work.source.result.done():
+            if self._full is not None:
+                _fail(work.source.result, _refusal(self._full))
+            elif not work.source.result.done():
                 work.source.result.set_result(work.source.value)
             self._outputs.task_done()
             self._busy_since = None if self._outputs.empty() else self._clock.monotonic()
+
+    def _found_full(self, error: StoreError) -> bool:
+        """A write failed.  Whether that is for want of room, and no fault of a start: then there will be another machine."""
+        if self._full is not None:
+            return True
+        if not isinstance(error, StoreFull) or not self._stored:
+            return False
+        self._full = error
+        if not self.full:
+            self.full = str(error)
+            self._watcher.full(self.full)
+        self._queue(_Input(lambda m, now: (None, []), _future()), 0)  # wakes who waits for inputs
+        return True
 
     def _do(self, output: Output, source: _Input[M]) -> None:
         match output:
@@ -424,6 +494,10 @@ def _useless_from(message: BackendMessage) -> float:
     """When a request need not be sent any more: the periods it is about are over, or the machine has made another."""
     ends = [item.period_end for item in message.items if isinstance(item, PartialItem | StkmItem)]
     return max(ends) if ends else float("inf") if message.items or message.time is None else message.time + PATIENCE
+
+
+def _refusal(error: StoreFull) -> LocalFlowError:
+    return LocalFlowError(f"nothing can be stored: {error}")
 
 
 def _future() -> asyncio.Future[object]:

@@ -71,6 +71,7 @@ class AirTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """``[air]``: where a BSD/A's outputs go; relative paths are relative to the configuration file.
 
     ``events``: a file, or ``-`` for standard output, into which it writes what it puts on air, one JSON object a line.
+    ``events_size``: MiB after which that file becomes NAME.1, in the place of the one before, and a new one begins.
     ``content``: with the STKMs and LTKMs themselves.  ``keys``: path of a Unix socket that gives encoders their traffic keys
     (see ``outlets.keyline``).
 
@@ -82,6 +83,7 @@ class AirTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     events: str = ""
+    events_size: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
     content: bool = False
     keys: str = ""
     sender: str = ""

@@ -73,6 +73,7 @@ class Watch:
 
     Who else wants to know: ``on_flow``, of flows that ran; ``on_clock_step``.  ``terminals``: how many wait for a STKM.
     ``listeners``: where peers and terminals connect.  ``certificates``: those in use, and when they end.
+    ``unstored``: why nothing can be stored now.
     """
 
     role: str
@@ -84,6 +85,7 @@ class Watch:
     terminals: Callable[[], int] = lambda: 0
     listeners: Callable[[], Mapping[str, Listener[Any]]] = dict
     certificates: Callable[[], Iterable[Validity]] = tuple
+    unstored: str = ""
     alarms: deque[_Raised] = field(default_factory=lambda: deque(maxlen=ALARMS_KEPT))
 
     def __post_init__(self) -> None:
@@ -162,6 +164,11 @@ class Watch:
         if delay >= KEY_LATE:
             self._late.inc()
 
+    def full(self, why: str) -> None:
+        """The disk is full; or nothing: there is room again."""
+        self.unstored = why
+        self.alarm(Alarm("disk-full", "", None, why, active=bool(why)))
+
     def clock_step(self, seconds: float) -> None:
         self._steps.inc()
         self.on_clock_step()
@@ -223,6 +230,8 @@ class Watch:
         for view in self.views():
             alarm = recent.get((view.service, view.stream))
             light, why = view.light, view.why
+            if self.unstored:
+                light, why = "red", self.unstored
             if light == "green" and alarm is not None:
                 light, why = "yellow", f"{alarm.code}: {alarm.text}"
             change = None if view.next_change is None else round(view.next_change - now, 1)

@@ -20,7 +20,7 @@ from pybcast.flows.events import Persist, RowKey, State
 from pybcast.flows.restart import Restored
 from pybcast.keys import KEK, unwrap, wrap
 from pybcast.store.encoding import FORMAT, Codec, layouts
-from pybcast.store.files import Lock, prepare, siblings, sync_folder
+from pybcast.store.files import Lock, begin, prepare, siblings, sync_folder, unmade
 from pybcast.store.kek import kek_id
 from pybcast.store.people import Change, check_everyone, everyone, rewrapped, rewrapped_srk
 from pybcast.store.position import BLANK, KEY_NUMBERS, SMK_BASE, system_time
@@ -146,6 +146,8 @@ class Database:
         self._db: sqlite3.Connection | None = None
         if not readonly and kek is None:
             raise StoreError("a key-encryption key is needed to write")
+        if not readonly and path.parent.is_dir() and not path.exists():
+            begin(path)
         prepare(path, create=not readonly)
         try:
             if not readonly:
@@ -165,6 +167,7 @@ class Database:
                 self._progress = Progress(self._connection, path, owner)
                 if not readonly:
                     self._progress.begin(self._transaction, witness, clock)
+                    unmade(path).unlink(missing_ok=True)
         except BaseException:
             self.close()
             raise
@@ -214,7 +217,10 @@ class Database:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
 
     def _check_version(self, ours: int) -> int:
-        if 0 < self.path.stat().st_size < _LEAST_FILE:
+        size = self.path.stat().st_size
+        if not size and not unmade(self.path).exists():
+            raise StoreDamaged(f"{self.path} is empty, it was cut off: restore a copy, or delete it to begin with nothing")
+        if 0 < size < _LEAST_FILE:
             raise StoreDamaged(f"{self.path} is damaged: restore a copy")
         if self._pragma("schema_version") and self._pragma("application_id") != APPLICATION_ID:
             raise StoreError(f"{self.path} is a database of another program")

@@ -52,6 +52,19 @@ def prepare(path: Path, *, create: bool) -> None:
         raise StoreError(f"{error.filename or path}: {error.strerror}") from None
 
 
+def unmade(path: Path) -> Path:
+    """A file that is there while the database is being made: only then may it be empty."""
+    return path.with_name(path.name + "-unmade")
+
+
+def begin(path: Path) -> None:
+    """The database is going to be made."""
+    try:
+        os.close(os.open(unmade(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+    except OSError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}") from None
+
+
 @contextlib.contextmanager
 def as_owner(path: Path) -> Iterator[None]:
     """For a command: root acts as the user to whom a database, or its folder, belongs, so that the server can use what is made, and

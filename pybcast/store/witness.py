@@ -9,6 +9,7 @@ after a power cut the witness is behind the database, which means nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -20,7 +21,7 @@ from typing import Final
 from pybcast.errors import StoreError
 from pybcast.store.files import sync_folder
 from pybcast.store.position import Stamp, decode, encode
-from pybcast.store.protocol import StoreDamaged, StoreInUse
+from pybcast.store.protocol import StoreDamaged, StoreFull, StoreInUse
 
 SLOT: Final = 512  # octets: what a disk writes as a whole; an id of 200 octets fits
 _SLOTS: Final = 2
@@ -89,7 +90,8 @@ class Witness:
         sync_folder(folder.parent)
 
     def _refusal(self, error: OSError) -> StoreError:
-        return StoreError(f"{self.path}: the witness cannot be used: {error.strerror}")
+        kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+        return kind(f"{self.path}: the witness cannot be used: {error.strerror}")
 
     def _check_mode(self) -> None:
         mode = os.fstat(self._handle).st_mode

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
+import io
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -111,23 +114,65 @@ def test_the_air_is_written_down_without_keys(tmp_path: Path) -> None:
         JsonLinesAir(str(tmp_path))
 
 
-def test_a_full_disk_does_not_stop_the_air(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Full:
-        def write(self, text: str) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_full_disk_does_not_stop_the_air(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said once, and when there is room the file goes on with a whole line."""
+    caplog.set_level("INFO")
+    path, room = tmp_path / "events", [10**6, 40, 0, 0, 10**6]  # octets of each write that fit
+    write = os.write
 
-    air = JsonLinesAir(str(tmp_path / "events"))
-    assert air._file is not None
-    air._file.close()
-    air._file = Full()  # type: ignore[assignment]
+    def some(handle: int, data: bytes) -> int:
+        fits = room.pop(0)
+        if not fits:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, data[:fits])
+
+    monkeypatch.setattr("pybcast.servers.air.os.write", some)
+    air = JsonLinesAir(str(path))
     left: list[int] = []
-    for output in _outputs():
-        air.put(output, lambda *what: left.append(what[2]))
-    assert left == [8] and [r.getMessage() for r in caplog.records] == ["events are no longer written: No space left on device"]
+    for n in range(5):
+        air.put(dataclasses.replace(_outputs()[0], start=n), lambda *what: left.append(what[2]))
+    air.close()
+    assert left == [0, 1, 2, 3, 4]
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["start"] for line in (lines[0], lines[2])] == [0, 4] and len(lines[1]) == 40 and len(lines) == 3
+    assert [r.getMessage() for r in caplog.records] == [
+        "events are not written: No space left on device",
+        "events are written again",
+    ]
     counting = CountingAir()
     counting.put(_outputs()[1], lambda *_: None)
     counting.close()
     assert counting.counts == {"UseKey": 1}
+
+
+def test_events_take_two_files_at_most(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    for _ in range(2):  # also over restarts
+        air = JsonLinesAir(str(path), limit=5_000)
+        for n in range(200):
+            air.put(dataclasses.replace(_outputs()[0], start=n), lambda *_: None)
+        air.close()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["events", "events.1"]
+    assert all(each.stat().st_size < 5_500 for each in tmp_path.iterdir())
+    lines = [json.loads(line)["start"] for name in ("events.1", "events") for line in (tmp_path / name).read_text().splitlines()]
+    assert lines == list(range(200 - len(lines), 200)) and len(lines) > 20, "the newest, none missing between the two"
+
+
+def test_a_reader_of_events_that_went_away_is_not_written_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        calls = 0
+
+        def write(self, text: str) -> int:
+            Gone.calls += 1
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    air = JsonLinesAir("-")
+    for _ in range(3):
+        air.put(_outputs()[0], lambda *_: None)
+    assert Gone.calls == 1
 
 
 def test_the_control_socket_answers_and_refuses(tmp_path: Path) -> None:

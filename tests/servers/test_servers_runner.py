@@ -16,6 +16,7 @@ from pybcast.flows.events import Journal, State
 from pybcast.flows.restart import Recoveries
 from pybcast.flows.spcp import BackendMessage
 from pybcast.servers.runner import AirOutput, Fatal, Runner
+from pybcast.store.protocol import StoreDamaged, StoreFull, StoreStopped, WrongKek
 
 ME, PEER = "urn:me", "urn:peer"
 
@@ -63,14 +64,28 @@ class Disk:
     rows: State = field(default_factory=dict)
     at_once: bool = True
     broken: bool = False
+    full: int = 0
+    """How many times there is no room yet, for a write or when it is opened anew."""
+    stopped: bool = False
 
     def load(self) -> State:
+        if self.stopped and self.full:
+            self.full -= 1
+            raise StoreFull("no room")
+        self.stopped = False
         return {table: dict(rows) for table, rows in self.rows.items()}
 
     def write_async(self, batch: Sequence[Persist]) -> Awaitable[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiting.append((batch, future))
-        if self.broken:
+        if not (self.stopped or self.full):
+            self.waiting.append((batch, future))
+        if self.stopped:
+            future.set_exception(StoreStopped("a write before this one failed"))
+        elif self.full:
+            self.full -= 1
+            self.stopped = True
+            future.set_exception(StoreFull("no room"))
+        elif self.broken:
             future.set_exception(StoreError("no space"))
         elif self.at_once:
             self.finish()
@@ -102,6 +117,10 @@ class Seen:
     answered_: list[float] = field(default_factory=list)
     alarms: list[Alarm] = field(default_factory=list)
     flows: list[FlowDone] = field(default_factory=list)
+    full_: list[str] = field(default_factory=list)
+
+    def full(self, why: str) -> None:
+        self.full_.append(why)
 
     def alarm(self, alarm: Alarm) -> None:
         self.alarms.append(alarm)
@@ -306,6 +325,88 @@ def test_a_write_that_fails_lets_nothing_leave() -> None:
         return bench
 
     assert asyncio.run(both()).air == []
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_a_full_disk_is_waited_for(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing leaves that is not stored, also nothing that needs no row; who asks is refused; then it goes on by itself."""
+    monkeypatch.setattr("pybcast.servers.runner.FULL_AGAIN", 0.01)
+
+    def sell(number: int) -> Callable[[Machine, float], list[Output]]:
+        return lambda machine, now: [Persist("t", (number,), number), CarouselDrop(f"{number}")]
+
+    async def test(bench: Bench) -> None:
+        await bench.runner.command(sell(1))
+        before = bench.runner.machine
+        bench.disk.full = times
+        refused = [asyncio.create_task(bench.runner.command(sell(2)))]
+        refused += [asyncio.create_task(bench.runner.command(lambda m, now: [CarouselDrop("unstored")]))]
+        refused += [asyncio.create_task(bench.runner.command(sell(n))) for n in range(3, 6)]
+        for error in await asyncio.gather(*refused, return_exceptions=True):
+            assert isinstance(error, LocalFlowError) and "nothing can be stored: no room" in str(error)
+        assert bench.air == [CarouselDrop("1")] and bench.runner.full == "no room"
+        assert bench.runner.stuck == 0.0, "a watchdog has no reason"
+        await bench.runner.remake(Machine)  # a reload meanwhile is taken over with the next machine
+        while True:
+            try:
+                await bench.runner.command(sell(6))
+                break
+            except LocalFlowError:
+                bench.runner.post(lambda m, now: [CarouselDrop("posted")])
+                await asyncio.sleep(0.005)
+        assert bench.runner.machine is not before and bench.runner.full == ""
+        assert bench.air == [CarouselDrop("1"), CarouselDrop("6")]
+        assert set(bench.disk.rows["t"]) >= {(1,), (6,)} and not {(n,) for n in range(2, 6)} & set(bench.disk.rows["t"])
+
+    assert run(test).seen.full_ == ["no room", ""]
+
+
+def test_a_server_stops_while_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pybcast.servers.runner.FULL_AGAIN", 0.01)
+
+    async def test(bench: Bench) -> None:
+        await bench.runner.command(lambda m, now: [Persist("t", (1,), 1)])
+        bench.disk.full = 10**6
+        with pytest.raises(LocalFlowError, match="no room"):
+            await bench.runner.command(lambda m, now: [Persist("t", (2,), 2)])
+
+    assert run(test).disk.rows["t"] == {(1,): 1}
+
+
+@pytest.mark.parametrize("error", [StoreDamaged("damaged"), WrongKek("another")])
+def test_a_store_that_comes_back_damaged_ends_the_server(error: StoreError, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pybcast.servers.runner.FULL_AGAIN", 0.01)
+
+    async def both() -> None:
+        bench = Bench()
+        work = asyncio.create_task(bench.runner.run())
+        await bench.runner.command(lambda m, now: [Persist("t", (1,), 1)])
+        bench.disk.full = 1
+        with pytest.raises(LocalFlowError):
+            await bench.runner.command(lambda m, now: [Persist("t", (2,), 2)])
+
+        def load() -> State:
+            raise error
+
+        monkeypatch.setattr(bench.disk, "load", load)
+        with pytest.raises(Fatal) as caught:
+            await asyncio.wait_for(work, 20)
+        assert caught.value.__cause__ is error
+
+    asyncio.run(both())
+
+
+def test_no_room_at_a_start_is_said_and_ends_it() -> None:
+    async def both() -> None:
+        bench = Bench()
+        bench.disk.full = 1
+        work = asyncio.create_task(bench.runner.run())
+        with pytest.raises(StoreFull, match="no room"):
+            await bench.runner.command(lambda m, now: [Persist("t", (1,), 1)])
+        with pytest.raises(Fatal):
+            await asyncio.wait_for(work, 20)
+
+    asyncio.run(both())
 
 
 def test_a_command_that_is_refused_harms_nobody() -> None:

@@ -185,11 +185,24 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
-def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("readonly", [False, True])
+def test_an_empty_file_is_no_database(tmp_path: Path, readonly: bool) -> None:
+    """Something has cut it off; a start that died while it made one goes on."""
+    path = tmp_path / "test.db"
+    Database(path, KEK_A).close()
+    for kept in (b"", path.read_bytes()[:512], path.read_bytes()[:99]):
+        path.write_bytes(kept)
+        with pytest.raises(StoreDamaged, match="is empty" if not kept else "is damaged"):
+            Database(path, KEK_A, readonly=readonly)
+        assert path.read_bytes() == kept
+
+
+def test_a_start_that_died_while_it_made_a_database_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "test.db"
     path.touch(0o600)
+    path.with_name("test.db-unmade").touch(0o600)
     Database(path, KEK_A).close()
-    assert path.read_bytes()[68:72] == b"BCAS"
+    assert path.read_bytes()[68:72] == b"BCAS" and not path.with_name("test.db-unmade").exists()
 
 
 @pytest.mark.parametrize("page", range(1, 8))
