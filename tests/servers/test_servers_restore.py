@@ -6,26 +6,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
+from handbook import Operator, procedure
 from servers_support import System
-
-HANDBOOK: Final = Path(__file__).parents[2] / "docs" / "operating.md"
-
-
-def procedure() -> list[list[str]]:
-    """The commands of the handbook's section, block by block."""
-    text = HANDBOOK.read_text("utf-8")
-    section = text.partition("## Back up and restore\n")[2].partition("\n## ")[0]
-    return [block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```", section, re.S)]
 
 
 @pytest.fixture
@@ -36,43 +26,10 @@ def system(tmp_path: Path) -> Iterator[System]:
     made.close()
 
 
-class Operator:
-    """Types the handbook's lines: its folders are those of the test, and ``systemctl`` starts and stops the test's servers."""
-
-    def __init__(self, system: System) -> None:
-        self._system, self.said = system, ""
-        self._uid = [str(os.geteuid()), str(os.getegid())]
-
-    def types(self, line: str, role: str) -> None:
-        line = re.sub(r"\bbsm\b", role, line)
-        for place, here in (("/etc/pybcast", self._system.folder), ("/var/backups", self._system.folder / "backups")):
-            line = line.replace(place, str(here))
-        program, *words = shlex.split(line)
-        if program == "install":
-            Path(words[-1]).parent.mkdir(exist_ok=True)
-            own = dict(zip(("-o", "-g"), self._uid, strict=True))
-            words = [own.get(before, word) for before, word in zip(("", *words), words, strict=False)]
-            subprocess.run([program, *words], check=True)
-        elif program == "systemctl":
-            action, unit = words
-            assert unit == f"pybcast-{role}"
-            if action == "stop":
-                process = self._system.running.pop(role)
-                assert process.end(signal.SIGTERM) == 0
-                self._system.past.append(process)
-            else:
-                assert action == "start"
-                self._system.start(role)
-        else:
-            assert program == "pybcast"
-            status, self.said, err = self._system.command(*words)
-            assert status == 0, err + self.said
-
-
 @pytest.mark.parametrize("role", ["bsm", "bsda"])
 def test_the_procedure_of_the_handbook(system: System, role: str) -> None:
     """Word for word; what was entered after the backup is lost, and said to be; the server notices; all is green again."""
-    prepare, backup, restore = procedure()
+    prepare, backup, restore = procedure("Back up and restore")
     assert (len(prepare), len(backup), len(restore)) == (1, 1, 4)
     shutil.copy(system.folder / "kek", system.folder / f"{role}.kek")
     operator = Operator(system)
@@ -150,4 +107,5 @@ def test_another_place_for_the_witness_needs_a_restart(system: System) -> None:
     system.past.append(system.running.pop("bsm"))
     system.start("bsm")
     assert (system.folder / "other" / "bsm").exists()
-    assert any(event.get("event") == "restored" for event in system.running["bsm"].events), "a witness that is missing"
+    restored = "restored, for a witness that is missing"
+    system.running["bsm"].wait(lambda seen: any(event.get("event") == "restored" for event in seen), restored)
