@@ -62,7 +62,7 @@ MIXES: Final = {
     "two headends": Mix((*DAILY, "outage", "kill"), 15, two=True),
     "two headends, lost stores": Mix((*DAILY, "period", "kill", "lose"), 60, two=True),
     "lost stores": Mix(("zap", "rekey", "lose"), 150, fresh=0.1),
-    "older copies of the BSM": Mix(("zap", "back_up", "restore", "grant"), 60),
+    "older copies of the BSM": Mix(("zap", "back_up", "restore", "grant"), 60, crash=0.01),  # few chances: enough for every Python
     "heavy loss": Mix(("zap", "grant"), 60, loss=0.3),
 }
 
