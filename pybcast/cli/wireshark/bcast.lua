@@ -56,7 +56,7 @@ local K = {
   MJD_OF_NTP_EPOCH = 15020,
   LONGEST_SHOWN = 64,
   LENIENCIES = {"mtk-id-4", "interval-2", "trailing-bytes", "rsa-1024"},
-  SUMMARY = {"longform_udn", "status", "target_id", "group_address", "position_in_group", "domain_id", "bcro_timestamp", "drm_time", "assets.BCI", "security_parameter_index", "master_key_index", "key_indicator", "timestamp", "programme_CID_extension", "service_CID_extension", "csb_id", "payloads.ts_value", "payloads.id"},
+  SUMMARY = {"longform_udn", "status", "target_id", "group_address", "position_in_group", "domain_id", "bcro_timestamp", "drm_time", "assets.BCI", "security_parameter_index", "master_key_index", "key_indicator", "timestamp", "programme_CID_extension", "service_CID_extension", "csb_id", "payloads.ts_value", "payloads.id", "TSI", "TOI", "SBN", "ESI"},
   KEY_ID_LABELS = {[0] = "key_domain_id", [1] = "sek_id", [2] = "tek_id"},
 }
 local N, T = {}, {}
