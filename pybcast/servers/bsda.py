@@ -55,6 +55,7 @@ class Bsda(Daemon[BSDA]):
 
     def make(self, config: ServerConfig, state: State, start: Start | None) -> BSDA:
         """An empty database counts as a lost one (R33): a first start only costs one change of the long-term keys (F4) for it."""
+        self._reports.clear()  # they were for the machine before; what is on air is said, and reported, anew
         if self._on_air is not None:
             self._on_air.keep({stream.key for stream in config.streams})  # the machine says anew what of them is on air
         if start is not None:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -29,6 +30,7 @@ from pybcast.messages import Protocol
 from pybcast.secret import Secret
 from pybcast.servers import log, messagelog, views
 from pybcast.servers.air import CountingAir, JsonLinesAir, described
+from pybcast.servers.bsda import Bsda
 from pybcast.servers.bsm import Bsm
 from pybcast.servers.config import load
 from pybcast.servers.control import ControlServer, ask
@@ -323,3 +325,19 @@ def test_sigterm_while_it_starts_is_a_clean_stop(tmp_path: Path, quiet: None, mo
     monkeypatch.setattr(BSM, "tick", tick)
     assert Bsm(load(tmp_path / "bsm.toml")).serve() == 0
     system.close()
+
+
+def test_reports_of_the_machine_before_do_not_hold_up_those_of_the_next(tmp_path: Path) -> None:
+    """A report is one input for all that come until the machine's turn.  Where that input was refused (a full disk), the next
+    machine is told all anew, and its first report must be an input again.
+    """
+    System(tmp_path)
+    bsda = Bsda(load(tmp_path / "bsda.toml"))
+    posted: list[object] = []
+    bsda.runner = SimpleNamespace(post=lambda action, urgent: posted.append(action))  # type: ignore[assignment]
+    bsda._announced("urn:example:service:A", 1, 8)
+    bsda._announced("urn:example:service:B", 1, 8)
+    assert len(posted) == 1
+    bsda.make(bsda.config, {}, None)
+    bsda._announced("urn:example:service:A", 1, 8)
+    assert len(posted) == 2
