@@ -331,7 +331,7 @@ class BSDA:
         sek = held.get("SEK")
         stkms, key_ids, waived = [], [], []
         for profile in config.profiles:
-            content = stkm.partial(config, profile, record.period, record.key)
+            content = stkm.partial(self._periods.config_at(config, record.period), profile, record.period, record.key)
             key = held["SEK" if profile == "smartcard" else "SEAK"]
             identity = stkm.key_identity(config, key)
 
@@ -411,7 +411,7 @@ class BSDA:
         return now >= self._not_before.get((*config.key, tag, profile), now)
 
     def _partial(self, config: StreamConfig, profile: Profile, record: PeriodRecord) -> PartialItem:
-        content = stkm.partial(config, profile, record.period, record.key)
+        content = stkm.partial(self._periods.config_at(config, record.period), profile, record.period, record.key)
         return PartialItem(
             stream=config.stream,
             period_start=record.period.start,
@@ -584,7 +584,9 @@ class BSDA:
         if item.tek_id != mine and item.tek_id.startswith(mine.rpartition("-")[0] + "-"):
             raise PeerFlowError(Status.WRONG_KEY_INFORMATION, f"the STKM of {item.period_start} holds a TEK that was made before")
         try:
-            said, name = stkm.check_received(config, profile, record.period, record.key, item.content)
+            said, name = stkm.check_received(
+                self._periods.config_at(config, record.period), profile, record.period, record.key, item.content
+            )
         except WireError as error:
             raise PeerFlowError(Status.INFORMATION_INVALID, str(error)) from error
         if record.traffic_id and held is None and name != record.traffic_id:

@@ -123,6 +123,13 @@ class Periods:
         """The period that contains ``time``."""
         return self._schedules[config.key].at(time)
 
+    def config_at(self, config: StreamConfig, period: Period) -> StreamConfig:
+        """The stream as it is in a period: the lifetime in a STKM is that of the period's own segment (R45), so that both headends
+        of a pair, and one that seals again, make the same STKM whenever they hear of a new length.
+        """
+        length = self._schedules[config.key].length_at(period.start)
+        return config if length == config.period else replace(config, period=length)
+
     def records(self, config: StreamConfig) -> tuple[PeriodRecord, ...]:
         """The periods of a stream, oldest first."""
         return tuple(self._records.get(config.key, ()))

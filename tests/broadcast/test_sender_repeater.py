@@ -358,7 +358,8 @@ class Anything(RuleBasedStateMachine):
         assert {data for _, _, data in sent} <= self.said
         for times in by_port(sent).values():
             for (a, old), (b, new) in pairwise(times):
-                assert a < b or int(old.split()[1]) < int(new.split()[1])
+                # A late slot and the next one can meet in one instant of this clock: then the same STKM leaves twice in it.
+                assert a < b or old == new or int(old.split()[1]) < int(new.split()[1])
 
     @rule()
     def die(self) -> None:

@@ -350,7 +350,7 @@ def test_the_timeline(tmp_path: Path) -> None:
 )
 def test_a_missing_extra_is_named(module: str, call: Any, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, cast(Any, None))
-    with pytest.raises(ConfigError, match=rf"pybcast\[{extra}\]"):
+    with pytest.raises(ConfigError, match=rf"\.\[{extra}\]"):
         call()
 
 

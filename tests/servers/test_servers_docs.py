@@ -108,7 +108,7 @@ def alarm_codes() -> set[str]:
         name = str(path.relative_to(package))
         for call in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call) and node.args):
             of = ast.unparse(call.func)
-            if name.startswith("demo/") or (of != "Alarm" and not of.endswith("alarms.set")):
+            if name.startswith("demo/") or (of != "Alarm" and not of.endswith(("alarms.set", "alarms.set_once"))):
                 continue
             if isinstance(code := call.args[0], ast.Constant):
                 found.add(str(code.value))

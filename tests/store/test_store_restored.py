@@ -641,7 +641,7 @@ def test_nobody_else_can_make_one(path: Path, clock: Clock) -> None:
     forged = true.replace("900.", "800.")
     with opened(path, clock) as store:
         far = true.replace("900.", f"{(1 << 48) - 1}.")
-        assert store.behind(far) and store.found_ahead(far, "urn:liar") is None  # no room would be left for commits
+        assert not store.behind(far) and store.found_ahead(far, "urn:liar") is None  # no room would be left for commits
         assert store.behind(forged)
         verdict = store.found_ahead(forged, "urn:liar")
         assert verdict == Restored("urn:liar has heard of commit 800, the database is at 1", 0.0, START)
