@@ -180,6 +180,8 @@ def test_a_group_without_a_position_left(system: System) -> None:
     system.past[0].check()
 
 
+# Python 3.11 leaves the socket open when a connection is reset while it is wrapped, and nobody else holds it.
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 def test_as_many_connections_as_there_may_be(system: System) -> None:
     """One more is turned away and said so; who has one goes on; when they are gone there is room."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -198,13 +200,14 @@ def test_as_many_connections_as_there_may_be(system: System) -> None:
         for _ in range(most + 8):
             with contextlib.suppress(ConnectionError, ssl.SSLError):
                 raw = stack.enter_context(socket.create_connection(("127.0.0.1", system.ports["bsm"]), timeout=20))
-                stack.enter_context(context.wrap_socket(raw))
+                tls = stack.enter_context(context.wrap_socket(raw, do_handshake_on_connect=False))
+                tls.do_handshake()
         bsm.wait(refused, "refusal of one connection too many")
         _in_use(system, time.time())  # the BSD/A has its connections already
         assert "pybcast_light" in str(bsm.metrics().keys())
-    with socket.create_connection(("127.0.0.1", system.ports["bsm"]), timeout=20) as raw, context.wrap_socket(raw) as tls:
-        tls.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert tls.recv(64).startswith(b"HTTP/1.1 404")
+    with socket.create_connection(("127.0.0.1", system.ports["bsm"]), timeout=20) as raw, context.wrap_socket(raw) as own:
+        own.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert own.recv(64).startswith(b"HTTP/1.1 404")
     assert system.stop() == {"bsm": 0, "bsda": 0}
     for process in system.past:
         process.check()

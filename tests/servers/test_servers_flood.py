@@ -20,6 +20,7 @@ from terminals_support import A, Terminals
 from pybcast.backend import pki
 from pybcast.https import contexts
 from pybcast.interaction import InteractionClient, Unauthorised
+from pybcast.interaction.errors import Limited
 
 FLOOD: Final = 1500  # connections of each kind
 HELD: Final = 300  # of them that stay open as long as the server lets them
@@ -93,8 +94,14 @@ def exchanged(bsm: Process) -> float:
 
 
 async def _plays(client: InteractionClient, profile: str) -> None:
-    found = await client.stkm(A, 1, profile, wait=30)
-    assert found is not None and await client.registration()
+    """As a terminal does it: told to wait, it waits as long as it was told."""
+    while True:
+        try:
+            found = await client.stkm(A, 1, profile, wait=30)
+            assert found is not None and await client.registration()
+            return
+        except Limited as limited:
+            await asyncio.sleep(limited.retry_after)
 
 
 def served(terminals: Terminals) -> None:
