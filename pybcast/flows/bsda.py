@@ -34,6 +34,7 @@ from pybcast.flows.peer import RETRY, Asked, Peering
 from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, OnAir, PeriodRecord, Periods
 from pybcast.flows.restart import Recoveries, Start
 from pybcast.flows.schedule import Period
+from pybcast.flows.serial import later_key
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.tables import PeriodEvent, PeriodState, Side, Status, Tag, status_words
 from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks
@@ -589,6 +590,8 @@ class BSDA:
             )
         except WireError as error:
             raise PeerFlowError(Status.INFORMATION_INVALID, str(error)) from error
+        if held is not None and later_key(stkm.key_id_in(profile, held), stkm.key_id_in(profile, item.content)):
+            raise PeerFlowError(Status.ALREADY_IN_USE, f"period {item.period_start} has a STKM under a key that was made later")
         if record.traffic_id and held is None and name != record.traffic_id:
             raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "the two profiles name the key differently (R38)")
         return record, said, name

@@ -20,6 +20,7 @@ from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import AirStkm, Alarm, Announce, Journal, OffAir, StopTraffic, UseKey
 from pybcast.flows.schedule import REPETITIONS_AHEAD, Period, Schedule, Segment
+from pybcast.flows.serial import later_key
 from pybcast.flows.spcp import KeyMaterial, Profile
 from pybcast.flows.stkm import TrafficKey
 from pybcast.flows.tables import PERIOD, PeriodEvent, PeriodState, Status, step
@@ -336,7 +337,15 @@ class Periods:
                 raise PeerFlowError(Status.ALREADY_IN_USE, "another key has this id")
             return False
         later = [r for r in self.records(config) if key.valid_from <= r.period.start < key.valid_to and r.state not in FINAL]
+        rivals = [
+            other for other in self.keys(config)
+            if other.key_type == key.key_type and other.valid_from < key.valid_to and key.valid_from < other.valid_to
+        ]  # fmt: skip
         if replacing:
+            # Messages overtake each other, and a BSM that was put back to a copy has some on their way that it knows nothing of:
+            # the headends of a pair end with the same key, the one made last.
+            if any(later_key(other.key_id, key.key_id) for other in rivals):
+                raise PeerFlowError(Status.ALREADY_IN_USE, "a key that was made later has its time (R33)")
             # One that is on air stays, and a key for a time to come is refused for it (R10).  A key that comes when its time has
             # begun is taken all the same: the other headend may use it already, and what is not on air yet can still follow.
             if key.valid_from > now and any(r.state not in NOT_ON_AIR for r in later):
@@ -344,9 +353,8 @@ class Periods:
             return True
         if later or self._horizon(config) > key.valid_from > now:
             raise PeerFlowError(Status.INFORMATION_INVALID, "validFrom lies in what is already prepared (R33)")
-        for other in self.keys(config):
-            if other.key_type == key.key_type and other.valid_from < key.valid_to and key.valid_from < other.valid_to:
-                raise PeerFlowError(Status.INFORMATION_INVALID, "the validity overlaps another key's (R33)")
+        if rivals:
+            raise PeerFlowError(Status.INFORMATION_INVALID, "the validity overlaps another key's (R33)")
         return True
 
     def install_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> None:

@@ -33,3 +33,14 @@ def distance(a: int, b: int) -> int:
 def near(counter: int, now: float) -> int:
     """The 64-bit time nearest to ``now`` whose low 32 bits are ``counter`` (R15)."""
     return ntp64(counter, now)
+
+
+def later_key(a: bytes, b: bytes) -> bool:
+    """Whether key id ``a`` names a later key of a stream than ``b``: key numbers and CID extensions only rise (R2).
+
+    4 bytes: CID extensions, modulo 2^32.  7 bytes: Key Domain ID and SEK ID, whose last two bytes are the key number; 0 is never
+    given.  Ids of different Key Domains or key groups have no order: False.
+    """
+    size, mod = (4, MOD) if len(a) == 4 else (2, 0xFFFF)
+    step = (int.from_bytes(a[-size:], "big") - int.from_bytes(b[-size:], "big")) % mod
+    return a[:-size] == b[:-size] and 0 < step <= mod // 2

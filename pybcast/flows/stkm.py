@@ -271,6 +271,15 @@ def seal(
     return codec.complete(content, ring, **drm_fields(content, config, period, keys, policy))
 
 
+def key_id_in(profile: Profile, data: bytes) -> bytes:
+    """The id of the key that a STKM names, as ``later_key`` compares it: Key Domain ID and SEK ID, or the service CID extension."""
+    message = codec.decode(data, "drm-stkm" if profile == "drm" else "smartcard-stkm")
+    if isinstance(message, DrmStkm):
+        return (message.service_CID_extension or 0).to_bytes(4, "big")
+    assert isinstance(message, SmartcardStkm)
+    return message.key_domain_id + message.sek_id
+
+
 def check_received(
     config: StreamConfig, profile: Profile, period: Period, key: TrafficKey, data: bytes
 ) -> tuple[DrmStkm | SmartcardStkm, bytes]:

@@ -450,6 +450,31 @@ def test_a_stkm_that_is_not_on_air_is_replaced() -> None:
     assert records(machine)[48].period.end == START + 52
 
 
+@pytest.mark.parametrize(("made", "late"), [(2, 1), (0x104, 2), (1, 0xFFFF)])
+def test_what_was_made_before_does_not_take_the_place_of_what_was_made_after(made: int, late: int) -> None:
+    """F4 and F5, ``replace``: a message that was overtaken, or that a BSM sent before it was put back to a copy, changes nothing."""
+    machine = bsda(HERE)
+    tell(machine, Tag.KeyDelivery, START - 50, sek_material(made), replace=True)
+    answer, _ = tell(machine, Tag.KeyDelivery, START - 50, sek_material(late), replace=True)
+    assert answer.status == Status.ALREADY_IN_USE
+    machine.tick(START)
+    assert codec.decode(records(machine)[16].stkms[0].data, "smartcard-stkm").sek_id == sek_material(made).key_id[3:]
+
+    machine = bsda(CARD)
+    machine.tick(START)
+    newer, older = (sealed(machine, CARD, 16, SEK=sek_material(number)) for number in (made, late))
+    for item, status in ((newer, 0), (older, Status.ALREADY_IN_USE), (newer, 0)):
+        answer, _ = tell(machine, Tag.STKMDelivery, START, item, replace=True)
+        assert (answer.status, records(machine)[16].stkms[0].data) == (status, newer.content)
+
+    machine = bsda(BOTH)
+    machine.tick(START)
+    newer, older = (sealed(machine, BOTH, 16, "drm", SEAK=seak_material(number)) for number in (made, late))
+    for item, status in ((newer, 0), (older, Status.ALREADY_IN_USE if late != 0xFFFF else 0)):
+        answer, _ = tell(machine, Tag.STKMDelivery, START, item, profile="drm", replace=True)
+        assert answer.status == status, "a CID extension has 32 bits: 1 comes long before FFFF"
+
+
 def test_asking_for_stkms() -> None:
     """F5, pulled: once, and not when there is nothing to ask for."""
     machine = bsda(BOTH)
