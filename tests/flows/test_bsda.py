@@ -452,7 +452,7 @@ def test_a_stkm_that_is_not_on_air_is_replaced() -> None:
 
 @pytest.mark.parametrize(("made", "late"), [(2, 1), (0x104, 2), (1, 0xFFFF)])
 def test_what_was_made_before_does_not_take_the_place_of_what_was_made_after(made: int, late: int) -> None:
-    """F4 and F5, ``replace``: a message that was overtaken, or that a BSM sent before it was put back to a copy, changes nothing."""
+    """F4 and F5, ``replace``: a message that was overtaken, or of a BSM before it was put back, changes nothing."""
     machine = bsda(HERE)
     tell(machine, Tag.KeyDelivery, START - 50, sek_material(made), replace=True)
     answer, _ = tell(machine, Tag.KeyDelivery, START - 50, sek_material(late), replace=True)
