@@ -156,6 +156,39 @@ def test_a_name_twice_in_one_file_is_an_error_with_both_lines(system: System, pe
         ask(system.folder / "bsm.sock", "subscriber-remove", name=name)
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("{0}\n{0}\n", [(3, 2)]),
+        ("{0}\r\n{0}\r\n", [(3, 2)]),
+        ("{0}\n{0}", [(3, 2)]),
+        ("{0}\n\n\n{0}\n", [(5, 2)]),
+        ('{0}\n"{1}",{2}\n', [(3, 2)]),
+        ("{0}\n  {1}  ,{2}\n", [(3, 2)]),
+        ("{0}\n{0}\n{0}\n", [(3, 2), (4, 2)]),
+        ("{0}\nother,{2}\n{0}\n", [(4, 2)]),
+        ("other,{2}\n{0}\nother,{2}\n{0}\n", [(4, 2), (5, 3)]),
+        ("{1},00,one@x\n{0}\n", [(2, 0), (3, 2)]),
+        ("{0}\n{1},00,one@x\n", [(3, 2)]),
+        ("{1},one\n{0}\n{0}\n", [(2, 0), (4, 3)]),
+        ('"{1}\n",{2}\n{0}\n', [(4, 3)]),
+        ("{0}\nOne,{2}\n", []),
+    ],
+)
+def test_a_name_twice_however_it_is_written(system: System, text: str, lines: list[tuple[int, int]]) -> None:
+    """(line, the line that has its name already; 0: the line is bad for another reason)."""
+    name, rest = "one", "6e" * 32 + ",one@x"
+    file = system.folder / "same.csv"
+    file.write_bytes(("subscriber,smk,idr\n" + text.format(f"{name},{rest}", name, rest)).encode())
+    file.chmod(0o600)
+    status, total, errors = imported(system, file, "--dry-run")
+    assert (status, total["refused"]) == (2 if lines else 0, len(lines))
+    assert sorted(e["line"] for e in errors) == [line for line, _ in lines]
+    for error in errors:
+        first = dict(lines)[error["line"]]
+        assert (f"is on line {first} too" in error["reason"]) == bool(first), error
+
+
 def rights(system: System, name: str) -> set[tuple[str, str | None]]:
     (shown,) = system.shown("bsm", "subscriber", "show", "bsm.toml", name)
     return {(right["service"], right["content"]) for right in shown["rights"]}
