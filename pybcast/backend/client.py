@@ -31,6 +31,7 @@ from pybcast.https.faults import failure
 from pybcast.https.limits import is_loopback
 from pybcast.https.listener import certificate_end, shown
 from pybcast.https.revocation import RevocationList
+from pybcast.https.transports import cut
 
 PULLS: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest, Tag.STKMRequest, Tag.LTKMRequest, Tag.RegRequest})
 """Whose answers may have 64 MiB (R30)."""
@@ -115,13 +116,13 @@ class _Connector(aiohttp.TCPConnector):
                 continue
             good = peer is not None and peer.shown(certificate_names(certificate), data)
             if not good or (revoked is not None and revoked.holds(data)):
-                transport.abort()
+                cut(transport)
 
     async def close(self, *, abort_ssl: bool = True) -> None:
         """End all connections, also those that aiohttp does not count any more: they wait for the peer's end of TLS."""
         await super().close(abort_ssl=abort_ssl)
         for transport in list(self._transports):
-            transport.abort()
+            cut(transport)
 
 
 class _Link:

@@ -28,6 +28,7 @@ from pybcast.https.contexts import Context
 from pybcast.https.faults import http_log
 from pybcast.https.limits import ConnectionLimits
 from pybcast.https.listener import Connection, Listener, Stranger
+from pybcast.https.transports import cut
 
 _HTTP_LOG: Final = http_log("pybcast.backend.http", logging.WARNING)
 PATH: Final = "/bcast/spcp"  # one URL for all messages - confidence: own (backend-interface 4.4)
@@ -276,8 +277,7 @@ class Server:
                 await response.write_eof()
         except (TimeoutError, ConnectionError):
             answered.error = "the answer was not taken"
-            if request.transport is not None:
-                request.transport.abort()
+            cut(request.transport)
         return response
 
 

@@ -39,6 +39,7 @@ from pybcast.https.contexts import Context
 from pybcast.https.faults import tls_reason
 from pybcast.https.limits import Buckets, ConnectionLimits, address_name, is_loopback
 from pybcast.https.revocation import RevocationList
+from pybcast.https.transports import cut
 
 ACCEPTS: Final = 32  # connections accepted in one turn of the event loop: a flood does not hold up what is open - confidence: own
 PAUSE: Final = 0.1  # seconds without accepting when descriptors or memory have run out, or too many shake hands - confidence: own
@@ -192,7 +193,7 @@ class Listener(web.Server, Generic[W]):
                 same = False
             if not same:
                 self._refuse(connection, "not admitted any more")
-                transport.abort()
+                cut(transport)
 
     def close(self) -> None:
         """Accept nothing more; connections in the handshake end."""
@@ -214,8 +215,7 @@ class Listener(web.Server, Generic[W]):
         self.pre_shutdown()
         await self.shutdown(grace)
         for connection in list(self._all.open):
-            if connection.transport is not None:
-                connection.transport.abort()
+            cut(connection.transport)
         for _ in range(TURNS):  # each is lost in one of the next turns of the loop
             if not self._all.open:
                 return
@@ -301,7 +301,7 @@ class Listener(web.Server, Generic[W]):
         """
         self._release(connection)
         if connection.transport is not None:
-            connection.transport.abort()
+            cut(connection.transport)
             return
         assert connection.sock is not None
         with contextlib.suppress(OSError):  # the caller has gone already
@@ -355,7 +355,7 @@ class Listener(web.Server, Generic[W]):
         connection = self._by_handler[handler]
         connection.transport = transport
         if connection not in self._all.open:  # ended in its last moment
-            transport.abort()
+            cut(transport)
             return
         self._settled(connection, proven=False)
         try:
@@ -364,7 +364,7 @@ class Listener(web.Server, Generic[W]):
                 raise Stranger("too many of one certificate")
         except Stranger as error:
             self._refuse(connection, str(error))
-            transport.abort()
+            cut(transport)
             return
         connection.who, connection.share = who, share
         connection.until = certificate_end(transport.get_extra_info("peercert"))

@@ -27,6 +27,7 @@ from pybcast.https.contexts import Context
 from pybcast.https.faults import http_log
 from pybcast.https.limits import Buckets
 from pybcast.https.listener import Connection, Listener
+from pybcast.https.transports import cut
 from pybcast.interaction import wire
 from pybcast.interaction.digest import BadDigest, Nonces, NotProven, Verifier, password_of
 from pybcast.interaction.limits import Limits
@@ -210,8 +211,7 @@ class InteractionServer:
                 await response.prepare(request)
                 await response.write_eof()
         except (TimeoutError, ConnectionError):
-            if request.transport is not None:
-                request.transport.abort()
+            cut(request.transport)
 
     async def _answer(
         self, request: web.BaseRequest, caller: _Caller, path: str, target: str, fields: dict[str, str]

@@ -458,7 +458,7 @@ def test_what_was_made_before_does_not_take_the_place_of_what_was_made_after(mad
     answer, _ = tell(machine, Tag.KeyDelivery, START - 50, sek_material(late), replace=True)
     assert answer.status == Status.ALREADY_IN_USE
     machine.tick(START)
-    assert codec.decode(records(machine)[16].stkms[0].data, "smartcard-stkm").sek_id == sek_material(made).key_id[3:]
+    assert stkm.key_id_in("smartcard", records(machine)[16].stkms[0].data) == sek_material(made).key_id
 
     machine = bsda(CARD)
     machine.tick(START)

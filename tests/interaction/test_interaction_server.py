@@ -393,8 +393,9 @@ def test_strangers_who_shake_hands_and_say_nothing_keep_nobody_out(monkeypatch: 
             for number in range(30):
                 with contextlib.suppress(ConnectionError):
                     reader, writer = await asyncio.open_connection(
-                        "localhost", bench.server.port, ssl=context_of(), local_addr=(f"127.0.0.{2 + number % 20}", 0)
-                    )
+                        "127.0.0.1", bench.server.port, ssl=context_of(), server_hostname="localhost",
+                        local_addr=(f"127.0.0.{2 + number % 20}", 0),
+                    )  # fmt: skip
                     held.append((reader, writer))  # without them the connection ends
                     open_.callback(writer.transport.abort)
                 assert bench.server.listener is not None and len(bench.server.listener) <= 8
@@ -415,7 +416,9 @@ def test_strangers_who_shake_hands_and_say_nothing_keep_nobody_out(monkeypatch: 
 
 async def raw(bench: Bench, data: bytes, certificate: str = "dora") -> bytes:
     """What comes back to these octets, until the server ends the connection or nothing more can come."""
-    reader, writer = await asyncio.open_connection("localhost", bench.server.port, ssl=context_of(certificate))
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", bench.server.port, ssl=context_of(certificate), server_hostname="localhost"
+    )
     writer.write(data)
     try:
         return await reader.read(1 << 16)

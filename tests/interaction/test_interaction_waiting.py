@@ -199,7 +199,7 @@ def test_whoever_waits_gets_what_is_his_whatever_happens(rng: random.Random) -> 
 
 async def _answers(bench: Bench, requests: list[bytes]) -> list[bytes]:
     async def one(data: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection("localhost", bench.server.port, ssl=_CONTEXT)
+        reader, writer = await asyncio.open_connection("127.0.0.1", bench.server.port, ssl=_CONTEXT, server_hostname="localhost")
         try:
             writer.write(data + b"\r\n\r\n\r\n")
             async with asyncio.timeout(0.5):  # one that waits for more of a request waits in vain
