@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pybcast import codec
@@ -42,6 +42,16 @@ from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
 
 _Checked = tuple[PeriodRecord, DrmStkm | SmartcardStkm, bytes]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A period begins at NTP second ``at``: an event boundary, or the end of a right; with ``length``, periods of a new length."""
+
+    service: str
+    stream: int
+    at: int
+    length: int | None = None
 
 
 class BSDA:
@@ -140,12 +150,29 @@ class BSDA:
         next time (``start``: the time that was returned).
         """
         config = self._config(service, stream)
-        changed = replace(config, period=length)  # refuses what cannot work
         self._begin(now)
+        return self._set_period(config, length, now, at), self._done(now, config.key)
+
+    def _set_period(self, config: StreamConfig, length: int, now: float, at: int | None) -> int:
+        changed = replace(config, period=length)  # refuses what cannot work
         earliest = max(self._periods._horizon(config), int(now) + 1)
         held = self._periods.cut(config, config.grid(earliest if at is None else max(at, earliest)), length)
         self._streams[config.key] = changed
-        return held, self._done(now, config.key)
+        return held
+
+    def catch_up(self, changes: Iterable[Change], now: float) -> list[Output]:
+        """What was entered while this BSD/A was dead and is still to come, in the order of its times (R46).
+
+        Call it first: before anything is prepared, so that both headends of a pair have the same periods.
+        """
+        self._begin(now)
+        for change in changes:
+            config = self._config(change.service, change.stream)
+            if change.length is not None:
+                self._set_period(config, change.length, now, change.at)
+            else:
+                self._periods.cut(config, config.grid(change.at), rights=True)
+        return self._done(now)
 
     def set_generation(self, service: str, stream: int, generation: Literal["bsm", "bsda"], now: float) -> list[Output]:
         """Who seals from the next key on (F3 or F4).
