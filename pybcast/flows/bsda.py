@@ -19,6 +19,7 @@ from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
 from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
+from pybcast.flows.cutting import Cutting
 from pybcast.flows.events import (
     AirStkm,
     Alarm,
@@ -89,6 +90,7 @@ class BSDA:
         self._fresh = {key for key in self._streams if self._journal.get("fresh", key, bool)}
         self._services: dict[str, list[tuple[str, int]]] = {}
         self._periods = Periods(self._journal, self._allocator, self._streams.values())
+        self._cutting = Cutting(self._journal, self._periods)
         self._wakes: Agenda[tuple[str, int]] = Agenda()
         self._touched: dict[tuple[str, int], None] = {}
         self._not_before: dict[tuple[str, int, Tag, Profile], float] = {}
@@ -297,15 +299,12 @@ class BSDA:
             self._touched[config.key] = None
             self._periods.clock_back(config, now)
             self._periods.catch_up(config)
-            if self._lost and config.generation == "bsda":
-                self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
-                self._fresh.add(config.key)
+            if self._lost:
+                self._ask_anew(config)
             if self._restored is not None:
                 self.recoveries.begin(self._restored, config, now)
             if self._lost:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
                 self._periods.lose(config)
-                for key in self._journal.select("key", config.key, object) if config.generation == "bsda" else ():
-                    self._journal.drop("key", key)
             self.recoveries.alarm(config)
             for record in self._periods.records(config):
                 if record.stkms and (record.state in USED or record.state is PeriodState.ON_AIR):
@@ -519,6 +518,8 @@ class BSDA:
 
     def _take_keys(self, message: BackendMessage, now: float) -> BackendMessage:
         """F4, pushed: all or nothing."""
+        if message.attempt is not None:
+            return self._cut_keys(self._stream_of(message), message, message.attempt, now)
         keys = [item for item in message.items if isinstance(item, KeyMaterial)]
         configs = [self._streams.get((message.service, key.stream)) for key in keys]
         if any(c is not None and c.key in self._fresh for c in configs):
@@ -533,6 +534,25 @@ class BSDA:
             self._periods.install_key(config, key, message.replace, now)
             self._touched[config.key] = None
         return message.answer(Status.SUCCESS, now=now)
+
+    def _cut_keys(self, config: StreamConfig, message: BackendMessage, attempt: int, now: float) -> BackendMessage:
+        """The keys that are here are to end early, or go on after all (R50)."""
+        assert message.start is not None
+        self._touched[config.key] = None
+        if message.replace:
+            self._cutting.confirm(config, attempt, message.start, now)
+        elif message.fresh:
+            self._cutting.forget(config, attempt)
+            self._ask_anew(config)
+        else:
+            self._cutting.give_up(config, attempt, now)
+        return message.answer(Status.SUCCESS, now=now)
+
+    def _ask_anew(self, config: StreamConfig) -> None:
+        """F4: nothing is sealed before a key comes that was not here before (R33); also when it dies before it has it."""
+        if config.generation == "bsda":
+            self._journal.put("fresh", config.key, True)
+            self._fresh.add(config.key)
 
     def _give_partials(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F3, pulled (and R32: the window's edges are boundaries of periods)."""
@@ -565,6 +585,9 @@ class BSDA:
         records = [r for r in self._periods.records(config) if r.period.start >= start and r.state not in FINAL]
         if any(r.state not in NOT_ON_AIR for r in records):
             raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R10)")
+        if self._periods.cut_of(config).starts:
+            self._periods.end_keys(config)
+            records = [r for r in records if r.state is not PeriodState.GIVEN_BACK]
         self._periods.shorten(config, start)
         for key in self._periods.keys(config):  # sealed here until now (F4): that key ends, and so does what was made with it (R1)
             if key.valid_from < start < key.valid_to:
@@ -625,6 +648,9 @@ class BSDA:
 
     def _store_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, checked: _Checked) -> None:
         record, message, name = checked
+        end = self._periods.cut_of(config).at
+        if end is not None and end <= record.period.start:  # F3: its one sealer goes on with another key (R50)
+            self._periods.end_keys(config)
         if record.state is PeriodState.SEALED:
             record = self._periods.fire(config, record, PeriodEvent.REPLACED)
             record = self._periods.fire(config, record, PeriodEvent.TEK_STORED)
@@ -659,7 +685,8 @@ class BSDA:
                 authority_end=r.authority_end,
             )
             for r in self._periods.records(config)
-            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, *FINAL) and low <= r.period.start < high
+            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, PeriodState.GIVEN_BACK, *FINAL)
+            and low <= r.period.start < high
             for s in r.stkms
             if s.profile == profile
         )

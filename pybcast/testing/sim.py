@@ -602,6 +602,7 @@ class World:
                 item = self.bsm.fetch_stkm(config.service, config.stream, profile, viewer.name, self.clock.now, after)
                 if item is not None:
                     after = item.period_start
+                    self.watch.one_stkm(profile, config.service, config.stream, item.period_start, item.content)
                     self.call_viewer(viewer, lambda t: t.receive_stkm(config.service, config.stream, item.content, self.clock.now))
             self.clock.at(self.clock.now + every, ask)
 
