@@ -369,6 +369,7 @@ class Reader:
             replace=_truth(a.get("replace")),
             fresh=_truth(a.get("fresh")),
             replaces=a.get("replaces"),
+            attempt=self._time(a.get("attempt")),
             version=int(a.get("version", VERSION)),
             time=self._time(a.get("time")),
             stream=_number(a.get("stream")),
@@ -516,8 +517,9 @@ def encode(message: BackendMessage, now: float) -> bytes:
         attributes["stream"] = _uint(message.stream, 16, "stream")
     for name, value, allowed in (
         ("replace", message.replace, tag in _REPLACE),
-        ("fresh", message.fresh, tag is Tag.KeyRequest),
+        ("fresh", message.fresh, tag is Tag.KeyRequest or message.attempt is not None),
         ("replaces", message.replaces, tag in _REPLACES),
+        ("attempt", message.attempt, tag is Tag.KeyDelivery),
     ):
         if value and not allowed:
             raise BadValue(None, name, f"nothing with {tag.name}", "it")
@@ -527,6 +529,8 @@ def encode(message: BackendMessage, now: float) -> bytes:
         attributes["fresh"] = "true"
     if message.replaces is not None:
         attributes["replaces"] = _text(message.replaces, "replaces", MAX_ID, least=1)
+    if message.attempt is not None:
+        attributes["attempt"] = _when(message.attempt, now, "attempt")
     out = [
         _written(row.root, attributes, None),
         f"<GlobalServiceID>{_escape(_uri(message.service, 'GlobalServiceID'))}</GlobalServiceID>",
@@ -582,7 +586,7 @@ def _encode_items(message: BackendMessage, now: float) -> Iterable[str]:
             if items:
                 raise BadValue(None, "items", f"none with {tag.name}", str(len(items)))
             return []
-    if not out and not message.is_answer:
+    if not out and not message.is_answer and message.attempt is None:
         raise BadLength(None, "items", f"at least one with {tag.name}", "none")
     return out
 

@@ -7,7 +7,7 @@ Bytes, messages and the time go in, events come out; sockets, clocks, disks and 
 
 from __future__ import annotations
 
-from pybcast.flows.bsda import BSDA
+from pybcast.flows.bsda import BSDA, Change
 from pybcast.flows.bsm import BSM, Enrolment, Issuing, Later
 from pybcast.flows.card import Card, SimulatedCard
 from pybcast.flows.config import StreamConfig
@@ -58,6 +58,7 @@ __all__ = [
     "Card",
     "CarouselDrop",
     "CarouselPut",
+    "Change",
     "Device",
     "Enrolment",
     "FlowDone",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pybcast import codec
@@ -19,6 +19,7 @@ from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
 from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
+from pybcast.flows.cutting import Cutting
 from pybcast.flows.events import (
     AirStkm,
     Alarm,
@@ -42,6 +43,16 @@ from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
 
 _Checked = tuple[PeriodRecord, DrmStkm | SmartcardStkm, bytes]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A period begins at NTP second ``at``: an event boundary, or the end of a right; with ``length``, periods of a new length."""
+
+    service: str
+    stream: int
+    at: int
+    length: int | None = None
 
 
 class BSDA:
@@ -79,6 +90,7 @@ class BSDA:
         self._fresh = {key for key in self._streams if self._journal.get("fresh", key, bool)}
         self._services: dict[str, list[tuple[str, int]]] = {}
         self._periods = Periods(self._journal, self._allocator, self._streams.values())
+        self._cutting = Cutting(self._journal, self._periods)
         self._wakes: Agenda[tuple[str, int]] = Agenda()
         self._touched: dict[tuple[str, int], None] = {}
         self._not_before: dict[tuple[str, int, Tag, Profile], float] = {}
@@ -140,12 +152,29 @@ class BSDA:
         next time (``start``: the time that was returned).
         """
         config = self._config(service, stream)
-        changed = replace(config, period=length)  # refuses what cannot work
         self._begin(now)
+        return self._set_period(config, length, now, at), self._done(now, config.key)
+
+    def _set_period(self, config: StreamConfig, length: int, now: float, at: int | None) -> int:
+        changed = replace(config, period=length)  # refuses what cannot work
         earliest = max(self._periods._horizon(config), int(now) + 1)
         held = self._periods.cut(config, config.grid(earliest if at is None else max(at, earliest)), length)
         self._streams[config.key] = changed
-        return held, self._done(now, config.key)
+        return held
+
+    def catch_up(self, changes: Iterable[Change], now: float) -> list[Output]:
+        """What was entered while this BSD/A was dead and is still to come, in the order of its times (R46).
+
+        Call it first: before anything is prepared, so that both headends of a pair have the same periods.
+        """
+        self._begin(now)
+        for change in changes:
+            config = self._config(change.service, change.stream)
+            if change.length is not None:
+                self._set_period(config, change.length, now, change.at)
+            else:
+                self._periods.cut(config, config.grid(change.at), rights=True)
+        return self._done(now)
 
     def set_generation(self, service: str, stream: int, generation: Literal["bsm", "bsda"], now: float) -> list[Output]:
         """Who seals from the next key on (F3 or F4).
@@ -270,15 +299,12 @@ class BSDA:
             self._touched[config.key] = None
             self._periods.clock_back(config, now)
             self._periods.catch_up(config)
-            if self._lost and config.generation == "bsda":
-                self._journal.put("fresh", config.key, True)  # also when it dies before it has new keys
-                self._fresh.add(config.key)
+            if self._lost:
+                self._ask_anew(config)
             if self._restored is not None:
                 self.recoveries.begin(self._restored, config, now)
             if self._lost:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
                 self._periods.lose(config)
-                for key in self._journal.select("key", config.key, object) if config.generation == "bsda" else ():
-                    self._journal.drop("key", key)
             self.recoveries.alarm(config)
             for record in self._periods.records(config):
                 if record.stkms and (record.state in USED or record.state is PeriodState.ON_AIR):
@@ -492,6 +518,8 @@ class BSDA:
 
     def _take_keys(self, message: BackendMessage, now: float) -> BackendMessage:
         """F4, pushed: all or nothing."""
+        if message.attempt is not None:
+            return self._cut_keys(self._stream_of(message), message, message.attempt, now)
         keys = [item for item in message.items if isinstance(item, KeyMaterial)]
         configs = [self._streams.get((message.service, key.stream)) for key in keys]
         if any(c is not None and c.key in self._fresh for c in configs):
@@ -506,6 +534,25 @@ class BSDA:
             self._periods.install_key(config, key, message.replace, now)
             self._touched[config.key] = None
         return message.answer(Status.SUCCESS, now=now)
+
+    def _cut_keys(self, config: StreamConfig, message: BackendMessage, attempt: int, now: float) -> BackendMessage:
+        """The keys that are here are to end early, or go on after all (R50)."""
+        assert message.start is not None
+        self._touched[config.key] = None
+        if message.replace:
+            self._cutting.confirm(config, attempt, message.start, now)
+        elif message.fresh:
+            self._cutting.forget(config, attempt)
+            self._ask_anew(config)
+        else:
+            self._cutting.give_up(config, attempt, now)
+        return message.answer(Status.SUCCESS, now=now)
+
+    def _ask_anew(self, config: StreamConfig) -> None:
+        """F4: nothing is sealed before a key comes that was not here before (R33); also when it dies before it has it."""
+        if config.generation == "bsda":
+            self._journal.put("fresh", config.key, True)
+            self._fresh.add(config.key)
 
     def _give_partials(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F3, pulled (and R32: the window's edges are boundaries of periods)."""
@@ -538,6 +585,9 @@ class BSDA:
         records = [r for r in self._periods.records(config) if r.period.start >= start and r.state not in FINAL]
         if any(r.state not in NOT_ON_AIR for r in records):
             raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R10)")
+        if self._periods.cut_of(config).starts:
+            self._periods.end_keys(config)
+            records = [r for r in records if r.state is not PeriodState.GIVEN_BACK]
         self._periods.shorten(config, start)
         for key in self._periods.keys(config):  # sealed here until now (F4): that key ends, and so does what was made with it (R1)
             if key.valid_from < start < key.valid_to:
@@ -598,6 +648,9 @@ class BSDA:
 
     def _store_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, checked: _Checked) -> None:
         record, message, name = checked
+        end = self._periods.cut_of(config).at
+        if end is not None and end <= record.period.start:  # F3: its one sealer goes on with another key (R50)
+            self._periods.end_keys(config)
         if record.state is PeriodState.SEALED:
             record = self._periods.fire(config, record, PeriodEvent.REPLACED)
             record = self._periods.fire(config, record, PeriodEvent.TEK_STORED)
@@ -632,7 +685,8 @@ class BSDA:
                 authority_end=r.authority_end,
             )
             for r in self._periods.records(config)
-            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, *FINAL) and low <= r.period.start < high
+            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, PeriodState.GIVEN_BACK, *FINAL)
+            and low <= r.period.start < high
             for s in r.stkms
             if s.profile == profile
         )

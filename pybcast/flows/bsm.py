@@ -17,6 +17,7 @@ from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
 from pybcast.flows.allocator import RESTORE_JUMP, Allocator
+from pybcast.flows.attempts import Attempts
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
 from pybcast.flows.keychain import KeyChain, LongTermKey, Programme
@@ -111,7 +112,8 @@ class BSM:
             fqdn, self._journal, JournalMembers() if members is None else members, randomness, rights_issuer_id,
             self._streams.values(),
         )  # fmt: skip
-        self._keys = KeyChain(self._journal, self._allocator, randomness, self._issue, self._issuer.key_ended)
+        self._attempts = Attempts(self._journal, self._peers, self._mark_lost)
+        self._keys = KeyChain(self._journal, self._allocator, randomness, self._issue, self._issuer.key_ended, self._attempts)
         self._services: dict[str, list[tuple[str, int]]] = {}
         for key in self._streams:
             self._services.setdefault(key[0], []).append(key)
@@ -303,10 +305,19 @@ class BSM:
                     self._peers.cancel(message_id)
         return self._done(now, *[config.key for config in held])
 
-    def rekey(self, service: str, stream: int, now: float) -> list[Output]:
-        """New long-term keys as soon as entitled terminals can have them (R10); waits for a key that is not on air yet."""
-        self._journal.put("rekey", self._config(service, stream).key, True)
-        return self._done(now, (service, stream))
+    def rekey(self, service: str, stream: int, now: float, without: Collection[str] = ()) -> list[Output]:
+        """New long-term keys as soon as entitled terminals can have them (R10); waits for a key that is not on air yet.
+
+        ``without``: headends that are off air, so that nothing waits for them (R50); each asks for everything anew before it sends
+        again.  ``LocalFlowError`` for one that is not of the stream, or when none would be left.
+        """
+        config = self._config(service, stream)
+        if not set(without) < set(config.bsdas):
+            raise LocalFlowError(f"{service} stream {stream}: expected some, not all, of its headends {', '.join(config.bsdas)}")
+        self._begin(now)
+        self._attempts.go_without(config, without, now)
+        self._keys.renew(config)
+        return self._done(now, config.key)
 
     def set_generation(self, service: str, stream: int, generation: Literal["bsm", "bsda"], now: float) -> list[Output]:
         """Who seals from the next key on (F3 or F4); that key comes at once, or as soon as a card has room for it (R1, R10).
@@ -482,6 +493,7 @@ class BSM:
             self._started(self._start, now)
         for config in self._streams.values():
             self.recoveries.alarm(config)
+            self._attempts.alarm(config)
             self._keys.clock_back(config, now)
         for page in self._issuer.all_pages():
             if (page.service, page.stream) in self._streams:
@@ -504,6 +516,8 @@ class BSM:
         self._issuer.distrust(now)
         self._keys.skip(streams, start.gap, restored=True, at_least=start.key_number)
         self._keys.distrust(streams, now)
+        for config in streams:
+            self._attempts.pass_over(config, now)
         self.recoveries.note(restored)
         for config in streams:
             known = [row.material.key_id for row in self._keys.rows(config)]
@@ -823,6 +837,9 @@ class BSM:
             self._check_horizon(config, item, now)
             content = codec.decode(item.content.reveal(), "drm-stkm" if profile == "drm" else "smartcard-stkm", partial=True)
             assert isinstance(content, PartialDrmStkm | PartialSmartcardStkm)
+            ends = self._attempts.ends(config)
+            if ends is not None and period.end > ends:
+                raise PeerFlowError(Status.DELAYED, "its key may end before it (R50)")
             rows = self._keys.at(config, period, chain)
             first = rows.get("SEK" if profile == "smartcard" else "SEAK")
             if first is None:
@@ -875,19 +892,24 @@ class BSM:
         self._journal.emit(FlowDone("F4", message.profile, config.service))
         return message.answer(Status.SUCCESS, tuple(r.material for r in found), now=now)
 
+    def _mark_lost(self, config: StreamConfig, bsda: str) -> None:
+        """No key that this BSD/A can have now is given to it again."""
+        known = frozenset(r.material.key_id for r in self._keys.rows(config) if r.material.key_type != "PEAK")
+        self._journal.put("fresh", (*config.key, bsda), Loss(known))
+
     def _note_loss(self, config: StreamConfig, message: BackendMessage, name: tuple[object, ...]) -> None:
         """A BSD/A says that its store is lost.  When it was given new keys already, by another message, it is lost once more."""
         loss = self._journal.get("fresh", name, Loss)
         wanted = "SEK" if message.profile == "smartcard" else "SEAK"
         if loss is None or ((wanted, message.message_id) not in loss.served and wanted in dict(loss.served)):
-            known = frozenset(r.material.key_id for r in self._keys.rows(config) if r.material.key_type != "PEAK")
-            self._journal.put("fresh", name, Loss(known))
+            self._mark_lost(config, message.source)
             self._keys.renew(config)
 
     # --- STKMs for terminals (F6) and for the BSD/A (F5) ----------------------------------------------------------------
 
     def _stkms(self, config: StreamConfig, profile: Profile) -> Iterator[StkmItem]:
-        """Every STKM of a stream at hand, in order of its period."""
+        """Every STKM of a stream at hand, in order of its period; none whose place another one may take (R50)."""
+        ends = self._attempts.ends(config)
         found: dict[int, StkmItem] = {}
         for row in self._keys.rows(config, "SEK" if profile == "smartcard" else "SEAK"):
             for start, sealed in self._allocator.sealed(stkm.key_identity(config, row.material)).items():
@@ -898,7 +920,7 @@ class BSM:
                     )  # fmt: skip
         for item in self._journal.select("received", (*config.key, profile), StkmItem).values():
             found[item.period_start] = item
-        return iter([found[start] for start in sorted(found)])
+        return iter([found[start] for start in sorted(found) if ends is None or start < ends])
 
     def _take_stkms(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F6: STKMs sealed by the BSD/A, for terminals on the interaction channel.  All or nothing."""
@@ -962,6 +984,9 @@ class BSM:
             case Tag.RegDelivery if good:
                 self._journal.put("registered", (self._registrations.pop(message.message_id), message.destination), True)
                 self._journal.emit(FlowDone("F1", None, message.service))
+            case Tag.KeyDelivery if config is not None and message.attempt is not None:
+                self._attempts.answered(config, message, answer.status or 0, now)
+                return
             case Tag.KeyDelivery if good and config is not None:
                 for item in [i for i in message.items if isinstance(i, KeyMaterial)]:
                     self._told(config, item.key_type, item.valid_from, message.destination)

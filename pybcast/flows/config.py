@@ -113,6 +113,11 @@ class StreamConfig:
         return self.drm and self.smartcard
 
     @cached_property
+    def pair(self) -> bool:
+        """Whether two headends make the stream's STKMs."""
+        return len(self.bsdas) > 1
+
+    @cached_property
     def ipsec_auth(self) -> bool:
         return self.protocol is Protocol.IPSEC and self.traffic_authentication_flag
 

@@ -13,12 +13,13 @@ from typing import Final, Literal
 from pybcast.errors import LocalFlowError
 from pybcast.flows import stkm
 from pybcast.flows.allocator import Allocator
+from pybcast.flows.attempts import CONFIRMED_WITHIN, Attempts
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, Journal
 from pybcast.flows.restart import keys_in
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import counter_of
-from pybcast.flows.spcp import KeyMaterial, KeyType
+from pybcast.flows.spcp import KeyMaterial, KeyType, StkmItem
 from pybcast.flows.tables import KEY, KeyEvent, KeyState, step
 from pybcast.secret import Secret
 
@@ -75,12 +76,14 @@ class KeyChain:
         randomness: Callable[[int], bytes],
         issue: Callable[[StreamConfig, LongTermKey, float], None],
         ended: Callable[[StreamConfig, KeyMaterial], None],
+        attempts: Attempts,
     ) -> None:
         self._journal = journal
         self._allocator = allocator
         self._randomness = randomness
         self._issue = issue
         self._ended = ended
+        self._attempts = attempts
         self.rings = stkm.Rings()
 
     def rows(self, config: StreamConfig, key_type: KeyType | None = None) -> list[LongTermKey]:
@@ -159,6 +162,8 @@ class KeyChain:
     def distrust(self, streams: Iterable[StreamConfig], now: float) -> None:
         """The memory is an older copy (R2): roll every key, and seal nothing under an old one that may have been sealed already."""
         for config in streams:
+            if config.pair:
+                self._journal.put("distrusted", config.key, True)
             for row in self.rows(config):
                 # What a BSD/A can have prepared by now was sealed by the memory that is lost.
                 self._allocator.sent(stkm.key_identity(config, row.material), self.unprepared(config, now))
@@ -202,7 +207,8 @@ class KeyChain:
 
     def times(self, config: StreamConfig) -> list[float]:
         """When something of the stream's keys and programmes changes."""
-        times: list[float] = [p.end for p in self._journal.select("programme", config.key, Programme).values()]
+        times = self._attempts.times(config)
+        times += [p.end for p in self._journal.select("programme", config.key, Programme).values()]
         for row in self.rows(config):
             m = row.material
             times += [m.valid_from, m.valid_to - config.rollover_lead, m.valid_to, self.off_air(config, row)]
@@ -222,26 +228,56 @@ class KeyChain:
 
     def roll(self, config: StreamConfig, now: float) -> None:
         """Make the first keys, the next keys in time, and new ones at once when asked (R10).  Both profiles roll together (R38)."""
+        attempt = self._attempts.asked(config)
+        if self._attempts.work(config, now) and attempt is not None:
+            self._take_over(config, attempt.start, now)
+        if self._attempts.asked(config) is not None:
+            return  # what comes next is decided then
         chain = [r for r in self.rows(config) if r.material.key_type in ("SEK", "SEAK")]
-        if not chain:
+        distrusted = self._journal.get("distrusted", config.key, bool) is not None
+        if not chain and not distrusted:
             first = config.schedule().at(max(now, config.start))
             assert first is not None
             self._create(config, first.start, now)
             return
         if len({r.material.valid_from for r in chain if r.state is not KeyState.ENDED}) > 1:
             return  # a card keeps two keys: the one before must be off air first
-        last = chain[-1].material
-        if self._journal.get("rekey", config.key, bool) or now >= last.valid_to:
+        last = chain[-1].material if chain else None
+        over = last is None or now >= last.valid_to
+        if over or distrusted or self._journal.get("rekey", config.key, bool):
+            confirmed = distrusted or (config.pair and not over and any(row.sealer == "bsda" for row in chain))
             # Time for its LTKMs to arrive, and for its STKMs to take the place of those that are not on air yet.
-            start = max(self._edge(config, now + max(config.rekey_lead, config.period)), last.valid_from + config.granularity)
-            if start < last.valid_to or now >= last.valid_to:
-                self._create(config, start, now, at_once=True)
-                self._cut_short(config, start)
-                self._journal.drop("rekey", config.key)
-                return
+            lead = max(config.rekey_lead, config.period)
+            if confirmed:
+                start = self._edge(config, now + CONFIRMED_WITHIN + lead)
+            else:
+                start = self._edge(config, max(now + lead, self._sealed_until(config, chain) - 1 if config.pair else 0))
+            if last is not None:
+                start = max(start, last.valid_from + config.granularity)
+            if last is None or over or distrusted or start < last.valid_to:
+                if not confirmed:
+                    self._take_over(config, start, now)
+                elif self._attempts.may_begin(config, now):
+                    self._attempts.begin(config, start, start - lead, now)
+                    self._attempts.work(config, now)
+                if distrusted or not confirmed or self._attempts.asked(config) is not None:
+                    return
+        assert last is not None
         if now >= last.valid_to - config.rollover_lead:
             self._create(config, last.valid_to, now)
             self._journal.drop("rekey", config.key)
+
+    def _take_over(self, config: StreamConfig, start: int, now: float) -> None:
+        """New keys end the ones before them at ``start`` (R10)."""
+        self._create(config, start, now, at_once=True)
+        self._cut_short(config, start)
+        self._journal.drop("rekey", config.key)
+        self._journal.drop("distrusted", config.key)
+
+    def _sealed_until(self, config: StreamConfig, chain: list[LongTermKey]) -> int:
+        """The end of the last period that was sealed here: no headend of a pair can have prepared past it (F3, R50)."""
+        ends = [s.until for row in chain for s in self._allocator.sealed(stkm.key_identity(config, row.material)).values()]
+        return max(ends, default=0)
 
     def _edge(self, config: StreamConfig, time: float) -> int:
         """The first period start after ``time`` on the stream's grid, counted from the key in force."""
@@ -259,6 +295,9 @@ class KeyChain:
                 for start in self._allocator.sealed(identity):
                     if start >= at:
                         self._allocator.burn(identity, start)
+        for name, item in self._journal.select("received", config.key, StkmItem).items():
+            if item.period_start >= at:
+                self._journal.drop("received", name)
 
     def _create(
         self, config: StreamConfig, start: int, now: float, *, at_once: bool = False, but: Collection[KeyType] = ()

@@ -157,6 +157,7 @@ class Peering:
         replacing: bool = False,
         fresh: bool = False,
         replaces: str | None = None,
+        attempt: int | None = None,
         about: frozenset[int] = frozenset(),
         message_id: str | None = None,
     ) -> str:
@@ -164,7 +165,7 @@ class Peering:
         message = BackendMessage(
             tag=tag, message_id=message_id or self.new_id(), source=self._me, destination=destination, service=service,
             content=content, profile=profile, start=start, end=end, replace=replacing, fresh=fresh, replaces=replaces,
-            time=int(now), stream=stream, items=items,
+            attempt=attempt, time=int(now), stream=stream, items=items,
         )  # fmt: skip
         state = step(EXCHANGE, Exchange.NEW, ExchangeEvent.SEND)
         self._keep(Asked(message, state, now + RETRY, until, about))

@@ -25,11 +25,13 @@ from pybcast.flows.spcp import KeyMaterial, Profile
 from pybcast.flows.stkm import TrafficKey
 from pybcast.flows.tables import PERIOD, PeriodEvent, PeriodState, Status, step
 
-OPEN: Final = frozenset({PeriodState.PLANNED, PeriodState.KEYED, PeriodState.SEALED, PeriodState.ON_AIR})
+OPEN: Final = frozenset({
+    PeriodState.PLANNED, PeriodState.KEYED, PeriodState.SEALED, PeriodState.GIVEN_BACK, PeriodState.ON_AIR,
+})  # fmt: skip
 USED: Final = frozenset({PeriodState.IN_USE, PeriodState.HELD})
 FINAL: Final = frozenset({PeriodState.PAST, PeriodState.MISSED, PeriodState.STOPPED})
 _ON_ITS_WAY: Final = frozenset({PeriodState.SEALED, PeriodState.ON_AIR, PeriodState.IN_USE, PeriodState.HELD})
-NOT_ON_AIR: Final = frozenset({PeriodState.KEYED, PeriodState.SEALED})
+NOT_ON_AIR: Final = frozenset({PeriodState.KEYED, PeriodState.SEALED, PeriodState.GIVEN_BACK})
 KEY_KEPT: Final = 60  # seconds that a key is kept after its end - confidence: own
 BOUNDARY_KEPT: Final = 3600  # the longest period: a boundary is the end of authority of the one before it
 
@@ -87,6 +89,24 @@ class OnAir:
     announced: int
     used: int | None = None
     stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a BSD/A has confirmed to its BSM (R50).
+
+    ``starts``: attempt -> NTP second from which nothing is sealed under the keys that are here.  ``own``: those of them at which a
+    period begins for no other reason.  ``given_up``: the last attempt that the BSM gave up.
+    """
+
+    starts: tuple[tuple[int, int], ...] = ()
+    own: frozenset[int] = frozenset()
+    given_up: int = 0
+
+    @property
+    def at(self) -> int | None:
+        """Where the keys end: where that was confirmed first; ``None``: nowhere."""
+        return min((start for _, start in self.starts), default=None)
 
 
 Key = tuple[str, int]
@@ -176,10 +196,18 @@ class Periods:
         self._changed[(*config.key, self._row_of.pop((*config.key, start)))] = None
 
     def lose(self, config: StreamConfig) -> None:
-        """Forget every period of a stream: nothing that was made before is used again (R33)."""
+        """Forget every period and key of a stream, and the boundaries that keys made: nothing that was made before is used again,
+        whoever seals now (R33, R50).
+        """
         for record in self.records(config):
             self.drop(config, record.period.start)
         self._journal.drop("on-air", config.key)
+        self._journal.drop("cut", config.key)
+        keys = self.keys(config)
+        for key in keys:
+            self._journal.drop("key", (*config.key, key.key_type, key.key_id))
+        for edge in sorted({edge for key in keys for edge in (key.valid_from, key.valid_to)}):
+            self.join(config, edge)
 
     def _forget(self, config: StreamConfig, start: int) -> None:
         """Forget a period that is over: its row goes with the last one of it."""
@@ -321,11 +349,34 @@ class Periods:
     def covered(self, config: StreamConfig, period: Period) -> bool:
         """Whether the keys of a whole period are here."""
         held = self.keys_at(config, period.start)
-        if any(key.valid_to < period.end for key in held.values()):
+        end = self.cut_of(config).at
+        if any(key.valid_to < period.end for key in held.values()) or (end is not None and end < period.end):
             return False
         if config.dual:  # the SEK names the key in both profiles (R38), so both roll together
             return "SEAK" in held and "SEK" in held and held["SEAK"].valid_from == held["SEK"].valid_from
         return ("SEK" if config.smartcard else "SEAK") in held
+
+    def cut_of(self, config: StreamConfig) -> Cut:
+        """What was confirmed to the BSM and is not over (R50)."""
+        return self._journal.get("cut", config.key, Cut) or Cut()
+
+    def end_keys(self, config: StreamConfig) -> None:
+        """What comes after keys that were cut short is here: they end where that was confirmed first (R50).
+
+        What was given back is dropped; its COUNTERs are burnt.
+        """
+        cut = self.cut_of(config)
+        if cut.at is None:
+            return
+        self._journal.put("cut", config.key, Cut(given_up=cut.given_up))
+        ended = [k for k in self.keys(config) if k.key_type != "PEAK" and k.valid_from < cut.at < k.valid_to]
+        for key in ended:
+            self._journal.put("key", (*config.key, key.key_type, key.key_id), replace(key, valid_to=cut.at))
+        for record in self.records(config):
+            if record.state is PeriodState.GIVEN_BACK:
+                self._take_back(config, record)
+        for key in ended:
+            self.join(config, key.valid_to)
 
     def check_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> bool:
         """Whether a delivered key is new; ``PeerFlowError`` when it cannot be taken."""
@@ -359,6 +410,8 @@ class Periods:
 
     def install_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> None:
         """Take a key that was checked: it ends what overlaps it, and periods begin and end where it does (R9, R33)."""
+        if replacing:
+            self.end_keys(config)
         for other in self.keys(config):
             if other.key_type != key.key_type or not other.valid_from < key.valid_to or not key.valid_from < other.valid_to:
                 continue
@@ -367,7 +420,7 @@ class Periods:
                 self._journal.put("key", name, replace(other, valid_to=key.valid_from))
             else:  # a BSM restored from an older copy does not know of it any more (R2)
                 self._journal.drop("key", name)
-            self._join(config, other.valid_to)
+            self.join(config, other.valid_to)
         self._journal.put("key", (*config.key, key.key_type, key.key_id), key)
         if replacing:
             self.unprepare(config, key.valid_from)
@@ -379,7 +432,12 @@ class Periods:
             late = max(0, self._horizon(config) - key.valid_from)
             self.cut(config, key.valid_from + -(-late // config.period) * config.period)
 
-    def _join(self, config: StreamConfig, at: int) -> None:
+    def ahead_of(self, config: StreamConfig, at: int) -> bool:
+        """Whether periods are prepared up to ``at`` at most, and none begins there yet."""
+        there = self.at(config, at)
+        return self._horizon(config) <= at and there is not None and there.start != at
+
+    def join(self, config: StreamConfig, at: int) -> None:
         """The end of a key that ends earlier now is no boundary any more, if it is none for another reason: a headend that never
         heard of it must agree on the periods (R33).
         """
@@ -396,10 +454,13 @@ class Periods:
         """R10: what is prepared from ``start`` on and not on air is taken back; its COUNTERs are burnt."""
         for record in self.records(config):
             if record.period.start >= start and record.state in NOT_ON_AIR:
-                for _, identity in record.key_ids:
-                    self._allocator.burn(identity, record.period.start)
-                self.fire(config, record, PeriodEvent.REPLACED)
-                self.drop(config, record.period.start)
+                self._take_back(config, record)
+
+    def _take_back(self, config: StreamConfig, record: PeriodRecord) -> None:
+        for _, identity in record.key_ids:
+            self._allocator.burn(identity, record.period.start)
+        self.fire(config, record, PeriodEvent.REPLACED)
+        self.drop(config, record.period.start)
 
     def shorten(self, config: StreamConfig, at: int) -> None:
         """The period that runs when a key begins at once ends there: its STKM says nothing of its end, so it stays as it is."""
@@ -414,7 +475,7 @@ class Periods:
         for record in self.records(config):
             if record.state is not PeriodState.SEALED:
                 continue
-            if self._lead(config, record) > now:
+            if self.lead(config, record) > now:
                 return  # and so is that of all that follow
             if now < record.period.end:
                 for _, identity in record.key_ids:
@@ -422,7 +483,7 @@ class Periods:
                 self.fire(config, record, PeriodEvent.ANNOUNCE)
                 self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
 
-    def _lead(self, config: StreamConfig, record: PeriodRecord) -> float:
+    def lead(self, config: StreamConfig, record: PeriodRecord) -> float:
         """When its STKM goes on air: half of the period before it ahead (R6)."""
         before = self._schedules[config.key].at(record.period.start - 1)
         return record.period.start - (before.duration / 2 if before is not None else record.period.duration / 2)
@@ -508,7 +569,7 @@ class Periods:
                 continue
             times.append(record.period.end)
             if state is PeriodState.SEALED:
-                times.append(self._lead(config, record))
+                times.append(self.lead(config, record))
                 return times  # what follows comes later
             if state is PeriodState.ON_AIR:
                 times.append(self.ready(config, record))

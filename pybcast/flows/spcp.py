@@ -93,7 +93,9 @@ class BackendMessage:
 
     ``message_id``: 128 random bits in hex; an answer repeats the one it answers.  ``source``, ``destination``: absolute URIs.
     ``status``: answers only.  ``start``, ``end``: DistributionStart/End, 64-bit NTP seconds.  ``replaces``: messageID of a
-    delivery to take off the carousel (tags 17, 19).  ``time``: when it was made, for the reader of a log.
+    delivery to take off the carousel (tags 17, 19).  ``time``: when it was made, for the reader of a log.  ``attempt``: of a
+    KeyDelivery without keys, the number of an attempt to end what is in force at ``start`` (R50): with ``replace`` it is asked for,
+    with ``fresh`` the BSD/A is to ask for everything anew, with neither the attempt was given up.
     """
 
     tag: Tag
@@ -110,6 +112,7 @@ class BackendMessage:
     replace: bool = False
     fresh: bool = False
     replaces: str | None = None
+    attempt: int | None = None
     version: int = VERSION
     time: int | None = None
     stream: int | None = None
@@ -129,6 +132,7 @@ class BackendMessage:
             replace=False,
             fresh=False,
             replaces=None,
+            attempt=None,
             time=int(now),
         )
 
@@ -200,8 +204,12 @@ def check(message: BackendMessage, receiver: Side) -> None:
     body = _BODY.get(tag)
     if any(body is None or not isinstance(item, body) for item in message.items):
         raise PeerFlowError(Status.INFORMATION_INVALID, f"{tag.name} does not carry these elements")
-    if tag in _FILLED and not message.items:
+    if message.attempt is not None:
+        _check_attempt(message)
+    elif tag in _FILLED and not message.items:
         raise PeerFlowError(Status.INFORMATION_INVALID, f"{tag.name} without content")
+    elif tag is Tag.KeyDelivery and message.fresh:
+        raise PeerFlowError(Status.INFORMATION_INVALID, "fresh goes with an attempt (R50)")
     if len(message.items) > MAX_DATA and not message.is_answer:
         raise PeerFlowError(Status.INFORMATION_INVALID, f"more than {MAX_DATA} elements (R30)")
     streams = [message.stream] + [item.stream for item in message.items if not isinstance(item, bytes)]
@@ -214,6 +222,13 @@ def check(message: BackendMessage, receiver: Side) -> None:
             raise PeerFlowError(Status.INFORMATION_INVALID, "periodEnd is not after periodStart")
         if isinstance(item, StkmItem) and bool(item.content) != (item.status == Status.SUCCESS):
             raise PeerFlowError(Status.INFORMATION_INVALID, "a STKM has content when its status is 0, and only then (R32)")
+
+
+def _check_attempt(message: BackendMessage) -> None:
+    if message.tag is not Tag.KeyDelivery or message.items or None in (message.stream, message.start):
+        raise PeerFlowError(Status.INFORMATION_INVALID, "an attempt goes with a stream and a start, and with no key (R50)")
+    if message.replace and message.fresh:
+        raise PeerFlowError(Status.INFORMATION_INVALID, "an attempt is replace or fresh, not both (R50)")
 
 
 def check_key_material(key: KeyMaterial, profile: Profile | None) -> None:

@@ -76,6 +76,7 @@ class PeriodState(enum.StrEnum):
     PAST = "past"
     MISSED = "missed"
     STOPPED = "stopped"
+    GIVEN_BACK = "given back"
 
 
 class PeriodEvent(enum.StrEnum):
@@ -88,6 +89,8 @@ class PeriodEvent(enum.StrEnum):
     SUPERSEDED = "successor in use"
     MISS = "end passed unused"
     AUTHORITY_ENDS = "authority ends (R9)"
+    GIVE_BACK = "its key is to end before it (R50)"
+    RESUME = "its key goes on (R50)"
 
 
 PERIOD: Final[Mapping[PeriodState, Mapping[PeriodEvent, PeriodState]]] = {
@@ -101,6 +104,7 @@ PERIOD: Final[Mapping[PeriodState, Mapping[PeriodEvent, PeriodState]]] = {
         PeriodEvent.REPLACED: PeriodState.PLANNED,
         PeriodEvent.ANNOUNCE: PeriodState.ON_AIR,
         PeriodEvent.MISS: PeriodState.MISSED,
+        PeriodEvent.GIVE_BACK: PeriodState.GIVEN_BACK,
     },
     PeriodState.ON_AIR: {
         PeriodEvent.SWITCH: PeriodState.IN_USE,
@@ -118,6 +122,11 @@ PERIOD: Final[Mapping[PeriodState, Mapping[PeriodEvent, PeriodState]]] = {
     PeriodState.PAST: {},
     PeriodState.MISSED: {},
     PeriodState.STOPPED: {},
+    PeriodState.GIVEN_BACK: {
+        PeriodEvent.RESUME: PeriodState.SEALED,
+        PeriodEvent.REPLACED: PeriodState.PLANNED,
+        PeriodEvent.MISS: PeriodState.MISSED,
+    },
 }
 
 
@@ -146,6 +155,29 @@ KEY: Final[Mapping[KeyState, Mapping[KeyEvent, KeyState]]] = {
     },
     KeyState.ON_AIR: {KeyEvent.CUT_SHORT: KeyState.ON_AIR, KeyEvent.END: KeyState.ENDED},
     KeyState.ENDED: {},
+}
+
+
+class AttemptState(enum.StrEnum):
+    """One attempt to end a pair's key early, at the BSM (R50)."""
+
+    ASKED = "asked"
+    RELEASED = "released"
+    GIVEN_UP = "given up"
+    OVER = "over"
+
+
+class AttemptEvent(enum.StrEnum):
+    CONFIRMED = "all BSD/As confirmed"
+    GIVE_UP = "one refused, or did not answer in time"
+    HEARD = "all BSD/As know that it was given up"
+
+
+ATTEMPT: Final[Mapping[AttemptState, Mapping[AttemptEvent, AttemptState]]] = {
+    AttemptState.ASKED: {AttemptEvent.CONFIRMED: AttemptState.RELEASED, AttemptEvent.GIVE_UP: AttemptState.GIVEN_UP},
+    AttemptState.GIVEN_UP: {AttemptEvent.HEARD: AttemptState.OVER},
+    AttemptState.RELEASED: {},
+    AttemptState.OVER: {},
 }
 
 
@@ -219,6 +251,7 @@ MACHINES: Final[Mapping[str, Mapping[Any, Mapping[Any, Any]]]] = {
     "Exchange": EXCHANGE,
     "Crypto period": PERIOD,
     "Long-term key": KEY,
+    "End of a pair's key": ATTEMPT,
     "Reception": RECEPTION,
     "SEK on a card": SEK,
 }
@@ -348,7 +381,9 @@ STATUS_WORDS: Final[Mapping[Status, str]] = {
 }
 _OF_MESSAGE: Final[Mapping[tuple[str, Status], str]] = {
     ("KeyDelivery", Status.ALREADY_IN_USE): "another key has this id, or an STKM of its time is on air",
-    ("KeyDelivery", Status.INFORMATION_INVALID): "the key has expired, or its time is prepared already or another key's",
+    ("KeyDelivery", Status.INFORMATION_INVALID): (
+        "the key has expired, its time is prepared already or another key's, or the attempt was given up"
+    ),
     ("STKMDelivery", Status.ALREADY_IN_USE): "an STKM of its period is on air, or there is another one",
     ("TEKDelivery", Status.ALREADY_IN_USE): "its period is sealed already, or over",
     ("PartialSTKMRequest", Status.ALREADY_IN_USE): "an STKM of that time is on air",

@@ -14,6 +14,7 @@ from typing import Final
 from pybcast import keys, messages
 from pybcast.flows import (
     allocator,
+    attempts,
     bsm,
     card,
     device,
@@ -56,6 +57,8 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "StkmItem": spcp.StkmItem,
     "Tag": tables.Tag,
     # BSM
+    "Attempt": attempts.Attempt,
+    "AttemptState": tables.AttemptState,
     "Awaited": ltkm.Awaited,
     "Bundle": members.Bundle,
     "Group": ltkm.Group,
@@ -74,6 +77,7 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     # BSD/A
     "AirStkm": events.AirStkm,
     "CarouselPut": events.CarouselPut,
+    "Cut": periods.Cut,
     "Period": schedule.Period,
     "OnAir": periods.OnAir,
     "PeriodBlock": periods.PeriodBlock,

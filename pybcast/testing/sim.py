@@ -21,6 +21,7 @@ from pybcast.flows import (
     Announce,
     CarouselDrop,
     CarouselPut,
+    Change,
     FlowDone,
     LongTermKey,
     Members,
@@ -157,7 +158,7 @@ class World:
         self._sender, self._took_over = next(iter(self.headends)), start
         self._traffic: dict[StreamKey, tuple[str, UseKey]] = {}
         self._boundaries: dict[StreamKey, set[int]] = {}
-        self._changes: dict[StreamKey, tuple[StreamConfig, StreamConfig]] = {}
+        self._lengths = {config.key: [(config.start, config.period)] for config in self.streams.values()}
         self.start_bsm()
         for name in self.headends:
             self.start_bsda(name)
@@ -229,23 +230,26 @@ class World:
         )  # fmt: skip
         headend.life += 1
         self._elect()
-        self.call_bsda(name, lambda bsda: bsda.tick(self.clock.now))
-        for key, (_, changed) in self._changes.items():
-            if self.clock.now < changed.start:
-                self.call_bsda(name, lambda b, k=key, c=changed: b.set_period(*k, c.period, self.clock.now, c.start)[1])  # type: ignore[misc]
-        for (service, stream), times in self._boundaries.items():  # it may have been dead when they were told
-            for at in sorted(t for t in times if t > self.clock.now):
-                self.call_bsda(name, lambda b, k=(service, stream), at=at: b.add_boundary(*k, at, self.clock.now)[1])  # type: ignore[misc]
+        self.call_bsda(name, lambda bsda: bsda.catch_up(self._to_come(), self.clock.now))
+
+    def _to_come(self) -> list[Change]:
+        """What a BSD/A that starts is told: it may have been dead when it was entered."""
+        changes = [Change(*key, at) for key, times in self._boundaries.items() for at in times]
+        changes += [Change(*key, start, length) for key, lengths in self._lengths.items() for start, length in lengths]
+        return sorted((change for change in changes if change.at > self.clock.now), key=lambda change: change.at)
 
     def _configured(self) -> list[StreamConfig]:
         """What a BSD/A's configuration file says: periods that begin later are told to it as a change."""
         configs = []
         for key, config in self.streams.items():
-            before, changed = self._changes.get(key, (config, config))
-            if self.clock.now < changed.start:
-                config = replace(config, period=before.period, start=before.start)
-            configs.append(config)
+            start, length = self._lengths_from_now(key)[0]
+            configs.append(replace(config, period=length, start=start))
         return configs
+
+    def _lengths_from_now(self, key: StreamKey) -> list[tuple[int, int]]:
+        """(start, length) of the periods of a stream: the one in force, and what is to come."""
+        lengths = self._lengths[key]
+        return lengths[max((n for n, (start, _) in enumerate(lengths) if start <= self.clock.now), default=0) :]
 
     def stop_bsda(self, name: str) -> None:
         """kill -9 of BSD/A and sender; the encoder goes on with the key it has, to the end of its authority."""
@@ -551,15 +555,16 @@ class World:
 
     def set_period(self, config: StreamConfig, length: int, at: int | None = None) -> StreamConfig:
         """A new period length everywhere, from ``at`` or when nobody has prepared further; gives the changed configuration."""
-        current = self.streams[config.key]
+        current, now = self.streams[config.key], self.clock.now
+        lengths = self._lengths[config.key] = self._lengths_from_now(config.key)
         if at is None:
-            at = current.grid(int(self.clock.now) + (current.ahead + 2) * max(current.period, length))
+            longest = max(length, *(n for _, n in lengths))
+            at = current.grid(max(int(now) + (current.ahead + 2) * longest, lengths[-1][0]))
         for name in self.headends:
             self.call_bsda(name, lambda b: b.set_period(config.service, config.stream, length, self.clock.now, at)[1])
         self.command(lambda bsm: bsm.set_period(config.service, config.stream, length, self.clock.now))
+        lengths.append((at, length))
         changed = self.streams[config.key] = replace(current, period=length, start=at)
-        before, pending = self._changes.get(config.key, (current, current))
-        self._changes[config.key] = (before if self.clock.now < pending.start else current, changed)
         return changed
 
     def set_generation(self, config: StreamConfig, generation: Literal["bsm", "bsda"]) -> StreamConfig:
@@ -597,6 +602,7 @@ class World:
                 item = self.bsm.fetch_stkm(config.service, config.stream, profile, viewer.name, self.clock.now, after)
                 if item is not None:
                     after = item.period_start
+                    self.watch.one_stkm(profile, config.service, config.stream, item.period_start, item.content)
                     self.call_viewer(viewer, lambda t: t.receive_stkm(config.service, config.stream, item.content, self.clock.now))
             self.clock.at(self.clock.now + every, ask)
 

@@ -329,8 +329,17 @@ class Watch:
         """A server begins to repeat STKMs; ``before``: length of the period before theirs."""
         for stkm in output.stkms:
             self.stkm(stkm.profile, output.service, output.stream, output.start, stkm.data)
+            self.one_stkm(stkm.profile, output.service, output.stream, output.start, stkm.data)
         if before is not None and self.now < output.start - before / 2 - 0.01:
             self.violate(f"STKM of {output.start} announced {output.start - self.now:.1f} s ahead: more than half a period (R6)")
+
+    def one_stkm(self, profile: Profile, service: str, stream: int, start: int, data: bytes) -> None:
+        """A STKM goes on air, or to a terminal: one for each profile, stream and period, whatever key it is under (R50).
+
+        But for programmes: a headend that lost touch before it was told of one seals without the programme's key.
+        """
+        programme = profile == "drm" and getattr(codec.decode(data, "drm-stkm"), "programme_CID_extension", None) is not None
+        self.once("two STKMs for one period (R50)", (profile, service, stream, start, programme), data)
 
     def aired(self, output: Announce) -> None:
         """One repetition is on air."""

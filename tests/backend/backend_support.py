@@ -109,10 +109,11 @@ def key_materials(draw: st.DrawFn, profile: Profile) -> KeyMaterial:
     kind = draw(st.sampled_from(["SEK", "PEK"] if card else ["SEAK", "PEAK"]))
     criteria = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=20)), max_size=5).map(tuple)
     start = draw(times) if not card else T
+    names = st.binary(min_size=len(base.key_id), max_size=len(base.key_id))
     changes: dict[str, object] = {
         "key_type": kind,
         "key": Secret(draw(st.binary(min_size=len(base.key), max_size=len(base.key)))),
-        "key_id": draw(st.binary(min_size=len(base.key_id), max_size=len(base.key_id))),
+        "key_id": draw(names.filter(lambda name: not card or b"\0\0" not in (name[3:5], name[5:]))),
         "stream": draw(streams),
         "valid_from": start,
         "valid_to": draw(st.integers(start + 1, start + 640)),
@@ -146,6 +147,14 @@ def messages(draw: st.DrawFn) -> BackendMessage:
         items = good | st.builds(lambda p, s: StkmItem(**p, status=s), periods(), st.integers(1, 255))
     else:
         items = octets
+    attempt = draw(st.none() | times) if tag is Tag.KeyDelivery else None
+    if attempt is not None:
+        way = draw(st.sampled_from(["replace", "fresh", "neither"]))
+        return BackendMessage(
+            tag=tag, message_id=draw(texts.filter(bool)), source=draw(uris), destination=draw(uris), service=draw(uris),
+            profile=profile, start=draw(times), stream=draw(streams), attempt=attempt, replace=way == "replace",
+            fresh=way == "fresh",
+        )  # fmt: skip
     carried = tag in KEYS | PARTIALS | STKMS | OBJECTS
     window = times if tag in (Tag.LTKMRequest, Tag.RegRequest) else st.none() | times
     return BackendMessage(

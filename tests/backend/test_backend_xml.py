@@ -96,6 +96,16 @@ def test_times_mean_those_nearest_to_now() -> None:
     assert xml.decode(body, Side.BSM, wrap - 100) == sent
 
 
+@pytest.mark.parametrize("flags", [{"replace": True}, {"fresh": True}, {}])
+def test_r50_an_attempt_carries_no_key(flags: dict[str, bool]) -> None:
+    """Its number is a time: a later attempt has a later one, over the wrap of 2036 too."""
+    wrap = 1 << 32
+    sent = message(Tag.KeyDelivery, items=(), stream=1, start=wrap + 20, attempt=wrap - 5, **flags)
+    body = xml.encode(sent, wrap)
+    assert f' attempt="{wrap - 5}"'.encode() in body and b"KeyMaterial" not in body
+    assert xml.decode(body, Side.BSDA, wrap) == sent
+
+
 @given(st.binary(max_size=60), st.integers(1, 9))
 def test_pieces_make_the_same_message(noise: bytes, size: int) -> None:
     sent = message(Tag.KeyDelivery, items=(sek(1), replace(sek(2), socID=noise.hex())))
@@ -167,11 +177,12 @@ def test_r28_another_namespace_is_refused() -> None:
         (' tag="3"', ' tag="300"', "KeyDelivery.tag"),
         (' tag="3"', ' tag="3" status="0"', "KeyDelivery.status"),
         (' tag="3"', ' tag="3" replace="maybe"', "KeyDelivery.replace"),
+        (' tag="3"', ' tag="3" attempt="-1"', "KeyDelivery.attempt"),
         ("urn:example:bsm", "bsm", "KeyDelivery.source"),
         ("urn:example:bsda", "urn:example:bs da", "KeyDelivery.destination"),
         ("urn:example:service", "x" * 10, "KeyDelivery.GlobalServiceID"),
         ("urn:example:service", "urn:" + "x" * 1024, "KeyDelivery.GlobalServiceID"),
-        ("<KeyMaterial", "<DistributionEnd>1</DistributionEnd><KeyMaterial", "KeyDelivery.DistributionEnd"),
+        ("<KeyMaterial", "<DistributionEnd>1</DistributionEnd><KeyMaterial", "KeyDelivery.KeyMaterial[0]"),
         (NS, f'{NS} xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="xs:string"', "KeyDelivery"),
         (NS, f'{NS} xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:nil="true"', "KeyDelivery"),
     ],
@@ -461,6 +472,8 @@ def test_r27_a_refusal_echoes_what_is_readable_and_can_be_read(text: str, expect
         (Tag.TEKDelivery, {"replace": True}, "replace"),
         (Tag.TEKDelivery, {"replaces": "x"}, "replaces"),
         (Tag.KeyDelivery, {"items": ()}, "items"),
+        (Tag.KeyDelivery, {"attempt": T + 2**32, "items": ()}, "attempt"),
+        (Tag.TEKDelivery, {"attempt": T}, "attempt"),
         (Tag.KeyRequest, {"items": (b"x",)}, "items"),
         (Tag.KeyDelivery, {"items": (sek(), b"x")}, "items[1]"),
         (Tag.KeyDelivery, {"items": (replace(sek(), key=Secret(b"")),)}, "KeyMaterial[0]"),

@@ -207,6 +207,15 @@ def test_headends_that_differ_are_seen(scene: Scene, profile: str) -> None:
 
 
 @pytest.mark.parametrize("profile", ["drm", "smartcard"])
+def test_two_stkms_for_one_period_are_seen_whatever_key_they_are_under(scene: Scene, profile: str) -> None:
+    first, other = (scene.announce(start) for start in sorted(scene.system.stkms(scene.config))[-2:])
+    assert first.start < other.start
+    stkm = next(s for s in other.stkms if s.profile == profile)
+    scene.watch.one_stkm(stkm.profile, *scene.config.key, first.start, stkm.data)
+    scene.sees("two STKMs for one period (R50)")
+
+
+@pytest.mark.parametrize("profile", ["drm", "smartcard"])
 def test_an_incomplete_stkm_on_air_is_seen(scene: Scene, profile: str) -> None:
     data = scene.system.stkm(scene.config, scene.use.start, profile)
     if profile == "drm":

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""R50 at a BSD/A: the keys that it has end early, in two steps, so that the headends of a pair never make two STKMs for one period.
+
+First the BSM asks both headends to seal nothing from a start S on.  A headend gives back what it has sealed from S on and has not
+on air, keeps it aside, and confirms; where something of it is on air already, it refuses.  Then the BSM releases the next key: what
+was given back is dropped, and its COUNTERs are burnt.  Or the BSM gives the attempt up, because one headend did not confirm: what
+was given back goes out again, the same bytes.  A headend that has confirmed and hears no more is silent from S: the encoder holds
+the key in use to the end of its authority.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pybcast.errors import PeerFlowError
+from pybcast.flows.config import StreamConfig
+from pybcast.flows.events import Journal, OffAir
+from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, Cut, Periods
+from pybcast.flows.tables import PeriodEvent, PeriodState, Status
+
+
+class Cutting:
+    """The attempts of the BSM to end keys early, in the BSD/A's journal (table ``cut``)."""
+
+    def __init__(self, journal: Journal, periods: Periods) -> None:
+        self._journal, self._periods = journal, periods
+
+    def _keep(self, config: StreamConfig, cut: Cut) -> None:
+        self._journal.put("cut", config.key, cut)
+
+    def confirm(self, config: StreamConfig, attempt: int, start: int, now: float) -> None:
+        """From ``start`` on nothing is sealed under the keys that are here.  ``PeerFlowError`` 27 when something of that time is on
+        air or its lead has begun, 21 when that attempt was given up.
+        """
+        cut = self._periods.cut_of(config)
+        if attempt <= cut.given_up:
+            raise PeerFlowError(Status.INFORMATION_INVALID, "that attempt was given up (R50)")
+        if attempt in dict(cut.starts):
+            return
+        later = [r for r in self._periods.records(config) if r.period.start >= start and r.state not in FINAL]
+        sealed = [r for r in later if r.state is PeriodState.SEALED]
+        if any(r.state not in NOT_ON_AIR for r in later) or any(self._periods.lead(config, r) <= now for r in sealed):
+            raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R50)")
+        for record in sealed:
+            self._periods.fire(config, record, PeriodEvent.GIVE_BACK)
+        own = cut.own
+        if self._periods.ahead_of(config, start):  # nothing prepared reaches over it: what comes before it ends there
+            self._periods.cut(config, start)
+            own |= {start}
+        self._keep(config, replace(cut, starts=(*cut.starts, (attempt, start)), own=own))
+
+    def give_up(self, config: StreamConfig, attempt: int, now: float) -> None:
+        """The BSM gave that attempt up: what was given back for it alone goes out again."""
+        cut = self._periods.cut_of(config)
+        after = replace(cut, starts=tuple(one for one in cut.starts if one[0] != attempt), given_up=max(cut.given_up, attempt))
+        after = replace(after, own=after.own & {start for _, start in after.starts})
+        self._keep(config, after)
+        for record in self._periods.records(config):
+            back = record.state is PeriodState.GIVEN_BACK and (after.at is None or record.period.start < after.at)
+            if back and record.period.end > now:
+                self._periods.fire(config, record, PeriodEvent.RESUME)
+        for start in cut.own - after.own:
+            self._periods.join(config, start)
+
+    def forget(self, config: StreamConfig, attempt: int) -> None:
+        """Forget all that was made and every key: the operator said that this headend is off air, and the pair went on without it.
+
+        What is on air leaves it; the encoder holds the key that it has.
+        """
+        if attempt <= self._periods.cut_of(config).given_up:
+            return  # said again
+        for record in self._periods.records(config):
+            if record.state in USED or record.state is PeriodState.ON_AIR:
+                self._journal.emit(OffAir(*config.key, record.period.start))
+        self._periods.lose(config)
+        self._keep(config, Cut(given_up=attempt))
