@@ -75,7 +75,6 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "AirStkm": events.AirStkm,
     "CarouselPut": events.CarouselPut,
     "Period": schedule.Period,
-    "OnAir": periods.OnAir,
     "PeriodBlock": periods.PeriodBlock,
     "PeriodRecord": periods.PeriodRecord,
     "PeriodState": tables.PeriodState,
