@@ -263,9 +263,6 @@ class Edge:
         out, self._out = self._out, []
         return out
 
-    def _alarm(self, code: str, line: _Line, text: str = "", *, active: bool = True) -> None:
-        self._out.append(Alarm(code, *line.key, text, active))
-
     def _take(self, line: _Line, plan: Plan, period: PlannedPeriod, now: float) -> None:
         slot = line.slot(period.start)
         if slot is None:
@@ -308,7 +305,8 @@ class Edge:
         short = left < min(SHORT, line.slots[-1].plan.reserve)
         if short is not line.short:
             line.short = short
-            self._alarm("plan-short", line, f"{left} periods are left in the plan" if short else "", active=short)
+            text = f"{left} periods are left in the plan" if short else ""
+            self._out.append(Alarm("plan-short", *line.key, text, active=short))
 
     def _switch(self, line: _Line, now: float) -> None:
         """Traffic takes the newest key that it may use (R40)."""
@@ -336,7 +334,7 @@ class Edge:
             if slot.state in USED and slot.ended(now):
                 self._out.append(StopTraffic(*line.key))
                 self._remove(line, slot, EdgeEvent.AUTHORITY_ENDS)
-                self._alarm("stopped", line, f"authority of period {slot.period.start} ended, no successor (R9)")
+                self._out.append(Alarm("stopped", *line.key, f"authority of period {slot.period.start} ended, no successor (R9)"))
             elif slot.state is EdgeState.IN_USE and now >= slot.period.end:
                 self._hold(line, slot)
             elif slot.state not in USED:
@@ -347,7 +345,7 @@ class Edge:
 
     def _hold(self, line: _Line, slot: _Slot) -> None:
         slot.fire(EdgeEvent.HOLD)
-        self._alarm("held-key", line, f"no new key at {slot.period.end}: the last one is held")
+        self._out.append(Alarm("held-key", *line.key, f"no new key at {slot.period.end}: the last one is held"))
 
     def _off_air(self, line: _Line, slot: _Slot) -> None:
         if slot.state in REPEATED:
@@ -356,7 +354,7 @@ class Edge:
     def _remove(self, line: _Line, slot: _Slot, event: EdgeEvent) -> None:
         """A period takes its last step."""
         if slot.state is EdgeState.HELD:
-            self._alarm("held-key", line, active=False)
+            self._out.append(Alarm("held-key", *line.key, active=False))
         self._off_air(line, slot)
         slot.fire(event)
         line.slots.remove(slot)

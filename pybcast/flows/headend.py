@@ -15,12 +15,13 @@ from pybcast.flows.tables import EdgeState, PeriodState
 class Headend(BSDA):
     """A BSD/A that drives its edge.
 
-    ``edge``: one that lives already, or ``None`` for one that starts empty.  The outputs of an input are those of both, what is to
-    be kept first.
+    ``edge``: one that lives already, or ``None`` for one that starts empty.  ``again``: what it said may be lost: it is said again.
+    The outputs of an input are those of both, what is to be kept first.
     """
 
-    def __init__(self, *, edge: Edge | None = None, **options: Any) -> None:
+    def __init__(self, *, edge: Edge | None = None, again: bool = False, **options: Any) -> None:
         super().__init__(**options)
+        self._again = again
         self.edge = Edge(self._streams) if edge is None else edge
 
     # --- inputs -------------------------------------------------------------------------------------------------------
@@ -58,7 +59,7 @@ class Headend(BSDA):
     def _begin(self, now: float) -> None:
         if not self._resumed:
             super()._begin(now)
-            for output in self.edge.keep(self._streams):
+            for output in (*self.edge.keep(self._streams), *(self.edge.say_again() if self._again else ())):
                 self._journal.emit(output)
             self._connect(self.edge.held(), now)
 

@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from pybcast.backend import Client
 from pybcast.broadcast.link import Held, mark_of
@@ -60,26 +60,19 @@ class Bsda(Daemon[Headend]):
 
     def make(self, config: ServerConfig, state: State, start: Start | None) -> Headend:
         """An empty database counts as a lost one (R33): a first start only costs one change of the long-term keys (F4) for it."""
-        streams = {stream.key for stream in config.streams}
         if self._edge is None:
-            self._edge = Edge(streams)
-        self._say_again(streams)
+            self._edge = Edge(stream.key for stream in config.streams)
+        self._reports.clear()  # like what the edge said last they may be lost: it is said, and reported, again
+        if self._on_air is not None:
+            self._on_air.keep({(h.service, h.stream, p.start) for h in self._edge.held() for p in h.periods if p.state in REPEATED})
         if start is not None:
             start = replace(start, empty=not state)
             if start.empty or start.restored is not None:
                 LOG.warning("no store, or an old copy of it: asking for new keys (R33)", extra={"fields": {"event": "store-lost"}})
         return Headend(
-            me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, start=start, edge=self._edge
-        )
-
-    def _say_again(self, streams: Collection[tuple[str, int]]) -> None:
-        """A machine is made anew: what the edge said, and what was reported to it, may be lost with the inputs of the last one."""
-        assert self._edge is not None
-        self._reports.clear()
-        for output in (*self._edge.keep(streams), *self._edge.say_again()):
-            self.put(cast(AirOutput, output))
-        if self._on_air is not None:
-            self._on_air.keep({(h.service, h.stream, p.start) for h in self._edge.held() for p in h.periods if p.state in REPEATED})
+            me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, start=start,
+            edge=self._edge, again=True,
+        )  # fmt: skip
 
     async def _run(self, client: Client, listening: Any) -> int:
         try:
