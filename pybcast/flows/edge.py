@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from bisect import insort
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from pybcast.flows.agenda import TURN, Agenda
@@ -90,16 +91,23 @@ def mark(data: bytes) -> bytes:
 
 
 class _Slot:
-    """One period.  ``told_late``: its end had passed when it came; it is what there is until another is in use."""
+    """One period, as it was planned.  ``ready_at``: when three repetitions will have been on air (R40).  ``told_late``: its end had
+    passed when it came; it is what there is until another is in use.
+    """
 
-    __slots__ = ("announced_at", "period", "plan", "state", "told_late", "use")
+    __slots__ = (
+        "auth_key", "authority_end", "end", "lead", "plan", "ready_at", "salt", "start", "state", "stkms", "tek", "told_late",
+        "traffic_id", "use",
+    )  # fmt: skip
 
     def __init__(self, period: PlannedPeriod, plan: Plan, told_late: bool) -> None:
-        auth_key = None if period.auth_key is None else Secret(period.auth_key)
-        self.period = replace(period, tek=Secret(period.tek), auth_key=auth_key)
+        self.start, self.end, self.lead, self.stkms = period.start, period.end, period.lead, period.stkms
+        self.traffic_id, self.salt, self.authority_end = period.traffic_id, period.salt, period.authority_end
+        self.tek = Secret(period.tek)
+        self.auth_key = None if period.auth_key is None else Secret(period.auth_key)
         self.plan, self.told_late = plan, told_late
         self.state = EdgeState.WAITING
-        self.announced_at: float | None = None
+        self.ready_at: float | None = None
         self.use: UseKey | None = None
 
     def fire(self, event: EdgeEvent) -> None:
@@ -107,33 +115,30 @@ class _Slot:
 
     def says(self, period: PlannedPeriod) -> bool:
         """Whether this is that period, with the same STKMs and key."""
-        mine = self.period
-        return mine.stkms == period.stkms and mine.traffic_id == period.traffic_id and mine.tek == period.tek
+        return self.stkms == period.stkms and self.traffic_id == period.traffic_id and self.tek == period.tek
 
     def ended(self, now: float) -> bool:
         """Whether the right under which its key is used is over (R9)."""
-        end = self.period.authority_end
-        return end is not None and now >= end and not self.plan.hold_through
-
-    def ready_at(self) -> float | None:
-        """When three repetitions have been on air (R40)."""
-        return None if self.announced_at is None else self.announced_at + REPETITIONS_AHEAD * self.plan.repetition
+        return self.authority_end is not None and now >= self.authority_end and not self.plan.hold_through
 
     def key(self) -> UseKey:
         """What the encoder is told: with copies of the keys, so that they outlive ours while they wait to leave."""
         if self.use is None:
-            p, plan = self.period, self.plan
-            auth_key = None if p.auth_key is None else Secret(p.auth_key)
-            end = None if plan.hold_through else p.authority_end
+            plan = self.plan
+            auth_key = None if self.auth_key is None else Secret(self.auth_key)
+            end = None if plan.hold_through else self.authority_end
             self.use = UseKey(
-                plan.service, plan.stream, p.start, plan.protocol, p.traffic_id, Secret(p.tek), p.salt, auth_key, end
+                plan.service, plan.stream, self.start, plan.protocol, self.traffic_id, Secret(self.tek), self.salt, auth_key, end
             )  # fmt: skip
         return self.use
 
+    def announce(self) -> Announce:
+        return Announce(self.plan.service, self.plan.stream, self.start, self.stkms, self.plan.repetition)
+
     def wipe(self) -> None:
-        self.period.tek.wipe()
-        if self.period.auth_key is not None:
-            self.period.auth_key.wipe()
+        self.tek.wipe()
+        if self.auth_key is not None:
+            self.auth_key.wipe()
         self.use = None
 
 
@@ -150,7 +155,7 @@ class _Line:
         self.short = False
 
     def slot(self, start: int) -> _Slot | None:
-        return next((slot for slot in self.slots if slot.period.start == start), None)
+        return next((slot for slot in self.slots if slot.start == start), None)
 
 
 class Edge:
@@ -181,15 +186,15 @@ class Edge:
         given: list[int] = []
         stay: list[tuple[int, int]] = []
         line = self._lines.get((recall.service, recall.stream))
-        for slot in [] if line is None else [s for s in line.slots if s.period.start >= recall.at]:
+        for slot in [] if line is None else [s for s in line.slots if s.start >= recall.at]:
             assert line is not None
-            if slot.period.lead > now and slot.state not in USED:
-                given.append(slot.period.start)
+            if slot.lead > now and slot.state not in USED:
+                given.append(slot.start)
                 self._remove(line, slot, EdgeEvent.RECALL)
                 continue
-            if slot.period.lead > now:
+            if slot.lead > now:
                 self._set_back(line, slot, now)
-            stay.append((slot.period.start, slot.period.end))
+            stay.append((slot.start, slot.end))
         if line is not None:
             self._work(line, now)
         self._out.append(Recalled(recall.service, recall.stream, recall.at, tuple(given), tuple(stay)))
@@ -204,9 +209,9 @@ class Edge:
         for service, stream, start in reports:
             line = self._lines.get((service, stream))
             slot = None if line is None else line.slot(start)
-            if line is not None and slot is not None and slot.state is EdgeState.ON_AIR and slot.announced_at is None:
-                slot.announced_at = now
-                self._work(line, now)
+            if line is not None and slot is not None and slot.state is EdgeState.ON_AIR and slot.ready_at is None:
+                slot.ready_at = now + REPETITIONS_AHEAD * slot.plan.repetition
+                self._wakes.sooner(line.key, slot.ready_at)
         return self._done()
 
     def tick(self, now: float) -> list[Output]:
@@ -236,11 +241,11 @@ class Edge:
         for line in self._lines.values():
             for slot in line.slots:
                 if slot.state in REPEATED:
-                    self._out.append(_announce(slot))
+                    self._out.append(slot.announce())
                 if slot.state in USED:
                     self._out.append(slot.key())
                 elif slot.state is EdgeState.READY:
-                    self._out.append(NextKey(slot.key(), slot.period.end))
+                    self._out.append(NextKey(slot.key(), slot.end))
         return self._done()
 
     # --- views --------------------------------------------------------------------------------------------------------
@@ -252,9 +257,7 @@ class Edge:
     def view(self, service: str, stream: int) -> Held:
         """The same of one stream."""
         line = self._lines.get((service, stream)) or _Line((service, stream))
-        periods = tuple(
-            HeldPeriod(s.period.start, s.period.end, s.state, tuple(mark(stkm.data) for stkm in s.period.stkms)) for s in line.slots
-        )
+        periods = tuple(HeldPeriod(s.start, s.end, s.state, tuple(mark(stkm.data) for stkm in s.stkms)) for s in line.slots)
         return Held(service, stream, periods, line.used)
 
     # --- work ---------------------------------------------------------------------------------------------------------
@@ -268,63 +271,61 @@ class Edge:
         if slot is None:
             insort(line.slots, _Slot(period, plan, period.end <= now), key=_start)
             return
-        before = (slot.period.authority_end, slot.plan.hold_through, slot.period.end)
-        slot.plan, slot.use = plan, None
-        slot.period = replace(slot.period, end=period.end, authority_end=period.authority_end)
-        if before == (period.authority_end, plan.hold_through, period.end):
+        before = (slot.end, slot.authority_end, slot.plan.hold_through)
+        slot.plan, slot.end, slot.authority_end, slot.use = plan, period.end, period.authority_end, None
+        if before == (slot.end, slot.authority_end, plan.hold_through):
             return
         if slot.state is EdgeState.READY:
-            self._out.append(NextKey(slot.key(), period.end))
+            self._out.append(NextKey(slot.key(), slot.end))
         elif slot.state in USED:
             self._out.append(slot.key())
 
     def _work(self, line: _Line, now: float) -> None:
-        """Whatever is due for a stream."""
-        self._begin_leads(line, now)
-        self._switch(line, now)
-        self._end(line, now)
-        self._wakes.set(line.key, _next(line))
-
-    def _begin_leads(self, line: _Line, now: float) -> None:
-        for slot in line.slots:
+        """Whatever is due for a stream: what has begun, oldest first."""
+        chosen, over = None, False
+        for n, slot in enumerate(line.slots):
             if slot.state is EdgeState.WAITING:
-                if slot.period.lead > now:
-                    return  # and so is that of all that follow
-                if now < slot.period.end or slot.told_late:
+                if slot.lead > now:
+                    break  # and so is that of all that follow
+                if now < slot.end or slot.told_late:
                     slot.fire(EdgeEvent.LEAD)
-                    self._out.append(_announce(slot))
+                    self._out.append(slot.announce())
                     self._count(line, now)
-            elif slot.state is EdgeState.ON_AIR and (at := slot.ready_at()) is not None and at <= now:
+            elif slot.state is EdgeState.ON_AIR and slot.ready_at is not None and slot.ready_at <= now:
                 slot.fire(EdgeEvent.REPEATED)
-                if slot.period.start > now:
-                    self._out.append(NextKey(slot.key(), slot.period.end))
+                if slot.start > now:
+                    self._out.append(NextKey(slot.key(), slot.end))
+            if slot.state is EdgeState.READY and slot.start <= now and not slot.ended(now):
+                chosen = n
+            over = over or slot.end <= now or slot.ended(now)
+        if chosen is not None:
+            self._switch(line, chosen)
+        if over:
+            self._end(line, now)
+        self._wakes.set(line.key, _next(line))
 
     def _count(self, line: _Line, now: float) -> None:
         """R49: an alarm where fewer periods are left than ought to be, taken back when there are enough."""
-        left = sum(slot.period.start > now for slot in line.slots)
+        left = len(line.slots)
+        for slot in line.slots:
+            if slot.start > now:
+                break
+            left -= 1
         short = left < min(SHORT, line.slots[-1].plan.reserve)
         if short is not line.short:
             line.short = short
             text = f"{left} periods are left in the plan" if short else ""
             self._out.append(Alarm("plan-short", *line.key, text, active=short))
 
-    def _switch(self, line: _Line, now: float) -> None:
+    def _switch(self, line: _Line, chosen: int) -> None:
         """Traffic takes the newest key that it may use (R40)."""
-        chosen = None
-        for n, slot in enumerate(line.slots):
-            if slot.period.start > now:
-                break
-            if slot.state is EdgeState.READY and not slot.ended(now):
-                chosen = n
-        if chosen is None:
-            return
         slot = line.slots[chosen]
         slot.fire(EdgeEvent.SWITCH)
-        line.used = slot.period.start
+        line.used = slot.start
         self._out.append(slot.key())
         if slot.plan is not line.begun:
             line.begun = slot.plan
-            self._out.append(PlanBegun(*line.key, slot.period.start))
+            self._out.append(PlanBegun(*line.key, slot.start))
         for before in line.slots[:chosen]:
             self._remove(line, before, EdgeEvent.SUPERSEDED if before.state in USED else EdgeEvent.MISS)
 
@@ -334,22 +335,22 @@ class Edge:
             if slot.state in USED and slot.ended(now):
                 self._out.append(StopTraffic(*line.key))
                 self._remove(line, slot, EdgeEvent.AUTHORITY_ENDS)
-                self._out.append(Alarm("stopped", *line.key, f"authority of period {slot.period.start} ended, no successor (R9)"))
-            elif slot.state is EdgeState.IN_USE and now >= slot.period.end:
+                self._out.append(Alarm("stopped", *line.key, f"authority of period {slot.start} ended, no successor (R9)"))
+            elif slot.state is EdgeState.IN_USE and now >= slot.end:
                 self._hold(line, slot)
             elif slot.state not in USED:
-                if slot.period.start > now:
+                if slot.start > now:
                     return
-                if (now >= slot.period.end and not slot.told_late) or slot.ended(now):
+                if (now >= slot.end and not slot.told_late) or slot.ended(now):
                     self._remove(line, slot, EdgeEvent.MISS)
 
     def _hold(self, line: _Line, slot: _Slot) -> None:
         slot.fire(EdgeEvent.HOLD)
-        self._out.append(Alarm("held-key", *line.key, f"no new key at {slot.period.end}: the last one is held"))
+        self._out.append(Alarm("held-key", *line.key, f"no new key at {slot.end}: the last one is held"))
 
     def _off_air(self, line: _Line, slot: _Slot) -> None:
         if slot.state in REPEATED:
-            self._out.append(OffAir(*line.key, slot.period.start))
+            self._out.append(OffAir(*line.key, slot.start))
 
     def _remove(self, line: _Line, slot: _Slot, event: EdgeEvent) -> None:
         """A period takes its last step."""
@@ -365,8 +366,8 @@ class Edge:
         key is held, as that of a period before now.
         """
         self._off_air(line, slot)
-        start = int(now) - (slot.period.end - slot.period.start)
-        slot.period = replace(slot.period, start=start, end=start + 1, lead=float(start), stkms=())
+        start = int(now) - (slot.end - slot.start)
+        slot.start, slot.end, slot.lead, slot.stkms, slot.use = start, start + 1, float(start), (), None
         line.used = start
         if slot.state is EdgeState.IN_USE:
             self._hold(line, slot)
@@ -376,7 +377,7 @@ def _refusal(line: _Line, plan: Plan) -> str:
     """Why a plan cannot be taken; empty when it can (R45)."""
     if not plan.periods:
         return "no periods"
-    edges = {slot.period.start: slot.period.end for slot in line.slots}
+    edges = {slot.start: slot.end for slot in line.slots}
     last = None
     for period in plan.periods:
         if period.start >= period.end or (last is not None and period.start < last):
@@ -400,28 +401,21 @@ def _refusal(line: _Line, plan: Plan) -> str:
 
 def _next(line: _Line) -> float | None:
     """When something of a stream changes."""
-    times: list[float] = []
+    first = math.inf
     for slot in line.slots:
-        period = slot.period
-        if slot.state is EdgeState.WAITING:
-            times.append(period.lead)
-            break  # what follows comes later
-        if slot.state is EdgeState.ON_AIR:
-            ready = slot.ready_at()
-            times += [] if ready is None else [ready]
-        elif slot.state is EdgeState.READY:
-            times.append(period.start)
-        if slot.state is not EdgeState.HELD and not slot.told_late:
-            times.append(period.end)
-        if slot.state in USED and period.authority_end is not None and not slot.plan.hold_through:
-            times.append(period.authority_end)
-    return min(times, default=None)
-
-
-def _announce(slot: _Slot) -> Announce:
-    plan = slot.plan
-    return Announce(plan.service, plan.stream, slot.period.start, slot.period.stkms, plan.repetition)
+        state = slot.state
+        if state is EdgeState.WAITING:
+            return min(first, slot.lead)  # what follows comes later
+        if state is EdgeState.ON_AIR and slot.ready_at is not None:
+            first = min(first, slot.ready_at)
+        elif state is EdgeState.READY:
+            first = min(first, slot.start)
+        if state is not EdgeState.HELD and not slot.told_late:
+            first = min(first, slot.end)
+        if state in USED and slot.authority_end is not None and not slot.plan.hold_through:
+            first = min(first, slot.authority_end)
+    return None if first == math.inf else first
 
 
 def _start(slot: _Slot) -> int:
-    return slot.period.start
+    return slot.start

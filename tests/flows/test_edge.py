@@ -260,7 +260,7 @@ def test_a_clock_that_is_set_back() -> None:
 def test_keys_are_wiped_when_used_up_and_when_recalled() -> None:
     """R48: the edge's own copies; those of who planned, and those on their way to an encoder, are not touched."""
     edge = told(0, 1, 2)
-    mine = {slot.period.start: slot.period.tek for slot in edge._lines[NAME].slots}
+    mine = {slot.start: slot.tek for slot in edge._lines[NAME].slots}
     used = of(UseKey, run(edge, -4, 3))
     edge.recall(Recall(*NAME, START + 16), START + 3)
     assert [mine[START + 8 * n].wiped for n in range(3)] == [False, False, True]
@@ -282,7 +282,7 @@ def test_what_it_says_when_a_server_connects() -> None:
 def test_a_stream_that_is_given_up() -> None:
     edge = told(0)
     run(edge, -4, 1)
-    tek = edge._lines[NAME].slots[0].period.tek
+    tek = edge._lines[NAME].slots[0].tek
     assert edge.keep([("urn:example:other", 1)]) == [OffAir(*NAME, START)]
     assert tek.wiped and edge.held() == () and edge.next_wakeup() is None
     assert edge.announced(*NAME, START, START + 1) == []
