@@ -526,10 +526,10 @@ class LinkClient:
             self._reported.discard(key)
         self._mark_unsaid(key)
 
-    def keep(self, streams: Collection[tuple[str, int]]) -> None:
-        """Of other (service, stream)s nothing is on air any more: the configuration has changed."""
+    def keep(self, periods: Collection[tuple[str, int, int]]) -> None:
+        """Other (service, stream, start)s are not on air any more, and it may not have been said."""
         for output in list(self._holds.values()):
-            if isinstance(output, Announce) and (output.service, output.stream) not in streams:
+            if isinstance(output, Announce) and (output.service, output.stream, output.start) not in periods:
                 self.put(OffAir(output.service, output.stream, output.start))
 
     def forget(self) -> None:

@@ -47,7 +47,7 @@ class FlowKeys:
         self._receivers = Receivers(profiles, now, interaction=True)
         self._rolled: set[tuple[str, bytes]] = set()
         self._bsm: flow.BSM | None = None
-        self._bsda: flow.BSDA | None = None
+        self._bsda: flow.Headend | None = None
 
     # --- KeySide ------------------------------------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ class FlowKeys:
         streams = [self._config(service, int(now) + LEAD_IN) for service in SERVICES]
         issuer = self._receivers.issuer_id
         self._bsm = flow.BSM(me=BSM_ID, fqdn=FQDN, streams=streams, randomness=os.urandom, rights_issuer_id=issuer)
-        self._bsda = flow.BSDA(me=BSDA_ID, streams=streams, teks=flow.random_teks(os.urandom), randomness=os.urandom)
+        self._bsda = flow.Headend(me=BSDA_ID, streams=streams, teks=flow.random_teks(os.urandom), randomness=os.urandom)
         outputs = self._bsm.add_group(self._receivers.group, now)
         for party in self._receivers.parties:
             outputs += self._bsm.add_subscriber(party.subscriber, now, party.registration)

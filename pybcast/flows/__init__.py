@@ -12,6 +12,7 @@ from pybcast.flows.bsm import BSM, Enrolment, Issuing, Later
 from pybcast.flows.card import Card, SimulatedCard
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.device import Device
+from pybcast.flows.edge import Edge
 from pybcast.flows.events import (
     AirStkm,
     Alarm,
@@ -20,9 +21,16 @@ from pybcast.flows.events import (
     CarouselDrop,
     CarouselPut,
     FlowDone,
+    NextKey,
     OffAir,
     Output,
     Persist,
+    Plan,
+    PlanBegun,
+    PlannedPeriod,
+    PlanRefused,
+    Recall,
+    Recalled,
     Refused,
     Send,
     StopTraffic,
@@ -30,6 +38,7 @@ from pybcast.flows.events import (
     TekReady,
     UseKey,
 )
+from pybcast.flows.headend import Headend
 from pybcast.flows.keychain import LongTermKey, Programme
 from pybcast.flows.ltkm import Group
 from pybcast.flows.members import Members, Right, Subscriber
@@ -60,14 +69,17 @@ __all__ = [
     "CarouselPut",
     "Change",
     "Device",
+    "Edge",
     "Enrolment",
     "FlowDone",
     "Group",
+    "Headend",
     "Issuing",
     "KeyMaterial",
     "Later",
     "LongTermKey",
     "Members",
+    "NextKey",
     "OffAir",
     "Output",
     "OwnSecrets",
@@ -75,8 +87,14 @@ __all__ = [
     "Period",
     "PeriodRecord",
     "Persist",
+    "Plan",
+    "PlanBegun",
+    "PlanRefused",
+    "PlannedPeriod",
     "Profile",
     "Programme",
+    "Recall",
+    "Recalled",
     "Refused",
     "Restored",
     "Right",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -106,6 +106,12 @@ class Allocator:
         if start > self.floor(key_id):
             self._floors[key_id] = start
             self._journal.put(self.FLOOR, (key_id,), start)
+
+    def take_back(self, key_id: bytes, starts: Collection[int]) -> None:
+        """The STKMs of these periods did not go on air after all: what was sent last is what stayed (R46)."""
+        sent = [start for start, sealed in self.sealed(key_id).items() if start not in starts and start < min(starts)]
+        self._floors[key_id] = max(sent, default=min(starts) - 1)
+        self._journal.put(self.FLOOR, (key_id,), self._floors[key_id])
 
     def burn(self, key_id: bytes, start: int) -> None:
         """That COUNTER is never used under this key again (R10)."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The BSD/A: makes traffic keys, gets or makes their STKMs, puts them on air and tells the encoder when to switch.
+"""The BSD/A: makes traffic keys, gets or makes their STKMs, and hands both to the edge, which executes them (``edge``).
 
-Without I/O: ``receive`` takes the peer's messages, ``announced`` the sender's reports, ``tick`` the time; each returns the
-outputs to carry out in order (see ``events``).  One crypto period is one record that walks through ``tables.PERIOD``.
+Without I/O: ``receive`` takes the peer's messages, ``tick`` the time, ``connected`` and what follows it what the edge says; each
+returns the outputs to carry out in order (see ``events``).  One crypto period is one record that walks through ``tables.PERIOD``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pybcast import codec
@@ -20,19 +20,23 @@ from pybcast.flows.agenda import TURN, Agenda
 from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.cutting import Cutting
+from pybcast.flows.edge import Held
 from pybcast.flows.events import (
     AirStkm,
     Alarm,
-    Announce,
     CarouselDrop,
     CarouselPut,
     FlowDone,
     Journal,
     Output,
+    PlanBegun,
+    PlanRefused,
+    Recall,
+    Recalled,
     Send,
 )
 from pybcast.flows.peer import RETRY, Asked, Peering
-from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, OnAir, PeriodRecord, Periods
+from pybcast.flows.periods import FINAL, NOT_ON_AIR, PeriodRecord, Periods
 from pybcast.flows.restart import Recoveries, Start
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import later_key
@@ -43,6 +47,25 @@ from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
 
 _Checked = tuple[PeriodRecord, DrmStkm | SmartcardStkm, bytes]
+_Recall = tuple[tuple[str, int], int]
+"""(stream, from when): what is asked back."""
+
+
+class _Waits(Exception):
+    """A request cannot be answered before the edge has given back what was handed out for its time (R46)."""
+
+    def __init__(self, recall: _Recall) -> None:
+        self.recall = recall
+
+
+@dataclass
+class _Waiting:
+    """A request that waits for the edge.  ``given``: what was given back for it."""
+
+    message: BackendMessage
+    peer: str
+    recall: _Recall
+    given: set[_Recall] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -97,6 +120,8 @@ class BSDA:
         self._complaints: dict[tuple[str, int], str] = {}
         self._polls: Agenda[str] = Agenda()
         self._carousel_ends: Agenda[tuple[str, str]] = Agenda()  # by source and name: names of two BSMs do not mix
+        self._connected = False
+        self._waiting: dict[str, _Waiting] = {}
         self._resumed = False
         for config in self._streams.values():
             self._services.setdefault(config.service, []).append(config.key)
@@ -104,29 +129,97 @@ class BSDA:
     # --- inputs -------------------------------------------------------------------------------------------------------
 
     def receive(self, message: BackendMessage, now: float, peer: str) -> list[Output]:
-        """A back-end message from the authenticated ``peer``: a request is answered, an answer moves what asked for it."""
+        """A back-end message from the authenticated ``peer``: a request is answered, an answer moves what asked for it.
+
+        The answer comes by another input where the edge must give something back first (R46).
+        """
         self._begin(now)
-        self._peers.receive(message, now, peer)
+        self._receive(_Waiting(message, peer, (("", 0), 0)), now)
         return self._done(now)
 
-    def announced(self, service: str, stream: int, start: int, now: float) -> list[Output]:
-        """The sender's report: the first datagram of that period's STKMs has left."""
-        return self.announced_many([(service, stream, start)], now)
+    def _receive(self, waiting: _Waiting, now: float) -> None:
+        name = waiting.message.message_id
+        self._waiting[name] = waiting
+        try:
+            self._peers.receive(waiting.message, now, waiting.peer)
+        except _Waits as wait:
+            waiting.recall = wait.recall
+            if self._connected:  # else it is dropped: the peer asks again
+                key, at = wait.recall
+                self._journal.emit(Recall(*key, at))
+                return
+        del self._waiting[name]
 
-    def _announced(self, service: str, stream: int, start: int, now: float) -> None:
-        config = self._streams.get((service, stream))
-        record = None if config is None else self._periods.record(config, start)
-        if config is not None and record is not None and record.state is PeriodState.ON_AIR and record.announced_at is None:
-            record = record.but(announced_at=now)
-            self._periods.note(config, record)
-            self._wakes.sooner(config.key, self._periods.ready(config, record) or now)
-
-    def announced_many(self, reports: Iterable[tuple[str, int, int]], now: float) -> list[Output]:
-        """The same of many streams: (service, stream, start)."""
+    def connected(self, held: Iterable[Held], now: float) -> list[Output]:
+        """The edge is there and says what it has (R44): it speaks first, and is told what it lacks."""
         self._begin(now)
-        for service, stream, start in reports:
-            self._announced(service, stream, start, now)
+        self._connect(held, now)
         return self._done(now)
+
+    def _connect(self, held: Iterable[Held], now: float) -> None:
+        self._connected = True
+        self._waiting.clear()
+        there = {(one.service, one.stream): one for one in held}
+        for config in self._streams.values():
+            has = there.get(config.key)
+            self._touched[config.key] = None
+            if self._periods.reconcile(config, has, now):
+                self._journal.emit(Recall(*config.key, 0))
+            if has is not None and has.used is not None:
+                self._begun(config, has.used)
+
+    def disconnected(self, now: float) -> list[Output]:
+        """The edge is not there: it goes on with what it has, and nothing is handed out."""
+        self._begin(now)
+        self._connected = False
+        self._waiting.clear()
+        return self._done(now)
+
+    def recalled(self, recalled: Recalled, now: float) -> list[Output]:
+        """The edge gave back what it could (R46)."""
+        self._begin(now)
+        config = self._streams.get((recalled.service, recalled.stream))
+        if config is None:
+            return self._done(now)
+        self._periods.recalled(config, recalled)
+        recall = (config.key, recalled.at)
+        for waiting in [waiting for waiting in self._waiting.values() if waiting.recall == recall]:
+            waiting.given.add(recall)
+            self._receive(waiting, now)
+        return self._done(now, config.key)
+
+    def plan_refused(self, refused: PlanRefused, now: float) -> list[Output]:
+        """The edge took nothing of a plan (R45)."""
+        self._begin(now)
+        config = self._streams.get((refused.service, refused.stream))
+        for start in refused.starts if config is not None else ():
+            assert config is not None
+            record = self._periods.record(config, start)
+            if record is not None and record.state is PeriodState.HANDED:
+                self._periods.fire(config, record, PeriodEvent.REFUSED)
+        self._journal.emit(Alarm("plan-refused", refused.service, refused.stream, refused.why))
+        return self._done(now)
+
+    def plan_begun(self, begun: PlanBegun, now: float) -> list[Output]:
+        """The first key of a plan is in use."""
+        self._begin(now)
+        config = self._streams.get((begun.service, begun.stream))
+        if config is not None:
+            self._begun(config, begun.start)
+        return self._done(now)
+
+    def _begun(self, config: StreamConfig, start: int) -> None:
+        """A stream has recovered when a key that was made since is in use."""
+        record = self._periods.record(config, start)
+        new = record is not None and record.state is PeriodState.HANDED and config.key not in self._fresh
+        if new and self.recoveries.of(config) is not None:
+            self.recoveries.over(config)
+
+    def _give_back(self, config: StreamConfig, at: int, message: BackendMessage) -> None:
+        """What the edge has from ``at`` on must be given back before ``message`` is answered (R46)."""
+        waiting = self._waiting[message.message_id]
+        if (config.key, at) not in waiting.given and self._periods.handed(config, at):
+            raise _Waits((config.key, at))
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass."""
@@ -216,8 +309,7 @@ class BSDA:
         record = self._periods.record(config, start)
         if record is not None and record.stkms:
             return mark not in [mark_of(stkm.data) for stkm in record.stkms]
-        air = self._journal.get("on-air", config.key, OnAir)
-        return start > max(records[0].period.start if records else 0, 0 if air is None else air.announced)
+        return start > (records[0].period.start if records else 0)
 
     def records(self, service: str, stream: int) -> tuple[PeriodRecord, ...]:
         """The crypto periods it knows, oldest first (for views and tests)."""
@@ -242,9 +334,9 @@ class BSDA:
         self._begin(now)
         self._touched.update(dict.fromkeys(touched))
         self._work(now)
-        return self._take()
+        return self._take(now)
 
-    def _take(self) -> list[Output]:
+    def _take(self, now: float) -> list[Output]:
         self._periods.flush()
         self._allocator.flush()
         return self._journal.take()
@@ -258,10 +350,8 @@ class BSDA:
             config = self._streams[key]
             self._plan(config, now)
             self._seal_or_ask(config, now)
-            self._periods.announce(config, now)
-            self._periods.switch(config, now)
-            self._periods.end(config, now)
-            self._recover(config)
+            self._hand_out(config, now)
+            self._periods.pass_over(config, now)
             self._ask_for_keys(config, now)
             self._periods.prune(config, now)
             self._wakes.set(key, self._wake(config, now))
@@ -275,16 +365,16 @@ class BSDA:
         if asked.message.stream is not None:
             self._touched[asked.message.service, asked.message.stream] = None
 
-    def _recover(self, config: StreamConfig) -> None:
-        """A stream has recovered when a key that was made since is in use."""
-        recovery = self.recoveries.of(config)
-        if recovery is None or config.key in self._fresh:
+    def _hand_out(self, config: StreamConfig, now: float) -> None:
+        """What is sealed goes to the edge, unless a request waits for what the edge gave back."""
+        if not self._connected or any(key == config.key for w in self._waiting.values() for key, _ in w.given):
             return
-        if any(record.state in USED for record in self._periods.records(config)):
-            self.recoveries.over(config)
+        plan = self._periods.hand_out(config, now)
+        if plan is not None:
+            self._journal.emit(plan)
 
     def _resume(self, now: float) -> None:
-        """After a restart: what was on air goes on air again, the key in use stays in use (R40), the carousel turns."""
+        """After a restart: the carousel turns, and the BSM is sent again what it may have missed."""
         for (source, name), put in self._journal.rows("carousel", CarouselPut).items():
             self._journal.emit(put)
             self._carousel_ends.set((str(source), str(name)), self._journal.get("carousel-end", (source, name), int))
@@ -303,14 +393,10 @@ class BSDA:
                 self._ask_anew(config)
             if self._restored is not None:
                 self.recoveries.begin(self._restored, config, now)
-            if self._lost:  # R33: nothing made before is used again; the encoder holds the key that it has (R40)
+            if self._lost:  # R33: nothing made before is used again; the edge goes on with what it has
                 self._periods.lose(config)
             self.recoveries.alarm(config)
             for record in self._periods.records(config):
-                if record.stkms and (record.state in USED or record.state is PeriodState.ON_AIR):
-                    self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
-                if record.state in USED and not self._periods.ended(config, record, now):
-                    self._periods.use(config, record)
                 if record.key_ids and record.period.end > now:
                     self._deliver(config, record, now)
 
@@ -449,7 +535,7 @@ class BSDA:
 
     def _wake(self, config: StreamConfig, now: float) -> float | None:
         """When the stream needs work without an input."""
-        times = self._periods.times(config, now)
+        times: list[float | None] = [self._periods.next_work(config, now)]
         times += [self._not_before.get((*config.key, tag, p)) for tag in (Tag.TEKDelivery, Tag.KeyRequest) for p in config.profiles]
         return min((t for t in times if t is not None and t > now), default=None)
 
@@ -477,6 +563,7 @@ class BSDA:
                 return message.answer(Status.SUCCESS, now=now)
             case _:  # Tag.STKMRequest: check() lets no other through
                 assert message.profile is not None
+                self._periods.pass_over(config, now)
                 items = self._items(config, message.profile, message.start, message.end)
                 return message.answer(Status.SUCCESS if items else Status.NON_EXISTENT, items, now=now)
 
@@ -528,6 +615,8 @@ class BSDA:
         for config, key in zip(configs, keys, strict=True):
             if config is None or config.generation != "bsda" or message.profile not in config.profiles:
                 raise PeerFlowError(Status.INVALID_REQUEST, "stream not known here, or its STKMs are made by the BSM")
+            if message.replace:
+                self._give_back(config, key.valid_from, message)
             if self._periods.check_key(config, key, message.replace, now):
                 fresh.append((config, key))
         for config, key in fresh:
@@ -540,7 +629,8 @@ class BSDA:
         assert message.start is not None
         self._touched[config.key] = None
         if message.replace:
-            self._cutting.confirm(config, attempt, message.start, now)
+            self._give_back(config, message.start, message)
+            self._cutting.confirm(config, attempt, message.start)
         elif message.fresh:
             self._cutting.forget(config, attempt)
             self._ask_anew(config)
@@ -561,6 +651,7 @@ class BSDA:
         assert message.profile is not None
         if message.start is not None:
             if message.replace:
+                self._give_back(config, message.start, message)
                 self._replace(config, message.profile, message.start)
             for edge in (message.start, message.end):
                 if edge is not None and edge > now:
@@ -587,7 +678,7 @@ class BSDA:
             raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R10)")
         if self._periods.cut_of(config).starts:
             self._periods.end_keys(config)
-            records = [r for r in records if r.state is not PeriodState.GIVEN_BACK]
+            records = [r for r in records if r.state is not PeriodState.ASIDE]
         self._periods.shorten(config, start)
         for key in self._periods.keys(config):  # sealed here until now (F4): that key ends, and so does what was made with it (R1)
             if key.valid_from < start < key.valid_to:
@@ -609,6 +700,8 @@ class BSDA:
         """F5, pushed: all or nothing."""
         items = [i for i in message.items if isinstance(i, StkmItem) and i.status == Status.SUCCESS]
         assert message.profile is not None
+        if message.replace and items:
+            self._give_back(config, min(item.period_start for item in items), message)
         checked = [self._check_stkm(config, message.profile, item, message.replace) for item in items]
         for item, good in zip(items, checked, strict=True):
             if good is not None:
@@ -685,8 +778,7 @@ class BSDA:
                 authority_end=r.authority_end,
             )
             for r in self._periods.records(config)
-            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, PeriodState.GIVEN_BACK, *FINAL)
-            and low <= r.period.start < high
+            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, PeriodState.ASIDE, *FINAL) and low <= r.period.start < high
             for s in r.stkms
             if s.profile == profile
         )
@@ -750,13 +842,13 @@ class BSDA:
         bsm = next(c.bsm for c in self._streams.values() if service in (c.service, ALL_SERVICES))
         tag = Tag.RegRequest if registration else Tag.LTKMRequest
         self._peers.ask(tag, bsm, service, now, until=end, start=start, end=end)
-        return self._take()
+        return self._take(now)
 
     def request_stkms(self, service: str, stream: int, profile: Profile, now: float) -> list[Output]:
         """F5, pulled: ask the BSM for the completed STKMs of what is not sealed yet."""
         self._begin(now)
         self._pull_stkms(self._config(service, stream), profile, now)
-        return self._take()
+        return self._take(now)
 
     def _pull_stkms(self, config: StreamConfig, profile: Profile, now: float) -> None:
         records = [r for r in self._periods.records(config) if r.state is PeriodState.KEYED and not r.has(profile)]

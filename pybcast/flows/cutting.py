@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from pybcast.errors import PeerFlowError
 from pybcast.flows.config import StreamConfig
-from pybcast.flows.events import Journal, OffAir
-from pybcast.flows.periods import FINAL, NOT_ON_AIR, USED, Cut, Periods
+from pybcast.flows.events import Journal, Recall
+from pybcast.flows.periods import FINAL, NOT_ON_AIR, Cut, Periods
 from pybcast.flows.tables import PeriodEvent, PeriodState, Status
 
 
@@ -28,9 +28,9 @@ class Cutting:
     def _keep(self, config: StreamConfig, cut: Cut) -> None:
         self._journal.put("cut", config.key, cut)
 
-    def confirm(self, config: StreamConfig, attempt: int, start: int, now: float) -> None:
-        """From ``start`` on nothing is sealed under the keys that are here.  ``PeerFlowError`` 27 when something of that time is on
-        air or its lead has begun, 21 when that attempt was given up.
+    def confirm(self, config: StreamConfig, attempt: int, start: int) -> None:
+        """From ``start`` on nothing is sealed under the keys that are here; the edge has given back what it could.
+        ``PeerFlowError`` 27 when it has something of that time on air, 21 when that attempt was given up.
         """
         cut = self._periods.cut_of(config)
         if attempt <= cut.given_up:
@@ -39,10 +39,10 @@ class Cutting:
             return
         later = [r for r in self._periods.records(config) if r.period.start >= start and r.state not in FINAL]
         sealed = [r for r in later if r.state is PeriodState.SEALED]
-        if any(r.state not in NOT_ON_AIR for r in later) or any(self._periods.lead(config, r) <= now for r in sealed):
+        if any(r.state not in NOT_ON_AIR for r in later):
             raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R50)")
         for record in sealed:
-            self._periods.fire(config, record, PeriodEvent.GIVE_BACK)
+            self._periods.fire(config, record, PeriodEvent.SET_ASIDE)
         own = cut.own
         if self._periods.ahead_of(config, start):  # nothing prepared reaches over it: what comes before it ends there
             self._periods.cut(config, start)
@@ -56,7 +56,7 @@ class Cutting:
         after = replace(after, own=after.own & {start for _, start in after.starts})
         self._keep(config, after)
         for record in self._periods.records(config):
-            back = record.state is PeriodState.GIVEN_BACK and (after.at is None or record.period.start < after.at)
+            back = record.state is PeriodState.ASIDE and (after.at is None or record.period.start < after.at)
             if back and record.period.end > now:
                 self._periods.fire(config, record, PeriodEvent.RESUME)
         for start in cut.own - after.own:
@@ -69,8 +69,6 @@ class Cutting:
         """
         if attempt <= self._periods.cut_of(config).given_up:
             return  # said again
-        for record in self._periods.records(config):
-            if record.state in USED or record.state is PeriodState.ON_AIR:
-                self._journal.emit(OffAir(*config.key, record.period.start))
+        self._journal.emit(Recall(*config.key, 0, off_air=True))
         self._periods.lose(config)
         self._keep(config, Cut(given_up=attempt))

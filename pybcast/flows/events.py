@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a flow asks of the world around it: the outputs of ``BSM``, ``BSDA`` and ``Terminal``.
+"""What a flow asks of the world around it: the outputs of ``BSM``, ``BSDA``, ``Edge`` and
+``Terminal``.
 
 An input method returns a list of these.  The contract: the ``Persist`` outputs, which come first, are one transaction that is
 durable before any other output leaves the process ("stored before it is used": R1, R2, R41); the others are carried out in order.
@@ -42,8 +43,87 @@ class AirStkm:
 
 
 @dataclass(frozen=True)
+class PlannedPeriod:
+    """One crypto period as the edge executes it (R45).
+
+    ``lead``: NTP seconds at which its STKMs go on air (R6).  ``traffic_id``, ``tek``, ``salt``, ``auth_key``, ``authority_end``: as
+    in ``UseKey``.
+    """
+
+    start: int
+    end: int
+    lead: float
+    stkms: tuple[AirStkm, ...]
+    traffic_id: bytes
+    tek: Secret
+    salt: bytes | None = None
+    auth_key: Secret | None = None
+    authority_end: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Execute these periods of a stream, oldest first, beside those that were planned before (R45).
+
+    A period that is planned already may come again, with another end or end of authority (R46).  ``hold_through``: the last key
+    stays in use past its end of authority (R9).  ``reserve``: so many periods are to be left; fewer are an alarm (R49).
+    """
+
+    service: str
+    stream: int
+    protocol: Protocol
+    repetition: float
+    periods: tuple[PlannedPeriod, ...]
+    hold_through: bool = False
+    reserve: int = 0
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Give back the periods of a stream from ``at`` on whose lead has not begun (R46); answered by ``Recalled``.
+
+    ``off_air``: what is on air leaves it too, and the encoder keeps the key that it has (R50).
+    """
+
+    service: str
+    stream: int
+    at: int
+    off_air: bool = False
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """The edge's answer: the starts that it gave back, and (start, end) of those from ``at`` on that stay and are used (R46)."""
+
+    service: str
+    stream: int
+    at: int
+    given: tuple[int, ...]
+    stay: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PlanRefused:
+    """The edge took nothing of a plan: the starts of its periods, and why (R45)."""
+
+    service: str
+    stream: int
+    starts: tuple[int, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class PlanBegun:
+    """The edge's one report for a plan: the first key of it that is used is that of the period at ``start``."""
+
+    service: str
+    stream: int
+    start: int
+
+
+@dataclass(frozen=True)
 class Announce:
-    """Begin to repeat these STKMs, beside those of the period before; report with ``BSDA.announced`` when the first has left
+    """Begin to repeat these STKMs, beside those of the period before; report with ``Edge.announced`` when the first has left
     (R6, R40).
     """
 
@@ -80,6 +160,25 @@ class UseKey:
     salt: bytes | None
     auth_key: Secret | None
     authority_end: int | None
+
+
+@dataclass(frozen=True)
+class NextKey:
+    """The key that traffic takes at ``use.start`` and has until ``end``: its STKM has been on air three times (R47).
+
+    An encoder may switch at that time by itself.  ``UseKey`` comes at the start all the same.
+    """
+
+    use: UseKey
+    end: int
+
+    @property
+    def service(self) -> str:
+        return self.use.service
+
+    @property
+    def stream(self) -> int:
+        return self.use.stream
 
 
 @dataclass(frozen=True)
@@ -165,8 +264,8 @@ class Refused:
 
 
 Output = (
-    Persist | Send | Announce | OffAir | UseKey | StopTraffic | CarouselPut | CarouselDrop | Alarm | FlowDone
-    | TekReady | TekExpired | Answer | Refused
+    Persist | Send | Plan | Recall | Recalled | PlanRefused | PlanBegun | Announce | OffAir | NextKey | UseKey | StopTraffic
+    | CarouselPut | CarouselDrop | Alarm | FlowDone | TekReady | TekExpired | Answer | Refused
 )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Final
 from zlib import crc32
 
@@ -18,29 +17,24 @@ from pybcast.errors import PeerFlowError
 from pybcast.flows import stkm
 from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
-from pybcast.flows.events import AirStkm, Alarm, Announce, Journal, OffAir, StopTraffic, UseKey
-from pybcast.flows.schedule import REPETITIONS_AHEAD, Period, Schedule, Segment
+from pybcast.flows.edge import SHORT, Held, HeldPeriod, mark
+from pybcast.flows.events import AirStkm, Alarm, Journal, Plan, PlannedPeriod, Recalled
+from pybcast.flows.schedule import Period, Schedule, Segment
 from pybcast.flows.serial import later_key
 from pybcast.flows.spcp import KeyMaterial, Profile
 from pybcast.flows.stkm import TrafficKey
 from pybcast.flows.tables import PERIOD, PeriodEvent, PeriodState, Status, step
 
-OPEN: Final = frozenset({
-    PeriodState.PLANNED, PeriodState.KEYED, PeriodState.SEALED, PeriodState.GIVEN_BACK, PeriodState.ON_AIR,
-})  # fmt: skip
-USED: Final = frozenset({PeriodState.IN_USE, PeriodState.HELD})
-FINAL: Final = frozenset({PeriodState.PAST, PeriodState.MISSED, PeriodState.STOPPED})
-_ON_ITS_WAY: Final = frozenset({PeriodState.SEALED, PeriodState.ON_AIR, PeriodState.IN_USE, PeriodState.HELD})
-NOT_ON_AIR: Final = frozenset({PeriodState.KEYED, PeriodState.SEALED, PeriodState.GIVEN_BACK})
+FINAL: Final = frozenset({PeriodState.OVER, PeriodState.MISSED})
+NOT_ON_AIR: Final = frozenset({PeriodState.KEYED, PeriodState.SEALED, PeriodState.ASIDE})
+OPEN: Final = frozenset({PeriodState.PLANNED, *NOT_ON_AIR})
+"""Periods that are not at the edge."""
 KEY_KEPT: Final = 60  # seconds that a key is kept after its end - confidence: own
 BOUNDARY_KEPT: Final = 3600  # the longest period: a boundary is the end of authority of the one before it
 
 
-_ON_AIR_EVENTS: Final = frozenset({
-    PeriodEvent.ANNOUNCE, PeriodEvent.SWITCH, PeriodEvent.SUPERSEDED, PeriodEvent.HOLD, PeriodEvent.AUTHORITY_ENDS,
-    PeriodEvent.MISS,
-})  # fmt: skip
-"""Steps that ``OnAir`` and the time tell after a restart.  A period's row is written when it is keyed and when it is sealed."""
+_UNSTORED: Final = frozenset({PeriodEvent.PASS, PeriodEvent.MISS})
+"""Steps that the time tells after a restart.  A period's row is written when it is keyed, sealed and handed out."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,6 @@ class PeriodRecord:
     """One crypto period: its TEK, what has been sealed for it, and how far it is.
 
     ``key_ids``: (profile, key identity) it was sealed under here (F4).  ``waived``: profiles that cannot have a STKM for it (R15).
-    ``announced_at``: when its first STKM left, in this life of the process.
     """
 
     period: Period
@@ -60,7 +53,6 @@ class PeriodRecord:
     traffic_id: bytes = b""
     csb_id: bytes | None = None
     authority_end: int | None = None
-    announced_at: float | None = None
 
     def but(self, **changes: object) -> PeriodRecord:
         """Like this one, but for some fields: ``dataclasses.replace`` takes five times as long, and a period changes six times."""
@@ -77,18 +69,6 @@ class PeriodBlock:
     """Periods of a stream that were prepared together: one row of the store."""
 
     records: tuple[PeriodRecord, ...]
-
-
-@dataclass(frozen=True)
-class OnAir:
-    """How far a stream is on air: the start of the last period that was announced, and of the one whose key is in use.
-
-    ``stopped``: that key's authority has ended (R9).
-    """
-
-    announced: int
-    used: int | None = None
-    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,15 +107,16 @@ class Periods:
         self._keyed: dict[Key, dict[int, None]] = {}  # which wait for their STKM
         self._prune_at: dict[Key, float] = {}
         self._full: dict[Key, tuple[int, int]] = {}  # from when to when nothing has to be prepared
+        self._strange: dict[Key, int] = {}  # end of what the edge has on air that is not known here
+        self._last: dict[Key, int] = {}  # start of the last period there was, past its end: an edge that lost it is told it again
+        self._changed_ends: dict[Key, set[int]] = {}  # periods at the edge that end at another time now
         for config in streams:
             saved = journal.get("schedule", config.key, tuple) or ()
             self._schedules[config.key] = Schedule(config.start, config.period, [s for s in saved if isinstance(s, Segment)])
         for (service, stream, first), block in journal.rows("period", PeriodBlock).items():
             assert isinstance(service, str) and isinstance(stream, int) and isinstance(first, int)
-            air = journal.get("on-air", (service, stream), OnAir)
             for record in block.records:
                 self._row_of[service, stream, record.period.start] = first
-                record = record.but(state=_state(record, air), announced_at=None)
                 insort(self._records.setdefault((service, stream), []), record, key=_start)
                 if record.state is PeriodState.KEYED:
                     self._keyed.setdefault((service, stream), {})[record.period.start] = None
@@ -201,7 +182,6 @@ class Periods:
         """
         for record in self.records(config):
             self.drop(config, record.period.start)
-        self._journal.drop("on-air", config.key)
         self._journal.drop("cut", config.key)
         keys = self.keys(config)
         for key in keys:
@@ -232,21 +212,10 @@ class Periods:
     def fire(self, config: StreamConfig, record: PeriodRecord, event: PeriodEvent, **changes: object) -> PeriodRecord:
         """A period takes a step of its table; ``changes``: fields that change with it."""
         after = record.but(state=step(PERIOD, record.state, event), **changes)
-        if event not in _ON_AIR_EVENTS:
-            self.put(config, after)
-            return after
-        self.note(config, after)
-        start = record.period.start
-        air = self._journal.get("on-air", config.key, OnAir) or OnAir(start)
-        if event is PeriodEvent.ANNOUNCE:
-            air = OnAir(max(air.announced, start), air.used, air.stopped)
-        elif event is PeriodEvent.SWITCH:
-            air = OnAir(air.announced, start)
-        elif event is PeriodEvent.AUTHORITY_ENDS:
-            air = replace(air, stopped=True)
+        if event in _UNSTORED:
+            self.note(config, after)
         else:
-            return after
-        self._journal.put("on-air", config.key, air)
+            self.put(config, after)
         return after
 
     def _horizon(self, config: StreamConfig) -> int:
@@ -271,7 +240,8 @@ class Periods:
         if full is not None and full[0] <= now < full[1]:
             return []
         upcoming = list(self.upcoming(config, now))
-        missing = [period for period in upcoming if self.record(config, period.start) is None]
+        first = self._strange.get(config.key, 0)
+        missing = [period for period in upcoming if period.start >= first and self.record(config, period.start) is None]
         if not missing:
             self._full[config.key] = upcoming[0].start, upcoming[-1 - config.look_ahead].end
         return missing
@@ -304,25 +274,15 @@ class Periods:
     def clock_back(self, config: StreamConfig, now: float) -> None:
         """Give up periods that nobody would have prepared yet: the clock was put back, and their time must not come twice (R5).
 
-        The key in use is held until there is a new one; keys of that time (F4) are not used again, their floor stays (R1).
+        The encoder holds its key until there is a new one; keys of that time (F4) are not used again, their floor stays (R1).
         """
         records = [r for r in self.records(config) if r.period.start > now]
         if now < config.start or not any(r.period.start > now + (config.ahead + 2) * config.period for r in records):
             return
-        air = None
         for record in records:
             for _, identity in record.key_ids if record.state in NOT_ON_AIR else ():
                 self._allocator.burn(identity, record.period.start)
             self.drop(config, record.period.start)
-            if record.state in USED or record.state is PeriodState.ON_AIR:
-                self._journal.emit(OffAir(*config.key, record.period.start))
-            if record.state in USED:
-                before = Period(0, int(now) - config.period, int(now))
-                self.put(config, record.but(period=before, stkms=(), key_ids=()))
-                air = OnAir(before.start, before.start)
-        self._journal.drop("on-air", config.key)
-        if air is not None:
-            self._journal.put("on-air", config.key, air)
         for name, key in self._journal.select("key", config.key, KeyMaterial).items():
             if key.valid_from > now:
                 self._journal.drop("key", name)
@@ -373,7 +333,7 @@ class Periods:
         for key in ended:
             self._journal.put("key", (*config.key, key.key_type, key.key_id), replace(key, valid_to=cut.at))
         for record in self.records(config):
-            if record.state is PeriodState.GIVEN_BACK:
+            if record.state is PeriodState.ASIDE:
                 self._take_back(config, record)
         for key in ended:
             self.join(config, key.valid_to)
@@ -467,115 +427,101 @@ class Periods:
         for record in self.records(config):
             if record.period.start < at < record.period.end:
                 self.put(config, record.but(period=replace(record.period, end=at)))
+                if record.state is PeriodState.HANDED:
+                    self._changed_ends.setdefault(config.key, set()).add(record.period.start)
 
-    # --- on air --------------------------------------------------------------------------------------------------------
+    # --- the edge ------------------------------------------------------------------------------------------------------
 
-    def announce(self, config: StreamConfig, now: float) -> None:
-        """STKMs whose lead has begun go on air (R6)."""
+    def hand_out(self, config: StreamConfig, now: float) -> Plan | None:
+        """What is sealed goes to the edge, and its COUNTERs count as sent (R45)."""
+        last, changed = self._last.pop(config.key, None), self._changed_ends.pop(config.key, set())
+        planned = []
         for record in self.records(config):
-            if record.state is not PeriodState.SEALED:
-                continue
-            if self.lead(config, record) > now:
-                return  # and so is that of all that follow
-            if now < record.period.end:
+            start = record.period.start
+            if record.state is PeriodState.SEALED and (now < record.period.end or start == last):
                 for _, identity in record.key_ids:
-                    self._allocator.sent(identity, record.period.start)
-                self.fire(config, record, PeriodEvent.ANNOUNCE)
-                self._journal.emit(Announce(*config.key, record.period.start, record.stkms, config.repetition))
-
-    def lead(self, config: StreamConfig, record: PeriodRecord) -> float:
-        """When its STKM goes on air: half of the period before it ahead (R6)."""
-        before = self._schedules[config.key].at(record.period.start - 1)
-        return record.period.start - (before.duration / 2 if before is not None else record.period.duration / 2)
-
-    def ready(self, config: StreamConfig, record: PeriodRecord) -> float | None:
-        """When traffic may use its key: not before its start, nor before three repetitions were on air (R40)."""
-        if record.announced_at is None:
-            return None
-        return max(record.period.start, record.announced_at + REPETITIONS_AHEAD * config.repetition)
-
-    def switch(self, config: StreamConfig, now: float) -> None:
-        """Traffic takes the newest key that it may use (R40)."""
-        chosen = None
-        for record in self.records(config):
-            if record.state is PeriodState.ON_AIR and not self.ended(config, record, now):
-                at = self.ready(config, record)
-                if at is not None and at <= now:
-                    chosen = record
-        if chosen is None:
-            return
-        self.use(config, self.fire(config, chosen, PeriodEvent.SWITCH))
-        for record in takewhile(lambda r: r.period.start < chosen.period.start, self.records(config)):
-            if record.state in FINAL:
+                    self._allocator.sent(identity, start)
+                record = self.fire(config, record, PeriodEvent.HAND_OUT)
+            elif record.state is not PeriodState.HANDED or start not in changed:
                 continue
-            on_air = record.state in USED or record.state is PeriodState.ON_AIR
-            if record.state is PeriodState.HELD:
-                self._journal.emit(Alarm("held-key", *config.key, active=False))
-            self.fire(config, record, PeriodEvent.SUPERSEDED if record.state in USED else PeriodEvent.MISS)
-            if on_air:
-                self._journal.emit(OffAir(*config.key, record.period.start))
+            planned.append(self._planned(config, record))
+        if not planned:
+            return None
+        return Plan(
+            *config.key, config.protocol, config.repetition, tuple(planned), config.hold_through, min(SHORT, config.look_ahead)
+        )  # fmt: skip
 
-    def use(self, config: StreamConfig, record: PeriodRecord) -> None:
-        """Tell the encoder."""
-        key = record.key
-        self._journal.emit(
-            UseKey(
-                *config.key,
-                record.period.start,
-                config.protocol,
-                record.traffic_id,
-                key.tek,
-                key.salt,
-                stkm.auth_key(config, key, record.csb_id),
-                None if config.hold_through else record.authority_end,
-            )
-        )
+    def _planned(self, config: StreamConfig, record: PeriodRecord) -> PlannedPeriod:
+        period, key = record.period, record.key
+        before = self._schedules[config.key].at(period.start - 1)
+        lead = (period if before is None else before).duration / 2  # half of the period before it (R6)
+        return PlannedPeriod(
+            period.start, period.end, period.start - lead, record.stkms, record.traffic_id, key.tek, key.salt,
+            stkm.auth_key(config, key, record.csb_id), record.authority_end,
+        )  # fmt: skip
 
-    def ended(self, config: StreamConfig, record: PeriodRecord, now: float) -> bool:
+    def handed(self, config: StreamConfig, start: int) -> bool:
+        """Whether the edge has periods from ``start`` on."""
+        return any(r.state is PeriodState.HANDED for r in self.records(config) if r.period.start >= start)
+
+    def reconcile(self, config: StreamConfig, held: Held | None, now: float) -> bool:
+        """What the edge has is handed out, and what it has not is not; whether it has something that is not known here (R44).
+
+        An edge that starts empty is told the last period again, even one that has ended, when there is no other: its STKM goes on
+        air, for who tunes in.
+        """
+        there = {p.start: p for p in held.periods} if held is not None else {}
+        used = None if held is None else held.used
+        begun = [r for r in self.records(config) if r.state is PeriodState.HANDED and r.period.start <= now]
+        if used is None and begun and begun[-1].period.end <= now and not self._ended(config, begun[-1], now):
+            self._last[config.key] = begun[-1].period.start
+        for record in self.records(config):
+            start = record.period.start
+            if record.state is PeriodState.SEALED and _same(record, there.get(start)):
+                self.fire(config, record, PeriodEvent.HAND_OUT)
+            elif record.state is PeriodState.HANDED and start not in there:
+                over = start <= used if used is not None else record.period.end <= now and start != self._last.get(config.key)
+                self.fire(config, record, PeriodEvent.PASS if over else PeriodEvent.GIVEN_BACK)
+        return any(not _same(self.record(config, start), period) for start, period in there.items())
+
+    def _ended(self, config: StreamConfig, record: PeriodRecord, now: float) -> bool:
         """Whether the right under which its key is used is over (R9)."""
         return record.authority_end is not None and now >= record.authority_end and not config.hold_through
 
-    def end(self, config: StreamConfig, now: float) -> None:
-        """Hold what has no successor, stop what has lost its authority, give up what was never used."""
+    def recalled(self, config: StreamConfig, recalled: Recalled) -> None:
+        """What the edge gave back may be replaced; what stays and is not known here has its time (R46)."""
+        given = [r for start in recalled.given if (r := self.record(config, start)) is not None and r.state is PeriodState.HANDED]
+        for record in given:
+            self.fire(config, record, PeriodEvent.GIVEN_BACK)
+        for identity in {identity for record in given for _, identity in record.key_ids}:
+            self._allocator.take_back(identity, [r.period.start for r in given if identity in dict(r.key_ids).values()])
+        for start, end in recalled.stay:
+            known = self.record(config, start)
+            if known is None or known.state is not PeriodState.HANDED:
+                self._strange[config.key] = max(end, self._strange.get(config.key, 0))
+                self._full.pop(config.key, None)
         for record in self.records(config):
-            if record.state in FINAL:
-                continue
-            if record.state in USED and self.ended(config, record, now):
-                self.fire(config, record, PeriodEvent.AUTHORITY_ENDS)
-                self._journal.emit(StopTraffic(*config.key))
-                self._journal.emit(OffAir(*config.key, record.period.start))
-                if record.state is PeriodState.HELD:
-                    self._journal.emit(Alarm("held-key", *config.key, active=False))
-                self._journal.emit(
-                    Alarm("stopped", *config.key, f"authority of period {record.period.start} ended, no successor (R9)")
-                )
-            elif record.state is PeriodState.IN_USE and now >= record.period.end:
-                self.fire(config, record, PeriodEvent.HOLD)
-                self._journal.emit(Alarm("held-key", *config.key, f"no new key at {record.period.end}: the last one is held"))
-            elif record.state in OPEN:
-                if now < record.period.end:
-                    return  # as all that follow
+            if record.state in OPEN and record.period.start < self._strange.get(config.key, 0):
                 self.fire(config, record, PeriodEvent.MISS)
-                if record.state is PeriodState.ON_AIR:
-                    self._journal.emit(OffAir(*config.key, record.period.start))
 
-    def times(self, config: StreamConfig, now: float) -> list[float | None]:
-        """When something of the stream's periods changes."""
+    def pass_over(self, config: StreamConfig, now: float) -> None:
+        """Give up what was not sealed in time; what the edge has is over when a later period of it has begun."""
+        later = False
+        for record in reversed(self.records(config)):
+            if record.state in OPEN and record.period.end <= now:
+                self.fire(config, record, PeriodEvent.MISS)
+            elif record.state is PeriodState.HANDED and record.period.start <= now:
+                if later and record.period.end <= now:
+                    self.fire(config, record, PeriodEvent.PASS)
+                later = True
+
+    def next_work(self, config: StreamConfig, now: float) -> float:
+        """When periods have to be prepared or given up."""
         period = self.at(config, now)
-        times: list[float | None] = [period.end if period is not None else float(config.start)]
-        for record in self.records(config):
-            state = record.state
-            if state in FINAL:
-                continue
-            times.append(record.period.end)
-            if state is PeriodState.SEALED:
-                times.append(self.lead(config, record))
-                return times  # what follows comes later
-            if state is PeriodState.ON_AIR:
-                times.append(self.ready(config, record))
-            elif state in USED and not config.hold_through:
-                times.append(record.authority_end)
-        return times
+        due = float(config.start) if period is None else period.end
+        if not self.missing(config, now):  # else, with the next period, there may be what they need
+            due = self._full[config.key][1]
+        return min([due, *(r.period.end for r in self.records(config) if r.state in OPEN and r.period.end > now)])
 
     def prune(self, config: StreamConfig, now: float) -> None:
         """Forget what has ended (R41), once in the time of a batch."""
@@ -604,11 +550,6 @@ def _start(record: PeriodRecord) -> int:
     return record.period.start
 
 
-def _state(record: PeriodRecord, air: OnAir | None) -> PeriodState:
-    """How far a period is when the process starts again."""
-    state, start = record.state, record.period.start
-    if air is None or state not in _ON_ITS_WAY:
-        return state
-    if air.used is not None and start <= air.used:
-        return PeriodState.PAST if start < air.used else PeriodState.STOPPED if air.stopped else PeriodState.IN_USE
-    return PeriodState.ON_AIR if state is PeriodState.SEALED and start <= air.announced else state
+def _same(record: PeriodRecord | None, held: HeldPeriod | None) -> bool:
+    """Whether the edge has this period, with these STKMs."""
+    return record is not None and held is not None and tuple(mark(s.data) for s in record.stkms) == held.marks

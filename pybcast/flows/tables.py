@@ -65,31 +65,27 @@ EXCHANGE: Final[Mapping[Exchange, Mapping[ExchangeEvent, Exchange]]] = {
 
 
 class PeriodState(enum.StrEnum):
-    """One crypto period of one stream at the BSD/A."""
+    """One crypto period of one stream at the BSD/A, from its birth until the edge has it (R44)."""
 
     PLANNED = "planned"
     KEYED = "keyed"
     SEALED = "sealed"
-    ON_AIR = "on air"
-    IN_USE = "in use"
-    HELD = "held"
-    PAST = "past"
+    HANDED = "handed out"
+    OVER = "over"
     MISSED = "missed"
-    STOPPED = "stopped"
-    GIVEN_BACK = "given back"
+    ASIDE = "kept aside"
 
 
 class PeriodEvent(enum.StrEnum):
     TEK_STORED = "TEK stored"
     STKM_STORED = "STKM stored"
     REPLACED = "replaced (R10)"
-    ANNOUNCE = "lead begins (R6)"
-    SWITCH = "start, 3 repetitions sent (R40)"
-    HOLD = "end, no successor ready"
-    SUPERSEDED = "successor in use"
+    HAND_OUT = "handed to the edge (R45)"
+    GIVEN_BACK = "the edge has it no more (R46)"
+    REFUSED = "refused by the edge (R45)"
+    PASS = "its time is over"
     MISS = "end passed unused"
-    AUTHORITY_ENDS = "authority ends (R9)"
-    GIVE_BACK = "its key is to end before it (R50)"
+    SET_ASIDE = "its key is to end before it (R50)"
     RESUME = "its key goes on (R50)"
 
 
@@ -102,31 +98,81 @@ PERIOD: Final[Mapping[PeriodState, Mapping[PeriodEvent, PeriodState]]] = {
     },
     PeriodState.SEALED: {
         PeriodEvent.REPLACED: PeriodState.PLANNED,
-        PeriodEvent.ANNOUNCE: PeriodState.ON_AIR,
+        PeriodEvent.HAND_OUT: PeriodState.HANDED,
         PeriodEvent.MISS: PeriodState.MISSED,
-        PeriodEvent.GIVE_BACK: PeriodState.GIVEN_BACK,
+        PeriodEvent.SET_ASIDE: PeriodState.ASIDE,
     },
-    PeriodState.ON_AIR: {
-        PeriodEvent.SWITCH: PeriodState.IN_USE,
-        PeriodEvent.MISS: PeriodState.MISSED,
+    PeriodState.HANDED: {
+        PeriodEvent.GIVEN_BACK: PeriodState.SEALED,
+        PeriodEvent.REFUSED: PeriodState.MISSED,
+        PeriodEvent.PASS: PeriodState.OVER,
     },
-    PeriodState.IN_USE: {
-        PeriodEvent.HOLD: PeriodState.HELD,
-        PeriodEvent.SUPERSEDED: PeriodState.PAST,
-        PeriodEvent.AUTHORITY_ENDS: PeriodState.STOPPED,
-    },
-    PeriodState.HELD: {
-        PeriodEvent.SUPERSEDED: PeriodState.PAST,
-        PeriodEvent.AUTHORITY_ENDS: PeriodState.STOPPED,
-    },
-    PeriodState.PAST: {},
+    PeriodState.OVER: {},
     PeriodState.MISSED: {},
-    PeriodState.STOPPED: {},
-    PeriodState.GIVEN_BACK: {
+    PeriodState.ASIDE: {
         PeriodEvent.RESUME: PeriodState.SEALED,
         PeriodEvent.REPLACED: PeriodState.PLANNED,
         PeriodEvent.MISS: PeriodState.MISSED,
     },
+}
+
+
+class EdgeState(enum.StrEnum):
+    """One crypto period of one stream at the edge."""
+
+    WAITING = "waiting"
+    ON_AIR = "on air"
+    READY = "ready"
+    IN_USE = "in use"
+    HELD = "held"
+    PAST = "past"
+    MISSED = "missed"
+    STOPPED = "stopped"
+    RECALLED = "recalled"
+
+
+class EdgeEvent(enum.StrEnum):
+    LEAD = "lead begins (R6)"
+    REPEATED = "3 repetitions sent (R40)"
+    SWITCH = "its start"
+    HOLD = "end, no successor ready"
+    SUPERSEDED = "successor in use"
+    MISS = "end passed unused"
+    AUTHORITY_ENDS = "authority ends (R9)"
+    RECALL = "given back (R46)"
+
+
+EDGE: Final[Mapping[EdgeState, Mapping[EdgeEvent, EdgeState]]] = {
+    EdgeState.WAITING: {
+        EdgeEvent.LEAD: EdgeState.ON_AIR,
+        EdgeEvent.MISS: EdgeState.MISSED,
+        EdgeEvent.RECALL: EdgeState.RECALLED,
+    },
+    EdgeState.ON_AIR: {
+        EdgeEvent.REPEATED: EdgeState.READY,
+        EdgeEvent.MISS: EdgeState.MISSED,
+        EdgeEvent.RECALL: EdgeState.RECALLED,  # the clock was set back: its lead has not begun any more
+    },
+    EdgeState.READY: {
+        EdgeEvent.SWITCH: EdgeState.IN_USE,
+        EdgeEvent.MISS: EdgeState.MISSED,
+        EdgeEvent.RECALL: EdgeState.RECALLED,
+    },
+    EdgeState.IN_USE: {
+        EdgeEvent.HOLD: EdgeState.HELD,
+        EdgeEvent.SUPERSEDED: EdgeState.PAST,
+        EdgeEvent.AUTHORITY_ENDS: EdgeState.STOPPED,
+        EdgeEvent.RECALL: EdgeState.RECALLED,  # the headend is off air (R50)
+    },
+    EdgeState.HELD: {
+        EdgeEvent.SUPERSEDED: EdgeState.PAST,
+        EdgeEvent.AUTHORITY_ENDS: EdgeState.STOPPED,
+        EdgeEvent.RECALL: EdgeState.RECALLED,  # the headend is off air (R50)
+    },
+    EdgeState.PAST: {},
+    EdgeState.MISSED: {},
+    EdgeState.STOPPED: {},
+    EdgeState.RECALLED: {},
 }
 
 
@@ -250,6 +296,7 @@ SEK: Final[Mapping[SekState, Mapping[SekEvent, SekState]]] = {
 MACHINES: Final[Mapping[str, Mapping[Any, Mapping[Any, Any]]]] = {
     "Exchange": EXCHANGE,
     "Crypto period": PERIOD,
+    "Crypto period at the edge": EDGE,
     "Long-term key": KEY,
     "End of a pair's key": ATTEMPT,
     "Reception": RECEPTION,

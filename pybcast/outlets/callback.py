@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from pybcast.flows.events import TekExpired, TekReady
+from pybcast.flows.events import NextKey, TekExpired, TekReady
 from pybcast.outlets.keyline import KeyOutput
 
 LOG: Final = logging.getLogger("pybcast.keys")
@@ -38,7 +38,7 @@ class CallbackOutlet:
 
     def put(self, output: KeyOutput) -> None:
         """Have it told; returns at once."""
-        named = output.mki if isinstance(output, TekReady | TekExpired) else b""
+        named = output.mki if isinstance(output, TekReady | TekExpired) else output.use.mki if isinstance(output, NextKey) else b""
         place = output.service, output.stream, named
         with self._change:
             if place not in self._waiting:

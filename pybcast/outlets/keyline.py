@@ -5,11 +5,13 @@ To an encoder, from a BSD/A::
 
     {"event": "UseKey", "service": ID, "stream": 1, "start": NTP seconds, "protocol": "SRTP", "mki": HEX, "tek": HEX,
      "salt": HEX or null, "auth_key": HEX or null, "authority_end": NTP seconds or null}
+    {"event": "NextKey", ... as UseKey, "end": NTP seconds}
     {"event": "StopTraffic", "service": ID, "stream": 1}
 
 ``UseKey`` says: from now on protect with this key, and stop ``HANDOVER`` seconds after ``authority_end`` unless a newer one came
-(R9): that is told at the moment at which the authority of this one ends.  ``StopTraffic`` says: let nothing out until the next
-``UseKey``.
+(R9): that is told at the moment at which the authority of this one ends.  ``NextKey`` says: from ``start`` to
+``end`` that key is used; who has it may switch at ``start`` by itself, and else does so when its ``UseKey`` comes (R47).
+``StopTraffic`` says: let nothing out until the next ``UseKey``.
 
 To a player, from a terminal::
 
@@ -30,11 +32,11 @@ from typing import Protocol as Contract
 
 from pybcast import jsontext
 from pybcast.errors import BadValue
-from pybcast.flows.events import StopTraffic, TekExpired, TekReady, UseKey
+from pybcast.flows.events import NextKey, StopTraffic, TekExpired, TekReady, UseKey
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
 
-KeyOutput = UseKey | StopTraffic | TekReady | TekExpired
+KeyOutput = NextKey | UseKey | StopTraffic | TekReady | TekExpired
 
 MAX_LINE: Final = 64 << 10  # bytes of one line; a service's id is the only part without a fixed size - confidence: own
 MAX_NAME: Final = 16  # bytes of an MKI, SPI or key indicator (R17)
@@ -58,14 +60,19 @@ def write_line(output: KeyOutput) -> bytes:
     """One line.  Of ``UseKey`` and ``TekReady`` it holds the key in clear: for a socket of the own user alone (R41)."""
     said: dict[str, Any] = {"event": type(output).__name__, "service": output.service, "stream": output.stream}
     match output:
+        case NextKey(use, end):
+            said |= _use(use) | {"end": end}
         case UseKey():
-            said |= {"start": output.start, "protocol": output.protocol.name} | _key(output)
-            said["authority_end"] = output.authority_end
+            said |= _use(output)
         case TekReady():
             said |= _key(output) | {"until": output.until, "protocol": output.protocol.name}
         case TekExpired():
             said["mki"] = output.mki.hex()
     return json.dumps(said).encode() + b"\n"
+
+
+def _use(use: UseKey) -> dict[str, Any]:
+    return {"start": use.start, "protocol": use.protocol.name, **_key(use), "authority_end": use.authority_end}
 
 
 def _key(output: UseKey | TekReady) -> dict[str, str | None]:
@@ -84,7 +91,7 @@ def read_line(line: bytes) -> KeyOutput | None:
     if not isinstance(said, dict):
         raise BadValue(None, "line", "an object", type(said).__name__)
     event = said.get("event")
-    if event not in ("UseKey", "StopTraffic", "TekReady", "TekExpired"):
+    if event not in ("NextKey", "UseKey", "StopTraffic", "TekReady", "TekExpired"):
         return None
     service, stream = _text(said, "service"), _number(said, "stream")
     if event == "StopTraffic":
@@ -101,7 +108,8 @@ def read_line(line: bytes) -> KeyOutput | None:
     if event == "TekReady":
         return TekReady(service, stream, mki, tek, salt, auth_key, _time(said, "until"), Protocol[name])
     end = None if said.get("authority_end") is None else _number(said, "authority_end")
-    return UseKey(service, stream, _number(said, "start"), Protocol[name], mki, tek, salt, auth_key, end)
+    use = UseKey(service, stream, _number(said, "start"), Protocol[name], mki, tek, salt, auth_key, end)
+    return NextKey(use, _number(said, "end")) if event == "NextKey" else use
 
 
 def _text(said: dict[str, Any], field: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from pybcast.errors import BadValue, TransportError
-from pybcast.flows.events import TekExpired, TekReady
+from pybcast.flows.events import NextKey, TekExpired, TekReady, UseKey
 from pybcast.outlets.keyline import MAX_LINE, KeyOutput, read_line, write_line
 from pybcast.unixsocket import OtherUser, connected, listening, opened, trusted
 
@@ -27,6 +27,7 @@ LOG: Final = logging.getLogger("pybcast.keys")
 MAX_READERS: Final = 64  # encoders or players of one machine - confidence: own
 MAX_BEHIND: Final = 8 << 20  # octets that a reader may leave unread: three changes of 10,000 streams - confidence: own
 MAX_HELD: Final = 16  # keys of one stream that a new reader is told of: a terminal has those of 4 to 8 periods (R42)
+_NEXT: Final = b"next"  # where what an encoder's stream uses next is held, beside the last word (b"")
 RETRY: Final = (
     0.05,
     0.1,
@@ -73,8 +74,13 @@ class KeyOutlet:
         """What a reader that comes later must know: of an encoder's stream the last word, of a player's the keys."""
         stream = output.service, output.stream
         holds = self._holds.setdefault(stream, {})
+        if isinstance(output, NextKey):
+            holds[_NEXT] = output
+            return
         if not isinstance(output, TekReady | TekExpired):
             holds[b""] = output
+            if isinstance(output, UseKey):
+                holds.pop(_NEXT, None)
             return
         holds.pop(output.mki, None)
         if isinstance(output, TekReady):

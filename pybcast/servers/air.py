@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a BSD/A's outputs to the air and to encoders go.
 
-A sink takes ``Announce``, ``OffAir``, ``UseKey``, ``StopTraffic``, ``CarouselPut`` and ``CarouselDrop``, and reports when the first
-datagram of an announced period has left (``BSDA.announced``): R6 and R40 count from there.  It is told everything anew after a
-restart.  ``ProcessAir`` gives it to the processes that send (``broadcast``); the others count, and write down: ids, lengths and
-digests of what goes on air, the bytes themselves where that is wanted, of keys the lengths.
+A sink takes ``Announce``, ``OffAir``, ``NextKey``, ``UseKey``, ``StopTraffic``, ``CarouselPut`` and ``CarouselDrop``, and reports
+when the first datagram of an announced period has left (``Edge.announced``): R6 and R40 count from there.  It is told everything
+anew after a restart.  ``ProcessAir`` gives it to the processes that send (``broadcast``); the others count, and write down: ids,
+lengths and digests of what goes on air, the bytes themselves where that is wanted, of keys the lengths.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 
 from pybcast.broadcast.link import Held, LinkClient, Report
 from pybcast.errors import ConfigError
-from pybcast.flows.events import Alarm, Announce, CarouselDrop, CarouselPut, OffAir, StopTraffic, UseKey
+from pybcast.flows.events import Alarm, Announce, CarouselDrop, CarouselPut, NextKey, OffAir, StopTraffic, UseKey
 from pybcast.secret import Secret
 from pybcast.servers.runner import AirOutput
 
@@ -183,10 +183,10 @@ class ProcessAir:
             case CarouselPut() | CarouselDrop() if carousel is not None:
                 carousel.put(output)
 
-    def keep(self, streams: Collection[tuple[str, int]]) -> None:
-        """Only these (service, stream)s are still ours."""
+    def keep(self, periods: Collection[tuple[str, int, int]]) -> None:
+        """Of what was said only these (service, stream, start)s are still on air."""
         if "sender" in self._clients:
-            self._clients["sender"].keep(streams)
+            self._clients["sender"].keep(periods)
 
     async def spoken(self) -> None:
         """Until each process has said what it has on air, or could not be reached."""
@@ -280,12 +280,10 @@ def described(output: AirOutput, *, content: bool = False) -> dict[str, Any]:
             }  # fmt: skip
         case OffAir():
             said |= {"service": output.service, "stream": output.stream, "start": output.start}
+        case NextKey(use, end):
+            said |= _key(use) | {"end": end}
         case UseKey():
-            said |= {
-                "service": output.service, "stream": output.stream, "start": output.start, "protocol": output.protocol.name,
-                "mki": output.mki.hex(), "authority_end": output.authority_end, "tek_octets": len(output.tek),
-                "salt_octets": len(output.salt or b""), "auth_key_octets": len(output.auth_key or b""),
-            }  # fmt: skip
+            said |= _key(output)
         case StopTraffic():
             said |= {"service": output.service, "stream": output.stream}
         case CarouselPut():
@@ -294,3 +292,11 @@ def described(output: AirOutput, *, content: bool = False) -> dict[str, Any]:
         case CarouselDrop():
             said |= {"object": output.object_id}
     return said
+
+
+def _key(use: UseKey) -> dict[str, Any]:
+    return {
+        "service": use.service, "stream": use.stream, "start": use.start, "protocol": use.protocol.name, "mki": use.mki.hex(),
+        "authority_end": use.authority_end, "tek_octets": len(use.tek), "salt_octets": len(use.salt or b""),
+        "auth_key_octets": len(use.auth_key or b""),
+    }  # fmt: skip

@@ -12,10 +12,11 @@ from typing import Any, Final
 from pybcast.backend import Client
 from pybcast.broadcast.link import Held, mark_of
 from pybcast.errors import ConfigError
-from pybcast.flows import BSDA, derived_teks, random_teks
-from pybcast.flows.events import Output, State, StopTraffic, UseKey
+from pybcast.flows import Edge, Headend, derived_teks, random_teks
+from pybcast.flows.edge import REPEATED, USED
+from pybcast.flows.events import NextKey, Output, State, StopTraffic, UseKey
 from pybcast.flows.restart import Start
-from pybcast.flows.tables import PeriodState, Side
+from pybcast.flows.tables import EdgeState, PeriodState, Side
 from pybcast.outlets.keyline import Outlet
 from pybcast.outlets.keysocket import KeyOutlet
 from pybcast.servers import description, inuse
@@ -27,11 +28,14 @@ from pybcast.servers.runner import AirOutput, Clock
 from pybcast.servers.watch import Light, ServiceView
 from pybcast.servers.witnesses import Word
 
-_PREPARED: Final = frozenset({PeriodState.SEALED, PeriodState.ON_AIR})
+_PREPARED: Final = frozenset({PeriodState.SEALED, PeriodState.HANDED})
 
 
-class Bsda(Daemon[BSDA]):
-    """A BSD/A daemon.  ``outlets``: who is given each ``UseKey`` and ``StopTraffic``, beside the socket of ``[air] keys``."""
+class Bsda(Daemon[Headend]):
+    """A BSD/A daemon.  ``outlets``: who is given each ``NextKey``, ``UseKey`` and ``StopTraffic``, beside ``[air] keys``.
+
+    Its edge is in the same process, and lives on when the machine is made anew.
+    """
 
     role = "bsda"
     side = Side.BSDA
@@ -39,6 +43,7 @@ class Bsda(Daemon[BSDA]):
     def __init__(self, config: ServerConfig, clock: Clock | None = None, *, outlets: Sequence[Outlet] = ()) -> None:
         super().__init__(config, clock)
         self._reports: list[tuple[str, int, int]] = []
+        self._edge: Edge | None = None
         if config.events:
             self.air = JsonLinesAir(config.events, content=config.air.content, limit=config.air.events_size << 20)
         self._used: dict[tuple[str, int], int] = {}
@@ -53,16 +58,21 @@ class Bsda(Daemon[BSDA]):
                 alarm=self.watch.alarm, commit=lambda: self.store.token(), here=self._here, silent=True,
             )  # fmt: skip
 
-    def make(self, config: ServerConfig, state: State, start: Start | None) -> BSDA:
+    def make(self, config: ServerConfig, state: State, start: Start | None) -> Headend:
         """An empty database counts as a lost one (R33): a first start only costs one change of the long-term keys (F4) for it."""
-        self._reports.clear()  # they were for the machine before; what is on air is said, and reported, anew
+        if self._edge is None:
+            self._edge = Edge(stream.key for stream in config.streams)
+        self._reports.clear()  # like what the edge said last they may be lost: it is said, and reported, again
         if self._on_air is not None:
-            self._on_air.keep({stream.key for stream in config.streams})  # the machine says anew what of them is on air
+            self._on_air.keep({(h.service, h.stream, p.start) for h in self._edge.held() for p in h.periods if p.state in REPEATED})
         if start is not None:
             start = replace(start, empty=not state)
             if start.empty or start.restored is not None:
                 LOG.warning("no store, or an old copy of it: asking for new keys (R33)", extra={"fields": {"event": "store-lost"}})
-        return BSDA(me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, start=start)
+        return Headend(
+            me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, start=start,
+            edge=self._edge, again=True,
+        )  # fmt: skip
 
     async def _run(self, client: Client, listening: Any) -> int:
         try:
@@ -111,7 +121,7 @@ class Bsda(Daemon[BSDA]):
             self._used[output.service, output.stream] = output.start
             if known is not None and known != output.start:  # after a start, what was in use is said anew
                 self.watch.key_used(self.clock.now() - output.start)
-        if isinstance(output, UseKey | StopTraffic):
+        if isinstance(output, NextKey | UseKey | StopTraffic):
             for outlet in self._outlets:
                 outlet.put(output)
         self.air.put(output, self._announced)
@@ -122,16 +132,15 @@ class Bsda(Daemon[BSDA]):
         if len(self._reports) == 1:
             self.runner.post(self._report, urgent=True)  # a key is used three repetitions after it (R40)
 
-    def _report(self, machine: BSDA, now: float) -> list[Output]:
+    def _report(self, machine: Headend, now: float) -> list[Output]:
         reports, self._reports = self._reports, []
         return machine.announced_many(reports, now)
 
-    def views(self, config: ServerConfig, machine: BSDA, now: float) -> Iterable[ServiceView]:
+    def views(self, config: ServerConfig, machine: Headend, now: float) -> Iterable[ServiceView]:
         for stream in config.streams:
-            records = machine.records(*stream.key)
-            used = [r for r in records if r.state in (PeriodState.IN_USE, PeriodState.HELD)]
-            ahead = sum(r.state in _PREPARED and r.period.start > now for r in records)
-            held = any(r.state is PeriodState.HELD for r in used)
+            used = [period for period in machine.edge.view(*stream.key).periods if period.state in USED]
+            ahead = sum(r.state in _PREPARED and r.period.start > now for r in machine.records(*stream.key))
+            held = any(period.state is EdgeState.HELD for period in used)
             light: Light = "green"
             why = ""
             if held:
@@ -143,12 +152,12 @@ class Bsda(Daemon[BSDA]):
             recovery = machine.recoveries.of(stream)
             if recovery is not None:
                 light, why = "red", str(recovery.restored)
-            change = max((r.period.end for r in used), default=None)
+            change = max((period.end for period in used), default=None)
             yield ServiceView(
                 service=stream.service, stream=stream.stream, light=light, why=why, ahead=ahead, held=held, next_change=change
             )
 
-    def more(self, machine: BSDA) -> dict[str, Any]:
+    def more(self, machine: Headend) -> dict[str, Any]:
         return {} if self._on_air is None else {"air": list(self._on_air.lights())}
 
     # --- commands -------------------------------------------------------------------------------------------------------
@@ -170,13 +179,14 @@ class Bsda(Daemon[BSDA]):
         """The crypto periods of a service: what is in use, on air, prepared."""
         keys = [s.key for s in self.config.streams if s.service == arguments["service"]]
 
-        def look(machine: BSDA, now: float) -> list[dict[str, Any]]:
+        def look(machine: Headend, now: float) -> list[dict[str, Any]]:
             return [
                 {
-                    "stream": key[1], "start": r.period.start, "end": r.period.end, "state": r.state.value, "stkms": len(r.stkms),
-                    "authority_end": r.authority_end,
+                    "stream": key[1], "start": r.period.start, "end": r.period.end, "state": states[r.period.start].value,
+                    "stkms": len(r.stkms), "authority_end": r.authority_end,
                 }
                 for key in keys
+                for states in [machine.states(*key)]
                 for r in machine.records(*key)
             ]  # fmt: skip
 
@@ -190,7 +200,7 @@ class Bsda(Daemon[BSDA]):
             raise ConfigError(f"no such service or stream here: {service}")
         held: list[int] = []
 
-        def cut(machine: BSDA, now: float) -> list[Output]:
+        def cut(machine: Headend, now: float) -> list[Output]:
             if at <= now:
                 raise ConfigError("the boundary is in the past")
             outputs: list[Output] = []

@@ -10,14 +10,15 @@ import msgspec
 
 from pybcast import codec
 from pybcast.errors import BcastError, ConfigError
-from pybcast.flows import BSDA, BSM, StreamConfig
+from pybcast.flows import BSM, Headend, StreamConfig
+from pybcast.flows.edge import USED
 from pybcast.flows.events import AirStkm
-from pybcast.flows.periods import USED, PeriodRecord
-from pybcast.flows.tables import KeyState, PeriodState
+from pybcast.flows.periods import PeriodRecord
+from pybcast.flows.tables import EdgeState, KeyState, PeriodState
 from pybcast.messages import DrmStkm, SmartcardStkm
 
 MOST: Final = 1000  # streams of one answer: more is nobody's screen, and the machine stands still meanwhile - confidence: own
-_COMING: Final = frozenset({PeriodState.SEALED, PeriodState.ON_AIR})
+_COMING: Final = frozenset({PeriodState.SEALED, PeriodState.HANDED, EdgeState.WAITING, EdgeState.ON_AIR, EdgeState.READY})
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -35,17 +36,20 @@ def asked(streams: Sequence[StreamConfig], arguments: Mapping[str, Any]) -> list
     return wanted[: max(0, min(found.limit, MOST))]
 
 
-Found = list[tuple[StreamConfig, list[PeriodRecord]]]
+Found = list[tuple[StreamConfig, list[tuple[str, PeriodRecord]]]]
+"""Of each stream, states and periods."""
 
 
-def periods(machine: BSDA, streams: Sequence[StreamConfig]) -> Found:
+def periods(machine: Headend, streams: Sequence[StreamConfig]) -> Found:
     """Of each stream the period whose key is in use and the next that is prepared.  In the machine's turn: only looks."""
     found = []
     for stream in streams:
-        records = machine.records(*stream.key)
-        used = [r for r in records if r.state in USED][-1:]
-        coming = [r for r in records if r.state in _COMING and (not used or r.period.start > used[0].period.start)][:1]
-        found.append((stream, used + coming))
+        states = machine.states(*stream.key)
+        rows = [(states[r.period.start], r) for r in machine.records(*stream.key)]
+        used = [row for row in rows if row[0] in USED][-1:]
+        after = used[0][1].period.start if used else 0
+        coming = [row for row in rows if row[0] in _COMING and row[1].period.start > after][:1]
+        found.append((stream, [(state.value, record) for state, record in used + coming]))
     return found
 
 
@@ -53,10 +57,10 @@ def shown_periods(found: Found) -> list[dict[str, Any]]:
     """The same with the ids that their STKMs name; beside the machine."""
     rows: list[dict[str, Any]] = []
     for stream, records in found:
-        for r in records:
+        for state, r in records:
             row: dict[str, Any] = {
                 "service": stream.service, "stream": stream.stream, "start": r.period.start, "end": r.period.end,
-                "state": r.state.value, "traffic_id": r.traffic_id.hex(), "authority_end": r.authority_end,
+                "state": state, "traffic_id": r.traffic_id.hex(), "authority_end": r.authority_end,
             }  # fmt: skip
             rows.append(row | {stkm.profile: ids(stkm) for stkm in r.stkms})
     return rows

@@ -34,6 +34,7 @@ from pybcast.flows.events import (
     CarouselDrop,
     CarouselPut,
     FlowDone,
+    NextKey,
     OffAir,
     Output,
     Persist,
@@ -57,7 +58,7 @@ FULL_AGAIN: Final = 2.0  # seconds after which a store that found no room is tri
 ASKING: Final = 8  # requests to one peer at once, as many as the client has connections; others wait here - confidence: own
 PATIENCE: Final = 10.0  # seconds that a request which is not about periods is worth sending after it was made - confidence: own
 
-AirOutput = Announce | OffAir | UseKey | StopTraffic | CarouselPut | CarouselDrop
+AirOutput = Announce | OffAir | NextKey | UseKey | StopTraffic | CarouselPut | CarouselDrop
 
 
 class Machine(Protocol):
@@ -455,7 +456,7 @@ class Runner(Generic[M]):
                 source.value = message
             case Send(message):
                 self._send(message)
-            case Announce() | OffAir() | UseKey() | StopTraffic() | CarouselPut() | CarouselDrop():
+            case Announce() | OffAir() | NextKey() | UseKey() | StopTraffic() | CarouselPut() | CarouselDrop():
                 self._air(output)
             case Alarm():
                 self._watcher.alarm(output)

@@ -23,7 +23,7 @@ from pybcast.flows.keychain import LongTermKey, Programme
 from pybcast.flows.ltkm import Group, Page
 from pybcast.flows.members import Right, Subscriber
 from pybcast.flows.peer import Answered
-from pybcast.flows.periods import OnAir, PeriodBlock
+from pybcast.flows.periods import PeriodBlock
 from pybcast.flows.spcp import KeyMaterial
 from pybcast.store.people import TABLES
 
@@ -97,9 +97,6 @@ _PUBLIC: Final[Mapping[type, Callable[[RowKey, Any], Info]]] = MappingProxyType(
         "service": _at(key, 0), "stream": _at(key, 1), "start": row.records[0].period.start, "end": row.records[-1].period.end,
         "periods": len(row.records), "stkms": sum(len(record.stkms) for record in row.records),
     },
-    OnAir: lambda key, row: {
-        "service": _at(key, 0), "stream": _at(key, 1), "announced": row.announced, "used": row.used, "stopped": row.stopped,
-    },
     SealedBlock: lambda key, row: {
         "key_id": _hex(_at(key, 0)), "start": row.items[0][0], "end": row.items[-1][1].until, "stkms": len(row.items),
         "octets": sum(len(sealed.data) for _, sealed in row.items), "burnt": sum(sealed.burnt for _, sealed in row.items),
@@ -123,7 +120,6 @@ _VIEWS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "entitlement": ("right", "subscriber service stream start end content"),
         "issued": ("page", "service stream name letters issued_at end confirmed struck"),
         "prepared": ("period", "service stream start end periods stkms"),
-        "on_air": ("on-air", "service stream announced used stopped"),
         "sealed": ("allocated", "key_id start end stkms octets burnt"),
         "answered": ("answer", "peer message_id until"),
     }

@@ -79,7 +79,6 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "CarouselPut": events.CarouselPut,
     "Cut": periods.Cut,
     "Period": schedule.Period,
-    "OnAir": periods.OnAir,
     "PeriodBlock": periods.PeriodBlock,
     "PeriodRecord": periods.PeriodRecord,
     "PeriodState": tables.PeriodState,

@@ -15,13 +15,13 @@ from typing import Final, Literal, Self
 
 from pybcast.errors import LocalFlowError
 from pybcast.flows import (
-    BSDA,
     BSM,
     Alarm,
     Announce,
     CarouselDrop,
     CarouselPut,
     Change,
+    Edge,
     FlowDone,
     LongTermKey,
     Members,
@@ -48,7 +48,9 @@ from pybcast.flows import (
 from pybcast.flows.allocator import SealedBlock
 from pybcast.flows.card import SekFile
 from pybcast.flows.config import CAROUSEL_CYCLE
+from pybcast.flows.edge import mark
 from pybcast.flows.events import State
+from pybcast.flows.headend import Headend as Planner
 from pybcast.flows.schedule import REPETITIONS_AHEAD
 from pybcast.flows.serial import near
 from pybcast.flows.spcp import BackendMessage
@@ -103,11 +105,12 @@ class Viewer:
 
 @dataclass
 class Headend:
-    """One BSD/A process with its sender and its encoder."""
+    """One BSD/A, its edge with the sender, and its encoder.  ``life``: counts the edges there were."""
 
     name: str
     store: Store = field(default_factory=Store)
-    machine: BSDA | None = None
+    machine: Planner | None = None
+    edge: Edge | None = None
     on_air: dict[tuple[str, int, int], Announce] = field(default_factory=dict)
     carousel: dict[str, CarouselPut] = field(default_factory=dict)
     key: dict[StreamKey, UseKey] = field(default_factory=dict)
@@ -224,11 +227,21 @@ class World:
             headend.store.state = state
         headend.lost = headend.lost or fresh
         pair = len(self.headends) > 1
-        headend.machine = BSDA(
-            me=name, streams=self._configured(), randomness=self.rng.randbytes, state=headend.store.copy(),
-            start=self._start(name, headend.lost), teks=derived_teks(self.pair_secret) if pair else None,
-        )  # fmt: skip
-        headend.life += 1
+        configs = self._configured()
+        if headend.edge is None:
+            headend.edge = Edge(config.key for config in configs)
+            headend.life += 1
+
+        def make(lost: bool) -> Planner:
+            return Planner(
+                me=name, streams=configs, randomness=self.rng.randbytes, state=headend.store.copy(), edge=headend.edge,
+                start=self._start(name, lost), teks=derived_teks(self.pair_secret) if pair else None,
+            )  # fmt: skip
+
+        headend.machine = make(headend.lost)
+        if not headend.lost and _strange(headend.machine, headend.edge):  # its edge has what the store does not know (R44)
+            headend.lost = True
+            headend.machine = make(True)
         self._elect()
         self.call_bsda(name, lambda bsda: bsda.catch_up(self._to_come(), self.clock.now))
 
@@ -252,14 +265,43 @@ class World:
         return lengths[max((n for n, (start, _) in enumerate(lengths) if start <= self.clock.now), default=0) :]
 
     def stop_bsda(self, name: str) -> None:
-        """kill -9 of BSD/A and sender; the encoder goes on with the key it has, to the end of its authority."""
+        """kill -9 of BSD/A and edge; the encoder goes on with the key it has, to the end of its authority."""
+        self.stop_planner(name)
+        self._stop_edge(name)
+        self._elect()
+
+    def stop_planner(self, name: str) -> None:
+        """kill -9 of the BSD/A alone: its edge executes what is planned."""
+        self.headends[name].machine = None
+
+    def restart_edge(self, name: str) -> None:
+        """kill -9 of the edge, and another, empty one."""
         headend = self.headends[name]
-        headend.machine = None
+        self._stop_edge(name)
+        headend.edge = Edge(self.streams)
+        headend.life += 1
+        if headend.machine is not None:
+            carousel = dict(headend.machine._journal.rows("carousel", CarouselPut))
+            edge = headend.edge
+            self.call_bsda(name, lambda b: b.new_edge(edge, self.clock.now))
+            self._do(list(carousel.values()), name)  # its link tells it again what turns
+
+    def _stop_edge(self, name: str) -> None:
+        headend = self.headends[name]
+        headend.edge = None
         headend.life += 1
         headend.on_air.clear()
         headend.announced.clear()
         headend.carousel.clear()
-        self._elect()
+
+    def call_edge(self, name: str, action: Callable[[Planner | Edge], list[Output]]) -> None:
+        """One input of an edge, by its BSD/A while that lives; what it says to a dead one is lost."""
+        headend = self.headends[name]
+        if headend.machine is not None:
+            self.call_bsda(name, action)
+        elif headend.edge is not None:
+            self._do(action(headend.edge), name)
+            self._schedule(name)
 
     @property
     def active(self) -> Headend:
@@ -268,8 +310,8 @@ class World:
 
     def _elect(self) -> None:
         """Another headend takes over: its STKMs at once, its traffic when they have been on air often enough (R40)."""
-        living = next((h for h in self.headends.values() if h.machine is not None), None)
-        if self.active.machine is None and living is not None:
+        living = next((h for h in self.headends.values() if h.edge is not None), None)
+        if self.active.edge is None and living is not None:
             self._sender, self._took_over = living.name, self.clock.now
             self.watch.now = self.clock.now
             for put in living.carousel.values():
@@ -325,7 +367,7 @@ class World:
                 return
             self._commands.popleft()
 
-    def call_bsda(self, name: str, action: Callable[[BSDA], list[Output]]) -> None:
+    def call_bsda(self, name: str, action: Callable[[Planner], list[Output]]) -> None:
         """One input of a BSD/A, and everything that follows."""
         headend = self.headends[name]
         if headend.machine is None:
@@ -350,9 +392,9 @@ class World:
             self.start_bsda(name, {} if lost else None, fresh=lost)
 
     def _schedule(self, name: str) -> None:
-        machine = self.bsm if name == BSM_ID else self.headends[name].machine
+        machine = self.bsm if name == BSM_ID else self.headends[name].machine or self.headends[name].edge
         if machine is not None:
-            tick = self._tick_bsm if name == BSM_ID else lambda: self.call_bsda(name, lambda bsda: bsda.tick(self.clock.now))
+            tick = self._tick_bsm if name == BSM_ID else lambda: self.call_edge(name, lambda m: m.tick(self.clock.now))
             self._wake(name, machine.next_wakeup(), tick)
 
     def _tick_bsm(self) -> None:
@@ -444,7 +486,7 @@ class World:
                     self._to_viewers(stkm.profile, output.service, output.stream, stkm.data)
             if not reported:
                 reported = True
-                self.call_bsda(headend.name, lambda b: b.announced(*key, self.clock.now))
+                self.call_edge(headend.name, lambda m: m.announced(*key, self.clock.now))
             if headend.life == life:
                 self.clock.at(self.clock.now + output.repetition, repeat)
 
@@ -649,6 +691,16 @@ class World:
             self.clock.at(self.clock.now + every, look)
 
         self.clock.at(self.clock.now + every, look)
+
+
+def _strange(machine: Planner, edge: Edge) -> bool:
+    """Whether the edge has STKMs that the BSD/A's store does not know of."""
+    return any(
+        machine.unknown(held.service, held.stream, period.start, one, mark)
+        for held in edge.held()
+        for period in held.periods
+        for one in period.marks
+    )
 
 
 def _tuning(config: StreamConfig) -> Tuning:

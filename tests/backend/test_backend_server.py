@@ -23,7 +23,7 @@ from pybcast.backend.audit import Exchanged
 from pybcast.backend.identity import Peer, Peers
 from pybcast.backend.server import PATH, Server, ServerLimits
 from pybcast.errors import ConfigError, PeerFlowError, TransportError
-from pybcast.flows import BSDA, Send, StreamConfig, random_teks
+from pybcast.flows import Headend, Send, StreamConfig, random_teks
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage
 from pybcast.flows.tables import Side, Status, Tag
 from pybcast.https.contexts import Context
@@ -135,7 +135,7 @@ def test_r27_repeats_through_the_flows() -> None:
         period=8, start=T, key_period=640, rollover_lead=320, key_domain_id=b"\x12\xf4\x10", key_group=7,
     )  # fmt: skip
     chance = random.Random(1).randbytes
-    machine = BSDA(me=BSDA_ID, streams=[stream], teks=random_teks(chance), randomness=chance)
+    machine = Headend(me=BSDA_ID, streams=[stream], teks=random_teks(chance), randomness=chance)
 
     async def handler(asked: BackendMessage, peer: str) -> BackendMessage:
         outputs = machine.receive(asked, NOW - 50, peer)

@@ -156,7 +156,7 @@ def test_streams_that_the_configuration_forgot_are_taken_off(tmp_path: Path) -> 
         ends.client.put(announce(8, service="urn:other"))
         ends.client.put(OUTPUTS[2])
         await ends.said(is_end)
-        ends.client.keep({(NEWS, 1)})
+        ends.client.keep({(NEWS, 1, start) for start in (8, 10)})
         ends.client.put(announce(10))
         assert await ends.said(lambda said: said == announce(10)) == [OffAir("urn:other", 1, 8), announce(10)]
 

@@ -194,6 +194,16 @@ class Chaos:
         self.world.stop_bsda(name)
         self.clock.at(self.clock.now + self.rng.uniform(1, 20), lambda: self.world._restart(name))
 
+    def kill_planner(self) -> None:
+        """A BSD/A dies, and its edge goes on."""
+        name = self.rng.choice(list(self.world.headends))
+        self.world.stop_planner(name)
+        self.clock.at(self.clock.now + self.rng.uniform(1, 40), lambda: self.world._restart(name))
+
+    def kill_edge(self) -> None:
+        """An edge dies, and its BSD/A goes on with another one."""
+        self.world.restart_edge(self.rng.choice(list(self.world.headends)))
+
     def lose(self) -> None:
         """A headend dies and loses its store."""
         name = self.rng.choice(list(self.world.headends))

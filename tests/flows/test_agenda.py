@@ -9,7 +9,7 @@ from flow_support import NOON, stream
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybcast.flows import BSDA, BSM, Send, StreamConfig, random_teks
+from pybcast.flows import BSM, Headend, Send, StreamConfig, random_teks
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.events import Journal
 from pybcast.testing.sim import BSM_ID, MAIN
@@ -67,10 +67,10 @@ def test_an_input_works_on_its_own_stream_only() -> None:
     rng = random.Random(1)
     streams = [stream(f"service-{n}", "bsm" if n % 2 else "bsda", key_group=n + 1) for n in range(200)]
     bsm = BSM(me=BSM_ID, fqdn="bsm.example.com", streams=streams, randomness=rng.randbytes, rights_issuer_id=bytes(20))
-    bsda = BSDA(me=MAIN, streams=streams, teks=random_teks(rng.randbytes), randomness=rng.randbytes)
+    bsda = Headend(me=MAIN, streams=streams, teks=random_teks(rng.randbytes), randomness=rng.randbytes)
     worked: list[tuple[str, int]] = []
 
-    def note(machine: BSM | BSDA, step: str) -> None:
+    def note(machine: BSM | Headend, step: str) -> None:
         inner = getattr(machine, step)
 
         def noted(config: StreamConfig, now: float) -> None:

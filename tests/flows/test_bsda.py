@@ -27,13 +27,14 @@ from pybcast import codec
 from pybcast.errors import LocalFlowError
 from pybcast.flows import (
     ALL_SERVICES,
-    BSDA,
     Alarm,
     Announce,
     BackendMessage,
     CarouselPut,
     FlowDone,
+    Headend,
     KeyMaterial,
+    NextKey,
     OffAir,
     Output,
     PartialItem,
@@ -57,7 +58,7 @@ from pybcast.flows.peer import RETRY
 from pybcast.flows.periods import PeriodBlock
 from pybcast.flows.spcp import Item
 from pybcast.flows.stkm import Policy
-from pybcast.flows.tables import PeriodState
+from pybcast.flows.tables import EdgeState, PeriodState
 from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm
 
 HERE = stream_config()
@@ -71,9 +72,9 @@ _ids = count(1)
 T = TypeVar("T")
 
 
-def bsda(*configs: StreamConfig, seed: int = 1, **options: object) -> BSDA:
+def bsda(*configs: StreamConfig, seed: int = 1, **options: object) -> Headend:
     randomness = random.Random(seed).randbytes
-    return BSDA(me=BSDA_URI, streams=configs, teks=random_teks(randomness), randomness=randomness, **options)  # type: ignore[arg-type]
+    return Headend(me=BSDA_URI, streams=configs, teks=random_teks(randomness), randomness=randomness, **options)  # type: ignore[arg-type]
 
 
 def of(kind: type[T], outputs: Iterable[Output]) -> list[T]:
@@ -88,7 +89,7 @@ def alarms(outputs: Iterable[Output], code: str) -> list[str]:
     return [alarm.text for alarm in of(Alarm, outputs) if alarm.code == code and alarm.active]
 
 
-def tell(machine: BSDA, tag: Tag, now: float, *items: Item, **changes: object) -> tuple[BackendMessage, list[Output]]:
+def tell(machine: Headend, tag: Tag, now: float, *items: Item, **changes: object) -> tuple[BackendMessage, list[Output]]:
     """What the BSD/A answers to its BSM, and what else it does."""
     message = request(tag, **({"message_id": f"{next(_ids):032x}", "items": items} | changes))
     outputs = machine.receive(message, now, message.source)
@@ -96,16 +97,16 @@ def tell(machine: BSDA, tag: Tag, now: float, *items: Item, **changes: object) -
     return answer, outputs
 
 
-def answered(machine: BSDA, asked: BackendMessage, now: float, status: int = 0, *items: Item) -> list[Output]:
+def answered(machine: Headend, asked: BackendMessage, now: float, status: int = 0, *items: Item) -> list[Output]:
     """The BSM answers."""
     return machine.receive(asked.answer(status, items, now=now), now, asked.destination)
 
 
-def records(machine: BSDA) -> dict[int, PeriodRecord]:
+def records(machine: Headend) -> dict[int, PeriodRecord]:
     return {r.period.start - START: r for r in machine.records(*NAME)}
 
 
-def sealed(machine: BSDA, config: StreamConfig, start: int, profile: Profile = "smartcard", **keys: KeyMaterial) -> StkmItem:
+def sealed(machine: Headend, config: StreamConfig, start: int, profile: Profile = "smartcard", **keys: KeyMaterial) -> StkmItem:
     """The STKM that a BSM makes of what this BSD/A prepared for the period at ``start``."""
     record = records(machine)[start]
     content = stkm.partial(config, profile, record.period, record.key)
@@ -120,7 +121,7 @@ def item(of: Period, content: bytes = b"", status: int = 0, **changes: object) -
     return replace(values, **changes)  # type: ignore[arg-type]  # fields of the item
 
 
-def run(machine: BSDA, until: float, now: float) -> list[Output]:
+def run(machine: Headend, until: float, now: float) -> list[Output]:
     """Let time pass, and report every first datagram as sent."""
     outputs: list[Output] = []
     while now <= until:
@@ -247,7 +248,7 @@ def test_a_period_across_the_end_of_its_key_is_not_sealed() -> None:
     assert answer.status == 0
     made = records(machine)
     assert 0 not in made
-    assert made[4].state is PeriodState.ON_AIR
+    assert machine.states(*NAME)[START + 4] is EdgeState.ON_AIR
     assert made[4].traffic_id[:4] == second.key_id[3:]
 
 
@@ -255,7 +256,7 @@ def test_a_key_that_was_used_before_seals_nothing_else() -> None:
     """R1, R33: a BSM that gives a BSD/A without its periods the same key again: 27 for what was sealed, with an alarm."""
     machine = bsda(HERE)
     tell(machine, Tag.KeyDelivery, START - 50, sek_material())
-    assert records(machine)[0].state is PeriodState.SEALED
+    assert records(machine)[0].state is PeriodState.HANDED
     again = bsda(HERE, seed=2, state=machine._journal.tables, start=RESTORED)
     (asked,) = sent(again.tick(START - 40), Tag.KeyRequest)
     assert asked.fresh
@@ -323,7 +324,7 @@ def test_a_key_at_once_ends_the_period_in_which_it_begins() -> None:
     assert answer.status == 0
     after = records(machine)
     assert (before[24].period.end, after[24].period.end) == (START + 32, START + 28)
-    assert (after[24].state, after[24].stkms) == (PeriodState.SEALED, before[24].stkms)
+    assert (after[24].state, after[24].stkms) == (PeriodState.HANDED, before[24].stkms)
     assert after[28].traffic_id[:4] == sek_material(2).key_id[3:]
     assert 32 not in after
     outputs = run(machine, START + 40, START + 18)
@@ -339,7 +340,8 @@ def test_the_end_of_authority_with_and_without_hold_through() -> None:
         assert bool(of(StopTraffic, outputs)) is not hold
         assert bool(alarms(outputs, "stopped")) is not hold
         assert bool(alarms(outputs, "held-key")) is hold
-        assert machine.records(*NAME)[-1].state is (PeriodState.HELD if hold else PeriodState.STOPPED)
+        last = {period.start: period.state for period in machine.edge.view(*NAME).periods}
+        assert last == ({START + 56: EdgeState.HELD} if hold else {})
         assert {use.authority_end for use in of(UseKey, outputs)} == {None if hold else START + 64}
 
 
@@ -383,7 +385,7 @@ def test_what_a_request_must_name() -> None:
         assert answer.status == Status.INVALID_REQUEST
     answer, _ = tell(machine, Tag.STKMDelivery, START, good, stream=None)
     assert answer.status == 0
-    assert records(machine)[8].state is PeriodState.SEALED
+    assert records(machine)[8].state is PeriodState.HANDED
     answer, _ = tell(bsda(HERE), Tag.PartialSTKMRequest, START)
     assert answer.status == Status.INVALID_REQUEST, "its STKMs are made here"
 
@@ -432,7 +434,7 @@ def test_the_two_profiles_must_name_the_key_alike() -> None:
     answer, _ = tell(machine, Tag.STKMDelivery, START, sealed(machine, BOTH, 8))
     assert answer.status == 0
     record = records(machine)[8]
-    assert (record.state, [s.profile for s in record.stkms]) == (PeriodState.SEALED, ["drm", "smartcard"])
+    assert (record.state, [s.profile for s in record.stkms]) == (PeriodState.HANDED, ["drm", "smartcard"])
 
 
 def test_a_stkm_that_is_not_on_air_is_replaced() -> None:
@@ -445,7 +447,7 @@ def test_a_stkm_that_is_not_on_air_is_replaced() -> None:
     answer, _ = tell(machine, Tag.STKMDelivery, START, other, replace=True)
     assert answer.status == 0
     record = records(machine)[16]
-    assert (record.state, record.stkms[0].data, record.authority_end) == (PeriodState.SEALED, other.content, START + 52)
+    assert (record.state, record.stkms[0].data, record.authority_end) == (PeriodState.HANDED, other.content, START + 52)
     machine.tick(START + 16)
     assert records(machine)[48].period.end == START + 52
 
@@ -514,7 +516,7 @@ def test_the_status_of_each_stkm_in_an_answer() -> None:
     outputs = answered(machine, asked, START, 0, *items)
     texts = alarms(outputs, "stkm-refused")
     assert [text.partition(":")[0] for text in texts] == [f"period {START + n}" for n in (16, 24, 32, 40)]
-    assert {n for n, r in records(machine).items() if r.state is PeriodState.SEALED} == {8}
+    assert {n for n, r in records(machine).items() if r.state is PeriodState.HANDED} == {8}
     (again,) = sent(machine.tick(START + 3), Tag.TEKDelivery)
     assert [i.period_start - START for i in again.items if isinstance(i, PartialItem)] == [0, 16, 24, 32, 40]
     outputs = answered(machine, again, START + 3, 0, item(period(5), status=27))
@@ -531,7 +533,7 @@ def test_a_profile_that_the_bsm_cannot_make() -> None:
     assert (records(machine)[8].state, records(machine)[8].waived) == (PeriodState.KEYED, ("drm",))
     answered(machine, card, START, 0, sealed(machine, BOTH, 8), item(period(2), status=20))
     made = records(machine)
-    assert (made[8].state, [s.profile for s in made[8].stkms]) == (PeriodState.SEALED, ["smartcard"])
+    assert (made[8].state, [s.profile for s in made[8].stkms]) == (PeriodState.HANDED, ["smartcard"])
     assert made[16].waived == ("smartcard",)
     machine = bsda(CARD)
     (asked,) = sent(machine.tick(START), Tag.TEKDelivery)
@@ -640,7 +642,9 @@ def test_partials_hold_what_the_bsda_made() -> None:
 
 
 def test_a_restart_goes_on_where_it_was() -> None:
-    """R40: what was on air goes on air again, the key in use stays, and what the BSM may have missed is sent again (F6)."""
+    """R48: its edge is empty, so what was on air goes on air again, and the encoder keeps the key that it has until that has been
+    repeated three times; what the BSM may have missed is sent again (F6).
+    """
     config = replace(HERE, interaction=True)
     machine = bsda(config)
     tell(machine, Tag.KeyDelivery, START - 50, sek_material())
@@ -648,7 +652,13 @@ def test_a_restart_goes_on_where_it_was() -> None:
     again = bsda(config, seed=2, state=machine._journal.tables)
     outputs = again.tick(START + 21)
     assert [a.start - START for a in of(Announce, outputs)] == [16, 24]
-    assert [u.start - START for u in of(UseKey, outputs)] == [16]
+    assert not of(UseKey, outputs)
+    for start in (START + 16, START + 24):
+        again.announced(*NAME, start, START + 21.1)
+    assert not of(UseKey, again.tick(START + 21.3))
+    later = again.tick(START + 21.5)
+    assert [u.start - START for u in of(UseKey, later)] == [16]
+    assert [(n.use.start - START, n.end - START) for n in of(NextKey, later)] == [(24, 32)]
     items = [i for m in sent(outputs, Tag.STKMDelivery) for i in m.items]
     assert {i.period_start - START for i in items if isinstance(i, StkmItem)} == {16, 24, 32, 40, 48, 56}
     assert machine.records(*NAME)[-1].key == again.records(*NAME)[-1].key
@@ -659,13 +669,13 @@ def test_r05_a_clock_that_was_put_back_and_a_key_for_the_time_that_comes_twice()
     machine, later = bsda(HERE), START + 3600
     tell(machine, Tag.KeyDelivery, later - 50, sek_material(start=later))
     run(machine, later + 21, later - 50)
-    again = bsda(HERE, seed=2, state=machine._journal.tables)
+    again = bsda(HERE, seed=2, state=machine._journal.tables, edge=machine.edge)
     outputs = again.tick(START + 101)
-    assert [o.start - later for o in of(OffAir, outputs)] == [16, 24] and not of(Announce, outputs)
-    assert [u.mki[4:] for u in of(UseKey, outputs)] == [b"\0\3"], "of the period of 16"
+    assert [o.start - later for o in of(OffAir, outputs)] == [16, 24] and not of(Announce, outputs) + of(UseKey, outputs)
     assert alarms(outputs, "clock-back") and alarms(outputs, "held-key")
-    assert {r.state for r in again.records(*NAME)} == {PeriodState.HELD}
-    assert again._allocator.floor(sek_material().key_id) == later + 24, "its COUNTERs are not used twice"
+    assert not again.records(*NAME)
+    assert [p.state for p in again.edge.view(*NAME).periods] == [EdgeState.HELD]
+    assert again._allocator.floor(sek_material().key_id) == later + 56, "what was handed out counts as sent (R45)"
     answer, _ = tell(again, Tag.KeyDelivery, START + 102, sek_material(2, START + 112))
     assert answer.status == 0
     outputs = run(again, START + 121, START + 103)
@@ -678,10 +688,10 @@ def test_a_late_report_of_the_sender_changes_nothing() -> None:
     machine = bsda(HERE)
     tell(machine, Tag.KeyDelivery, START - 50, sek_material())
     run(machine, START + 9, START - 50)
-    before = records(machine)
-    assert before[8].state is PeriodState.IN_USE
-    machine.announced(*NAME, START + 8, START + 9)
-    assert records(machine) == before
+    before = machine.states(*NAME)
+    assert before[START + 8] is EdgeState.IN_USE
+    assert machine.announced(*NAME, START + 8, START + 9) == []
+    assert machine.states(*NAME) == before
 
 
 def test_a_stkm_of_a_tek_that_was_made_before_is_refused() -> None:

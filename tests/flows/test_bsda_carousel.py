@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from room_support import BSDA_URI, BSM_URI, START, request, stream_config
 
-from pybcast.flows import BSDA, CarouselPut, Output, Send, Status, Tag, random_teks
+from pybcast.flows import CarouselPut, Headend, Output, Send, Status, Tag, random_teks
 from pybcast.flows.events import CarouselDrop, State
 
 OTHER = "urn:example:bsm:other"
@@ -20,9 +20,9 @@ NAME = "ab" * 16
 T = TypeVar("T")
 
 
-def bsda(state: State | None = None) -> BSDA:
+def bsda(state: State | None = None) -> Headend:
     rng = random.Random(1)
-    return BSDA(me=BSDA_URI, streams=[HERS, HIS], teks=random_teks(rng.randbytes), randomness=rng.randbytes, state=state)
+    return Headend(me=BSDA_URI, streams=[HERS, HIS], teks=random_teks(rng.randbytes), randomness=rng.randbytes, state=state)
 
 
 def of(kind: type[T], outputs: Iterable[Output]) -> list[T]:
@@ -30,7 +30,7 @@ def of(kind: type[T], outputs: Iterable[Output]) -> list[T]:
 
 
 def deliver(
-    machine: BSDA, source: str, *data: bytes, name: str = NAME, replaces: str | None = None, end: int | None = None
+    machine: Headend, source: str, *data: bytes, name: str = NAME, replaces: str | None = None, end: int | None = None
 ) -> list[Output]:
     message = request(
         Tag.LTKMDelivery, source=source, message_id=name, items=data, replaces=replaces, end=end, stream=None, profile=None

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 from room_support import BSDA_URI, START, stream_config
 
-from pybcast.flows import BSDA, Output, PartialItem, Persist, Refused, Send, Tag, UseKey, random_teks
+from pybcast.flows import Headend, Output, PartialItem, Persist, Refused, Send, Tag, UseKey, random_teks
 from pybcast.flows.periods import PeriodBlock
 from pybcast.secret import Secret
 from pybcast.testing import link
@@ -127,7 +127,7 @@ def test_r41_the_tek_is_stored_before_its_partial_stkm_leaves() -> None:
     """A crash between the two: the BSM would seal, and the encoder never use, a key that nobody has any more."""
     config = stream_config(generation="bsm", profiles=("drm", "smartcard"))
     rng = random.Random(1)
-    machine = BSDA(me=BSDA_URI, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes)
+    machine = Headend(me=BSDA_URI, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes)
     stored: set[int] = set()
     sent = 0
     for output in machine.tick(START):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 
-from pybcast.flows import BSDA, BackendMessage, Output, Send, Status, StreamConfig, Tag, random_teks
+from pybcast.flows import BackendMessage, Headend, Output, Send, Status, StreamConfig, Tag, random_teks
 from pybcast.messages import Protocol
 
 START = 3_913_056_000
@@ -22,7 +22,7 @@ def test_a_promised_key_is_asked_for_again() -> None:
         key_domain_id=b"\x12\xf4\x10", key_group=1,
     )  # fmt: skip
     source = random.Random(1).randbytes
-    bsda = BSDA(me="urn:bsda", streams=[config], teks=random_teks(source), randomness=source)
+    bsda = Headend(me="urn:bsda", streams=[config], teks=random_teks(source), randomness=source)
     (asked,) = _requests(bsda.tick(START))
     assert _requests(bsda.receive(asked.answer(Status.DELAYED, now=START), START, "urn:bsm")) == []
     assert _requests(bsda.tick(START + 1)) == []

@@ -17,9 +17,9 @@ from flow_support import NOON, System, stream
 from room_support import RESTORED
 
 from pybcast.flows import (
-    BSDA,
     BSM,
     Alarm,
+    Headend,
     KeyMaterial,
     Output,
     OwnSecrets,
@@ -156,7 +156,7 @@ def test_random_teks_break_it() -> None:
         headend = system.headends[name]
         if state is not None:
             headend.store.state = state
-        headend.machine = BSDA(
+        headend.machine = Headend(
             me=name, streams=system._configured(), randomness=system.rng.randbytes, teks=random_teks(system.rng.randbytes),
             state=headend.store.copy(), start=start,
         )  # fmt: skip
@@ -266,7 +266,7 @@ def test_a_machine_that_goes_on_passes_nothing_over() -> None:
 # --- the alarm --------------------------------------------------------------------------------------------------------
 
 
-def _restored(machine: BSM | BSDA, config: StreamConfig) -> Restored | None:
+def _restored(machine: BSM | Headend, config: StreamConfig) -> Restored | None:
     recovery = machine.recoveries.of(config)
     return None if recovery is None else recovery.restored
 
@@ -382,8 +382,8 @@ def test_secrets_do_not_overlap_when_the_key_period_changes(changed: int) -> Non
 def test_a_headend_that_is_alone_derives_its_keys_and_a_restart_makes_them_again() -> None:
     config = stream()
 
-    def start(state: State, seed: int) -> tuple[BSDA, list[Output]]:
-        bsda = BSDA(me=MAIN, streams=[config], randomness=random.Random(seed).randbytes, state=state, start=Start())
+    def start(state: State, seed: int) -> tuple[Headend, list[Output]]:
+        bsda = Headend(me=MAIN, streams=[config], randomness=random.Random(seed).randbytes, state=state, start=Start())
         return bsda, [*bsda.tick(NOON)]
 
     bsda, outputs = start({}, 1)
@@ -433,7 +433,7 @@ def test_a_stkm_on_air_that_the_store_does_not_know() -> None:
     assert held
     last = max(held)
 
-    def unknown(machine: BSDA, start: int, data: bytes, service: str = config.service) -> bool:
+    def unknown(machine: Headend, start: int, data: bytes, service: str = config.service) -> bool:
         return machine.unknown(service, config.stream, start, mark_of(data), mark_of)
 
     for start, data in held.items():
@@ -442,11 +442,11 @@ def test_a_stkm_on_air_that_the_store_does_not_know() -> None:
     assert unknown(bsda, last + 400, b"a period to come")
     assert not unknown(bsda, last - 4000, b"a period that is forgotten")
     assert not unknown(bsda, last, b"another", "urn:example:not-ours")
-    old = BSDA(me=MAIN, streams=[config], randomness=random.Random(3).randbytes, state=rig.copies[2])
+    old = Headend(me=MAIN, streams=[config], randomness=random.Random(3).randbytes, state=rig.copies[2])
     assert all(unknown(old, start, data) for start, data in held.items())
-    empty = BSDA(me=MAIN, streams=[config], randomness=random.Random(3).randbytes, state={})
+    empty = Headend(me=MAIN, streams=[config], randomness=random.Random(3).randbytes, state={})
     assert unknown(empty, last, held[last])
-    fresh = BSDA(me=MAIN, streams=[config], randomness=random.Random(3).randbytes, state=rig.copies[2], start=RESTORED)
+    fresh = Headend(me=MAIN, streams=[config], randomness=random.Random(3).randbytes, state=rig.copies[2], start=RESTORED)
     fresh.tick(system.now)
     assert not unknown(fresh, last, held[last]), "a stream that recovers is not restored once more"
 
@@ -470,7 +470,7 @@ def test_what_is_lost_is_said_in_words(begin: float, end: float, said: str) -> N
 def test_a_first_start_of_a_bsda_asks_for_fresh_keys_and_raises_no_alarm() -> None:
     """Nobody can tell a first start from a lost store: the fresh path is safe for both (R33), and a new user is not alarmed."""
     config = stream(generation="bsda")
-    bsda = BSDA(me=MAIN, streams=[config], randomness=random.Random(1).randbytes, state={}, start=Start(empty=True))
+    bsda = Headend(me=MAIN, streams=[config], randomness=random.Random(1).randbytes, state={}, start=Start(empty=True))
     outputs = [*bsda.tick(NOON)]
     asked = [o.message for o in outputs if isinstance(o, Send) and o.message.tag is Tag.KeyRequest]
     assert asked and all(message.fresh for message in asked)

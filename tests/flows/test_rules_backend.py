@@ -37,10 +37,10 @@ from pybcast import codec
 from pybcast.errors import ConfigError, Integrity, KeyUnavailable, PeerFlowError
 from pybcast.flows import (
     ALL_SERVICES,
-    BSDA,
     BSM,
     TAGS,
     BackendMessage,
+    Headend,
     PartialItem,
     Period,
     Right,
@@ -68,8 +68,8 @@ def numbers(seed: int = 1) -> Callable[[int], bytes]:
     return random.Random(seed).randbytes
 
 
-def bsda(**changes: object) -> BSDA:
-    return BSDA(me=BSDA_URI, streams=[stream_config(**changes)], teks=random_teks(numbers()), randomness=numbers())
+def bsda(**changes: object) -> Headend:
+    return Headend(me=BSDA_URI, streams=[stream_config(**changes)], teks=random_teks(numbers()), randomness=numbers())
 
 
 def answer_of(outputs: list[Any]) -> BackendMessage:

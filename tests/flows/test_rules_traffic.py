@@ -38,8 +38,8 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import ConfigError, PeerFlowError
 from pybcast.flows import (
-    BSDA,
     Announce,
+    Headend,
     Period,
     Persist,
     Refused,
@@ -108,16 +108,16 @@ def test_r38_ipsec_with_authentication_is_refused_on_two_profile_streams() -> No
 # --- R40, R9 ----------------------------------------------------------------------------------------------------------
 
 
-def headend(**changes: object) -> BSDA:
+def headend(**changes: object) -> Headend:
     """A BSD/A that seals for itself, with its first key."""
     config = stream_config(**changes)
     rng = random.Random(4)
-    machine = BSDA(me=BSDA_URI, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes)
+    machine = Headend(me=BSDA_URI, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes)
     machine.receive(request(Tag.KeyDelivery, items=(sek_material(length=64),)), START - 50, BSM_URI)
     return machine
 
 
-def run(machine: BSDA, start: float, end: float, report: Any = None) -> list[tuple[float, Any]]:
+def run(machine: Headend, start: float, end: float, report: Any = None) -> list[tuple[float, Any]]:
     """Tick every tenth of a second; STKMs leave the moment they are announced, unless ``report`` says otherwise."""
     done, now = [], start
     while now < end:

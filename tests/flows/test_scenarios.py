@@ -16,11 +16,11 @@ from pybcast import codec
 from pybcast.errors import ConfigError, KeyUnavailable, LocalFlowError
 from pybcast.flows import (
     ALL_SERVICES,
-    BSDA,
     BSM,
     Announce,
     BackendMessage,
     CarouselPut,
+    Headend,
     KeyMaterial,
     Output,
     PartialItem,
@@ -35,7 +35,7 @@ from pybcast.flows import (
     random_teks,
 )
 from pybcast.flows.stkm import LAST_MJD_TIME, Policy
-from pybcast.flows.tables import KeyState, PeriodState, Status, Tag
+from pybcast.flows.tables import EdgeState, KeyState, PeriodState, Status, Tag
 from pybcast.keys import IEK, Keys
 from pybcast.messages import (
     AddressMode,
@@ -335,12 +335,12 @@ def test_a_crash_while_a_lost_store_is_replaced_forgets_nothing() -> None:
     """R33: that its store was lost is itself stored before anything else happens."""
     config = stream(generation="bsda")
     rng = random.Random(1)
-    machine = BSDA(me=MAIN, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes, start=RESTORED)
+    machine = Headend(me=MAIN, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes, start=RESTORED)
     store = Store()
     for output in machine.tick(NOON):
         if isinstance(output, Persist):
             store.write(output)
-    again = BSDA(me=MAIN, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes, state=store.copy())
+    again = Headend(me=MAIN, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes, state=store.copy())
     asked = sent(again.tick(NOON + 1), Tag.KeyRequest)
     assert [m.fresh for m in asked] == [True, True]
 
@@ -354,11 +354,11 @@ def test_a_crash_between_making_a_tek_and_storing_it(generation: Generation) -> 
     deliveries = [m for m in system.messages(Tag.KeyDelivery) if m.destination == MAIN]
     lives = count()
 
-    def machine(state: dict[str, dict[tuple[object, ...], object]] | None = None) -> BSDA:
+    def machine(state: dict[str, dict[tuple[object, ...], object]] | None = None) -> Headend:
         rng = random.Random(next(lives))  # so a TEK that was not stored comes out different
-        return BSDA(me=MAIN, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes, state=state)
+        return Headend(me=MAIN, streams=[config], teks=random_teks(rng.randbytes), randomness=rng.randbytes, state=state)
 
-    def life(bsda: BSDA) -> list[Output]:
+    def life(bsda: Headend) -> list[Output]:
         outputs = bsda.tick(NOON)
         for delivery in deliveries:
             outputs += bsda.receive(delivery, NOON, BSM_ID)
@@ -1020,8 +1020,8 @@ def test_stkms_of_another_key_are_refused(generation: Generation) -> None:
     system.run(50)
     machine = system.headends[MAIN].machine
     assert machine is not None
-    sealed = [r for r in machine.records(*config.key) if r.state is PeriodState.SEALED]
-    a, b = sealed[0], sealed[1]
+    waiting = [start for start, state in machine.states(*config.key).items() if state is EdgeState.WAITING]
+    a, b = (r for r in machine.records(*config.key) if r.period.start in waiting[:2])
 
     def item(content: bytes) -> StkmItem:
         return StkmItem(stream=1, period_start=a.period.start, period_end=a.period.end, tek_id="x", content=content)
@@ -1032,7 +1032,8 @@ def test_stkms_of_another_key_are_refused(generation: Generation) -> None:
         return
     fields: dict[str, object] = {"source": BSM_ID, "destination": MAIN, "replace": True}
     assert to_bsda(system, request(Tag.STKMDelivery, config, items=(wrong,), **fields)).status == Status.WRONG_KEY_INFORMATION
-    on_air = next(r for r in machine.records(*config.key) if r.state is PeriodState.IN_USE)
+    states = machine.states(*config.key)
+    on_air = next(r for r in machine.records(*config.key) if states[r.period.start] is EdgeState.IN_USE)
     late = StkmItem(stream=1, period_start=on_air.period.start, period_end=on_air.period.end, tek_id="x", content=b.stkms[0].data)
     fields["message_id"] = "c" * 32
     assert to_bsda(system, request(Tag.STKMDelivery, config, items=(late,), **fields)).status == Status.ALREADY_IN_USE

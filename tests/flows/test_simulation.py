@@ -59,7 +59,9 @@ MIXES: Final = {
     "rights and programmes": Mix(DAILY, 15),
     "period changes": Mix((*DAILY, "period"), 20),
     "outages and dead servers": Mix((*DAILY, "outage", "kill"), 20, crash=0.01),
+    "dead planners and edges": Mix((*DAILY, "period", "kill_planner", "kill_edge"), 15),
     "two headends": Mix((*DAILY, "outage", "kill"), 15, two=True),
+    "two headends, dead planners and edges": Mix((*DAILY, "outage", "kill_planner", "kill_edge", "kill"), 15, two=True),
     "two headends, lost stores": Mix((*DAILY, "period", "kill", "lose"), 60, two=True),
     "lost stores": Mix(("zap", "rekey", "lose"), 150, fresh=0.1),
     "older copies of the BSM": Mix(("zap", "back_up", "restore", "grant"), 60, crash=0.01),  # few chances: enough for every Python

@@ -121,6 +121,16 @@ class System(RuleBasedStateMachine):
     def kill_bsda(self, name: str) -> None:
         self.world.stop_bsda(name)
 
+    @rule(name=HEADENDS)
+    def kill_planner(self, name: str) -> None:
+        """Its edge goes on."""
+        self.world.stop_planner(name)
+
+    @rule(name=HEADENDS)
+    def kill_edge(self, name: str) -> None:
+        """Its BSD/A goes on, with an empty one."""
+        self.world.restart_edge(name)
+
     @rule(name=HEADENDS, lost=st.booleans())
     def start_bsda(self, name: str, lost: bool) -> None:
         if self.world.headends[name].machine is None:

@@ -377,7 +377,7 @@ def test_a_programme_is_taken_back(system: System) -> None:
 def test_one_service_in_full(system: System) -> None:
     system.running["bsda"].wait(lambda seen: any(e.get("event") == "UseKey" and e["service"] == B for e in seen), "key in use")
     (shown,) = system.shown("bsda", "service", "show", "bsda.toml", B)
-    assert shown["state"][0]["stream"] == 1 and {"in use", "sealed"} <= {period["state"] for period in shown["periods"]}
+    assert shown["state"][0]["stream"] == 1 and {"in use", "waiting"} <= {period["state"] for period in shown["periods"]}
     assert {key["key_type"] for key in shown["key_version"]} == {"SEK", "SEAK"}
     assert {key["key_type"] for key in system.shown("bsda", "key", "list", "bsda.toml", "--service", B)} == {"SEK", "SEAK"}
     (shown,) = system.shown("bsm", "service", "show", "bsm.toml", A)

@@ -435,7 +435,6 @@ def test_views_show_what_is_stored_and_no_key(world: StoredWorld) -> None:
     assert names == ["card", "device", "leaving", "other"]
     assert set(bsm.database.query("SELECT * FROM counter")) == {(k[0], v) for k, v in bsm.state["smk-counter"].items()}
     assert bsda.database.query('SELECT sum(periods) > 2 FROM prepared WHERE "end" > ?', (now,)) == [(1,)]
-    assert bsda.database.query("SELECT count(*), max(used) <= ? FROM on_air WHERE NOT stopped", (now,)) == [(2, 1)]
     assert bsm.database.query("SELECT sum(letters) > 0, min(issued_at) > 0 FROM issued") == [(1, 1)]
 
 

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The edge: executes the plans of a BSD/A, whether that lives or not (R44-R49).
+
+A BSD/A decides ahead what is on air when, and hands it out as plans, batches of crypto periods of one stream.  The edge does what
+a plan says at the time at which it says it: it puts the STKMs of a period on air when its lead begins (R6), counts their
+repetitions, tells the encoder the next key after the third (R47), lets it switch at the start, takes the period before off the
+air, and holds (R40) or stops (R9) when nothing follows.  It asks nobody.
+
+One period walks through ``tables.EDGE``.  To an operator: *waiting* periods are what the stream lives on when the servers die;
+*on air* ones are repeated and no encoder knows their key yet; a *ready* one is known to the encoder; one is *in use*, or *held*
+past its end with an alarm until there is another; *stopped* means that the right to the key ended and nothing may leave (R9).
+
+What can go wrong, and what it does then: a plan that does not fit what it has is refused whole, with a reason (R45).  A plan that
+runs out is an alarm while there is still time (R49).  An edge that starts holds nothing and is told everything; until STKMs have
+been on air three times again, encoders keep the key that they have (R48).  A clock that is set back makes leads of what is on air
+lie ahead again: a recall takes that back too, and the key in use is held.
+
+Keys are in memory only, in copies of the edge's own, wiped when they are used up or recalled (R48).  Without I/O: each input
+returns the outputs to carry out in order.  Work for one period touches its stream alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from bisect import insort
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from pybcast.flows.agenda import TURN, Agenda
+from pybcast.flows.events import (
+    Alarm,
+    Announce,
+    NextKey,
+    OffAir,
+    Output,
+    Plan,
+    PlanBegun,
+    PlannedPeriod,
+    PlanRefused,
+    Recall,
+    Recalled,
+    StopTraffic,
+    UseKey,
+)
+from pybcast.flows.schedule import REPETITIONS_AHEAD
+from pybcast.flows.tables import EDGE, EdgeEvent, EdgeState, step
+from pybcast.secret import Secret
+
+MOST: Final = 4096  # periods planned for a stream: twice the largest look-ahead and batch - confidence: own
+SHORT: Final = 3  # periods left in a plan below which there is an alarm (R49)
+USED: Final = frozenset({EdgeState.IN_USE, EdgeState.HELD})
+REPEATED: Final = frozenset({EdgeState.ON_AIR, EdgeState.READY, *USED})
+"""States in which the STKMs of a period are repeated."""
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class HeldPeriod:
+    """A period at the edge; ``marks``: of its STKMs (``mark``)."""
+
+    start: int
+    end: int
+    state: EdgeState
+    marks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the edge says of a stream when a BSD/A connects (R44): its periods, oldest first, and the start of the last key that was
+    used, also where that is stopped.
+    """
+
+    service: str
+    stream: int
+    periods: tuple[HeldPeriod, ...]
+    used: int | None
+
+    @property
+    def end(self) -> int | None:
+        """The end of the plan."""
+        return self.periods[-1].end if self.periods else None
+
+
+def mark(data: bytes) -> bytes:
+    """By which a STKM is known without its bytes."""
+    return hashlib.sha256(data).digest()[:16]
+
+
+class _Slot:
+    """One period, as it was planned.  ``ready_at``: when three repetitions will have been on air (R40).  ``told_late``: its end had
+    passed when it came; it is what there is until another is in use.
+    """
+
+    __slots__ = (
+        "auth_key", "authority_end", "end", "lead", "plan", "ready_at", "salt", "start", "state", "stkms", "tek", "told_late",
+        "traffic_id", "use",
+    )  # fmt: skip
+
+    def __init__(self, period: PlannedPeriod, plan: Plan, told_late: bool) -> None:
+        self.start, self.end, self.lead, self.stkms = period.start, period.end, period.lead, period.stkms
+        self.traffic_id, self.salt, self.authority_end = period.traffic_id, period.salt, period.authority_end
+        self.tek = Secret(period.tek)
+        self.auth_key = None if period.auth_key is None else Secret(period.auth_key)
+        self.plan, self.told_late = plan, told_late
+        self.state = EdgeState.WAITING
+        self.ready_at: float | None = None
+        self.use: UseKey | None = None
+
+    def fire(self, event: EdgeEvent) -> None:
+        self.state = step(EDGE, self.state, event)
+
+    def says(self, period: PlannedPeriod) -> bool:
+        """Whether this is that period, with the same STKMs and key."""
+        return self.stkms == period.stkms and self.traffic_id == period.traffic_id and self.tek == period.tek
+
+    def ended(self, now: float) -> bool:
+        """Whether the right under which its key is used is over (R9)."""
+        return self.authority_end is not None and now >= self.authority_end and not self.plan.hold_through
+
+    def key(self) -> UseKey:
+        """What the encoder is told: with copies of the keys, so that they outlive ours while they wait to leave."""
+        if self.use is None:
+            plan = self.plan
+            auth_key = None if self.auth_key is None else Secret(self.auth_key)
+            end = None if plan.hold_through else self.authority_end
+            self.use = UseKey(
+                plan.service, plan.stream, self.start, plan.protocol, self.traffic_id, Secret(self.tek), self.salt, auth_key, end
+            )  # fmt: skip
+        return self.use
+
+    def announce(self) -> Announce:
+        return Announce(self.plan.service, self.plan.stream, self.start, self.stkms, self.plan.repetition)
+
+    def wipe(self) -> None:
+        self.tek.wipe()
+        if self.auth_key is not None:
+            self.auth_key.wipe()
+        self.use = None
+
+
+class _Line:
+    """A stream.  ``used``: start of the last key that was used.  ``begun``: the last plan of which a key was used."""
+
+    __slots__ = ("begun", "key", "short", "slots", "used")
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.slots: list[_Slot] = []  # oldest first
+        self.used: int | None = None
+        self.begun: Plan | None = None
+        self.short = False
+
+    def slot(self, start: int) -> _Slot | None:
+        return next((slot for slot in self.slots if slot.start == start), None)
+
+
+class Edge:
+    """One edge of any number of streams: (service, stream)."""
+
+    def __init__(self, streams: Iterable[Key]) -> None:
+        self._lines = {key: _Line(key) for key in streams}
+        self._wakes: Agenda[Key] = Agenda()
+        self._out: list[Output] = []
+
+    # --- inputs -------------------------------------------------------------------------------------------------------
+
+    def plan(self, plan: Plan, now: float) -> list[Output]:
+        """Take a plan whole, or refuse it (R45)."""
+        line = self._lines.get((plan.service, plan.stream))
+        why = "unknown stream" if line is None else _refusal(line, plan)
+        if line is None or why:
+            return [PlanRefused(plan.service, plan.stream, tuple(p.start for p in plan.periods), why)]
+        for period in plan.periods:
+            self._take(line, plan, period, now)
+        if line.short:
+            self._count(line, now)
+        self._work(line, now)
+        return self._done()
+
+    def recall(self, recall: Recall, now: float) -> list[Output]:
+        """Give back what has not begun (R46)."""
+        given: list[int] = []
+        stay: list[tuple[int, int]] = []
+        line = self._lines.get((recall.service, recall.stream))
+        for slot in [] if line is None else [s for s in line.slots if s.start >= recall.at]:
+            assert line is not None
+            if recall.off_air or (slot.lead > now and slot.state not in USED):
+                given.append(slot.start)
+                self._remove(line, slot, EdgeEvent.RECALL)
+                continue
+            if slot.lead > now:
+                self._set_back(line, slot, now)
+            stay.append((slot.start, slot.end))
+        if line is not None:
+            self._work(line, now)
+        self._out.append(Recalled(recall.service, recall.stream, recall.at, tuple(given), tuple(stay)))
+        return self._done()
+
+    def announced(self, service: str, stream: int, start: int, now: float) -> list[Output]:
+        """The sender's report: the first datagram of that period's STKMs has left."""
+        return self.announced_many([(service, stream, start)], now)
+
+    def announced_many(self, reports: Iterable[tuple[str, int, int]], now: float) -> list[Output]:
+        """The same of many streams: (service, stream, start)."""
+        for service, stream, start in reports:
+            line = self._lines.get((service, stream))
+            slot = None if line is None else line.slot(start)
+            if line is not None and slot is not None and slot.state is EdgeState.ON_AIR and slot.ready_at is None:
+                slot.ready_at = now + REPETITIONS_AHEAD * slot.plan.repetition
+                self._wakes.sooner(line.key, slot.ready_at)
+        return self._done()
+
+    def tick(self, now: float) -> list[Output]:
+        """Let time pass."""
+        for key in list(itertools.islice(self._wakes.due(now), TURN)):
+            self._work(self._lines[key], now)
+        return self._done()
+
+    def next_wakeup(self) -> float | None:
+        """When :meth:`tick` should be called next."""
+        return self._wakes.next()
+
+    def keep(self, streams: Collection[Key]) -> list[Output]:
+        """These are the streams from now on: what is planned for another goes off the air, and its encoder keeps its key."""
+        for key in [key for key in self._lines if key not in streams]:
+            line = self._lines.pop(key)
+            for slot in list(line.slots):
+                self._off_air(line, slot)
+                slot.wipe()
+            self._wakes.set(key, None)
+        for key in streams:
+            self._lines.setdefault(key, _Line(key))
+        return self._done()
+
+    def say_again(self) -> list[Output]:
+        """What is on air and which keys there are, for a sender and encoders that may have missed it."""
+        for line in self._lines.values():
+            for slot in line.slots:
+                if slot.state in REPEATED:
+                    self._out.append(slot.announce())
+                if slot.state in USED:
+                    self._out.append(slot.key())
+                elif slot.state is EdgeState.READY:
+                    self._out.append(NextKey(slot.key(), slot.end))
+        return self._done()
+
+    # --- views --------------------------------------------------------------------------------------------------------
+
+    def held(self) -> tuple[Held, ...]:
+        """What the edge says when a BSD/A connects (R44)."""
+        return tuple(self.view(*key) for key, line in self._lines.items() if line.slots or line.used is not None)
+
+    def view(self, service: str, stream: int) -> Held:
+        """The same of one stream."""
+        line = self._lines.get((service, stream)) or _Line((service, stream))
+        periods = tuple(HeldPeriod(s.start, s.end, s.state, tuple(mark(stkm.data) for stkm in s.stkms)) for s in line.slots)
+        return Held(service, stream, periods, line.used)
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def _done(self) -> list[Output]:
+        out, self._out = self._out, []
+        return out
+
+    def _take(self, line: _Line, plan: Plan, period: PlannedPeriod, now: float) -> None:
+        slot = line.slot(period.start)
+        if slot is None:
+            insort(line.slots, _Slot(period, plan, period.end <= now), key=_start)
+            return
+        before = (slot.end, slot.authority_end, slot.plan.hold_through)
+        slot.plan, slot.end, slot.authority_end, slot.use = plan, period.end, period.authority_end, None
+        if before == (slot.end, slot.authority_end, plan.hold_through):
+            return
+        if slot.state is EdgeState.READY:
+            self._out.append(NextKey(slot.key(), slot.end))
+        elif slot.state in USED:
+            self._out.append(slot.key())
+
+    def _work(self, line: _Line, now: float) -> None:
+        """Whatever is due for a stream: what has begun, oldest first."""
+        chosen, over = None, False
+        for n, slot in enumerate(line.slots):
+            if slot.state is EdgeState.WAITING:
+                if slot.lead > now:
+                    break  # and so is that of all that follow
+                if now < slot.end or slot.told_late:
+                    slot.fire(EdgeEvent.LEAD)
+                    self._out.append(slot.announce())
+                    self._count(line, now)
+            elif slot.state is EdgeState.ON_AIR and slot.ready_at is not None and slot.ready_at <= now:
+                slot.fire(EdgeEvent.REPEATED)
+                if slot.start > now:
+                    self._out.append(NextKey(slot.key(), slot.end))
+            if slot.state is EdgeState.READY and slot.start <= now and not slot.ended(now):
+                chosen = n
+            over = over or slot.end <= now or slot.ended(now)
+        if chosen is not None:
+            self._switch(line, chosen)
+        if over:
+            self._end(line, now)
+        self._wakes.set(line.key, _next(line))
+
+    def _count(self, line: _Line, now: float) -> None:
+        """R49: an alarm where fewer periods are left than ought to be, taken back when there are enough."""
+        left = len(line.slots)
+        for slot in line.slots:
+            if slot.start > now:
+                break
+            left -= 1
+        short = left < min(SHORT, line.slots[-1].plan.reserve)
+        if short is not line.short:
+            line.short = short
+            text = f"{left} periods are left in the plan" if short else ""
+            self._out.append(Alarm("plan-short", *line.key, text, active=short))
+
+    def _switch(self, line: _Line, chosen: int) -> None:
+        """Traffic takes the newest key that it may use (R40)."""
+        slot = line.slots[chosen]
+        slot.fire(EdgeEvent.SWITCH)
+        line.used = slot.start
+        self._out.append(slot.key())
+        if slot.plan is not line.begun:
+            line.begun = slot.plan
+            self._out.append(PlanBegun(*line.key, slot.start))
+        for before in line.slots[:chosen]:
+            self._remove(line, before, EdgeEvent.SUPERSEDED if before.state in USED else EdgeEvent.MISS)
+
+    def _end(self, line: _Line, now: float) -> None:
+        """Hold what has no successor, stop what has lost its authority, give up what was never used."""
+        for slot in list(line.slots):
+            if slot.state in USED and slot.ended(now):
+                self._out.append(StopTraffic(*line.key))
+                self._remove(line, slot, EdgeEvent.AUTHORITY_ENDS)
+                self._out.append(Alarm("stopped", *line.key, f"authority of period {slot.start} ended, no successor (R9)"))
+            elif slot.state is EdgeState.IN_USE and now >= slot.end:
+                self._hold(line, slot)
+            elif slot.state not in USED:
+                if slot.start > now:
+                    return
+                if (now >= slot.end and not slot.told_late) or slot.ended(now):
+                    self._remove(line, slot, EdgeEvent.MISS)
+
+    def _hold(self, line: _Line, slot: _Slot) -> None:
+        slot.fire(EdgeEvent.HOLD)
+        self._out.append(Alarm("held-key", *line.key, f"no new key at {slot.end}: the last one is held"))
+
+    def _off_air(self, line: _Line, slot: _Slot) -> None:
+        if slot.state in REPEATED:
+            self._out.append(OffAir(*line.key, slot.start))
+
+    def _remove(self, line: _Line, slot: _Slot, event: EdgeEvent) -> None:
+        """A period takes its last step."""
+        if slot.state is EdgeState.HELD:
+            self._out.append(Alarm("held-key", *line.key, active=False))
+        self._off_air(line, slot)
+        slot.fire(event)
+        line.slots.remove(slot)
+        slot.wipe()
+
+    def _set_back(self, line: _Line, slot: _Slot, now: float) -> None:
+        """The clock was set back to before the lead of the period in use: its STKM is of a time to come and goes off the air, its
+        key is held, as that of a period before now.
+        """
+        self._off_air(line, slot)
+        start = int(now) - (slot.end - slot.start)
+        slot.start, slot.end, slot.lead, slot.stkms, slot.use = start, start + 1, float(start), (), None
+        line.used = start
+        if slot.state is EdgeState.IN_USE:
+            self._hold(line, slot)
+
+
+def _refusal(line: _Line, plan: Plan) -> str:
+    """Why a plan cannot be taken; empty when it can (R45)."""
+    if not plan.periods:
+        return "no periods"
+    edges = {slot.start: slot.end for slot in line.slots}
+    last = None
+    for period in plan.periods:
+        if period.start >= period.end or (last is not None and period.start < last):
+            return f"period {period.start} overlaps another of the plan"
+        last = period.end
+        slot = line.slot(period.start)
+        if slot is None and line.used is not None and period.start <= line.used:
+            return f"period {period.start} goes back: {line.used} was in use"
+        if slot is not None and not slot.says(period):
+            where = "planned" if slot.state is EdgeState.WAITING else "on air"
+            return f"period {period.start} contradicts what is {where}"
+        edges[period.start] = period.end
+    if len(edges) > MOST:
+        return f"more than {MOST} periods"
+    ordered = sorted(edges.items())
+    for (start, end), (following, _) in itertools.pairwise(ordered):
+        if end > following:
+            return f"periods {start} and {following} overlap"
+    return ""
+
+
+def _next(line: _Line) -> float | None:
+    """When something of a stream changes."""
+    first = math.inf
+    for slot in line.slots:
+        state = slot.state
+        if state is EdgeState.WAITING:
+            return min(first, slot.lead)  # what follows comes later
+        if state is EdgeState.ON_AIR and slot.ready_at is not None:
+            first = min(first, slot.ready_at)
+        elif state is EdgeState.READY:
+            first = min(first, slot.start)
+        if state is not EdgeState.HELD and not slot.told_late:
+            first = min(first, slot.end)
+        if state in USED and slot.authority_end is not None and not slot.plan.hold_through:
+            first = min(first, slot.authority_end)
+    return None if first == math.inf else first
+
+
+def _start(slot: _Slot) -> int:
+    return slot.start
