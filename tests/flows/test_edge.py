@@ -239,6 +239,23 @@ def test_what_has_begun_is_not_given_back() -> None:
     assert edge.recall(Recall("urn:other", 1, 0), START) == [Recalled("urn:other", 1, 0, (), ())]
 
 
+@pytest.mark.parametrize("at", [0.0, 6.0, 9.0], ids=["in use", "on air too", "held"])
+def test_a_headend_that_is_off_air(at: float) -> None:
+    """R50: all leaves the air at once, the encoder keeps the key that it has, and what comes then is new."""
+    edge = Edge([NAME])
+    edge.plan(plan(0, 1, 2) if at < 8 else plan(0), START - 5)
+    run(edge, -5, at)
+    there = set(states(edge))
+    on_air = {n for n, state in states(edge).items() if state is not EdgeState.WAITING}
+    outputs = edge.recall(Recall(*NAME, 0, off_air=True), START + at)
+    assert set(starts(OffAir, outputs)) == on_air and not of(StopTraffic, outputs) and not of(UseKey, outputs)
+    (answer,) = of(Recalled, outputs)
+    assert ({(start - START) // 8 for start in answer.given}, answer.stay) == (there, ())
+    assert alarms(outputs, "held-key") == ([False] if at > 8 else [])
+    assert states(edge) == {} and of(PlanRefused, edge.plan(plan(0), START + at)), "not the same again"
+    assert not of(PlanRefused, edge.plan(plan(2, 3), START + at))
+
+
 def test_a_clock_that_is_set_back() -> None:
     """What is on air of a time to come goes off, its key is held, and a plan of the time that comes again is taken."""
     edge = told(*range(100, 104), at=790)
