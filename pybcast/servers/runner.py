@@ -56,6 +56,8 @@ PIPELINE: Final = 64  # inputs worked on whose outputs wait for the disk; more o
 
 FULL_AGAIN: Final = 2.0  # seconds after which a store that found no room is tried again - confidence: own
 ASKING: Final = 8  # requests to one peer at once, as many as the client has connections; others wait here - confidence: own
+ANSWER: Final = 5.0  # seconds for a later input to bring an answer: the edge is asked first (R46) - confidence: own
+UNANSWERED: Final = 1000  # requests that a later input may answer - confidence: own
 PATIENCE: Final = 10.0  # seconds that a request which is not about periods is worth sending after it was made - confidence: own
 
 AirOutput = Announce | OffAir | NextKey | UseKey | StopTraffic | CarouselPut | CarouselDrop
@@ -161,6 +163,7 @@ class Runner(Generic[M]):
         self._count = itertools.count()
         self._outputs: asyncio.Queue[_Outputs[M] | None] = asyncio.Queue(PIPELINE)
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._unanswered: dict[tuple[str, str], list[_Input[M]]] = {}  # by source and messageID: a later input answers
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ticking = False
@@ -177,10 +180,9 @@ class Runner(Generic[M]):
     # --- inputs -------------------------------------------------------------------------------------------------------
 
     async def request(self, message: BackendMessage, peer: str) -> BackendMessage:
-        """The machine's answer to a peer's request, when all that it rests on is stored."""
+        """The machine's answer to a peer's request, when all that it rests on is stored.  It may come by a later input."""
         answer = await self._put(lambda m, now: (None, m.receive(message, now, peer)), request=message)
-        if not isinstance(answer, BackendMessage):
-            raise LocalFlowError(f"{message.tag.name}: no answer")
+        assert isinstance(answer, BackendMessage)
         return answer
 
     async def command(self, action: Callable[[M, float], list[Output]]) -> None:
@@ -283,12 +285,26 @@ class Runner(Generic[M]):
         self._open.set()
 
     def _give_up(self) -> None:
+        self._forget_unanswered("the server is stopping")
         left = [self._inputs.get_nowait()[2] for _ in range(self._inputs.qsize())]
         waiting = [self._outputs.get_nowait() for _ in range(self._outputs.qsize())]
         left += [outputs.source for outputs in waiting if outputs is not None]
         for source in left:
             if source is not None:
                 _fail(source.result, LocalFlowError("the server is stopping"))
+
+    def _await_answer(self, source: _Input[M], request: BackendMessage) -> None:
+        """The input of a request is over, and its answer comes by another one, within ``ANSWER``."""
+        waiting = self._unanswered.setdefault((request.source, request.message_id), [])
+        waiting.append(source)
+        asyncio.get_running_loop().call_later(ANSWER, _fail, source.result, LocalFlowError(f"{request.tag.name}: no answer"))
+        if len(self._unanswered) > UNANSWERED:  # of the oldest an answer is no longer expected
+            del self._unanswered[next(iter(self._unanswered))]
+
+    def _forget_unanswered(self, why: str) -> None:
+        for source in [source for waiting in self._unanswered.values() for source in waiting]:
+            _fail(source.result, LocalFlowError(why))
+        self._unanswered.clear()
 
     # --- the machine --------------------------------------------------------------------------------------------------
 
@@ -363,6 +379,7 @@ class Runner(Generic[M]):
 
     async def _swap(self, make: Callable[[State], M]) -> None:
         await self._outputs.join()
+        self._forget_unanswered("the machine is made anew")
         self.machine = make(await asyncio.to_thread(self._store.load))
 
     # --- time ---------------------------------------------------------------------------------------------------------
@@ -430,7 +447,10 @@ class Runner(Generic[M]):
             if self._full is not None:
                 _fail(work.source.result, _refusal(self._full))
             elif not work.source.result.done():
-                work.source.result.set_result(work.source.value)
+                if work.source.request is not None and work.source.value is None:
+                    self._await_answer(work.source, work.source.request)
+                else:
+                    work.source.result.set_result(work.source.value)
             self._outputs.task_done()
             self._busy_since = None if self._outputs.empty() else self._clock.monotonic()
 
@@ -450,10 +470,14 @@ class Runner(Generic[M]):
     def _do(self, output: Output, source: _Input[M]) -> None:
         match output:
             case Send(message) if message.is_answer:
-                asked = source.request
-                if asked is None or (message.message_id, message.destination) != (asked.message_id, asked.source):
+                name, asked = (message.destination, message.message_id), source.request
+                if asked is not None and name == (asked.source, asked.message_id):
+                    source.value = message
+                elif name not in self._unanswered:
                     raise LocalFlowError(f"an answer ({message.tag.name}) to nobody's request")
-                source.value = message
+                for waiting in self._unanswered.pop(name, []):
+                    if not waiting.result.done():
+                        waiting.result.set_result(message)
             case Send(message):
                 self._send(message)
             case Announce() | OffAir() | NextKey() | UseKey() | StopTraffic() | CarouselPut() | CarouselDrop():

@@ -200,6 +200,25 @@ class Chaos:
         self.world.stop_planner(name)
         self.clock.at(self.clock.now + self.rng.uniform(1, 40), lambda: self.world._restart(name))
 
+    def lose_planner(self) -> None:
+        """A BSD/A dies and loses its store, and its edge goes on with what it has."""
+        name = self.rng.choice(list(self.world.headends))
+        if self.world.headends[name].machine is not None:
+            self.world.stop_planner(name)
+            self.world.start_bsda(name, {}, fresh=True)
+
+    def put_back_planner(self) -> None:
+        """An older copy of a BSD/A's store is put back, and only its edge can tell."""
+        name = self.rng.choice(list(self.world.headends))
+        copy = self.world.headends[name].store.copy()
+
+        def restore() -> None:
+            if self.world.headends[name].machine is not None:
+                self.world.stop_planner(name)
+                self.world.start_bsda(name, copy)
+
+        self.clock.at(self.clock.now + self.rng.uniform(0, 60), restore)
+
     def kill_edge(self) -> None:
         """An edge dies, and its BSD/A goes on with another one."""
         self.world.restart_edge(self.rng.choice(list(self.world.headends)))

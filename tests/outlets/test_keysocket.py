@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pybcast import unixsocket
 from pybcast.errors import BadValue, ConfigError, TransportError
-from pybcast.flows import OffAir, StopTraffic, TekExpired, TekReady, UseKey
+from pybcast.flows import NextKey, OffAir, StopTraffic, TekExpired, TekReady, UseKey
 from pybcast.messages import Protocol
 from pybcast.outlets import keysocket
 from pybcast.outlets.callback import CallbackOutlet
@@ -76,12 +76,15 @@ def test_an_encoder_hears_every_change_and_a_late_one_what_holds(tmp_path: Path)
                 "event": "UseKey", "service": "urn:a", "stream": 1, "start": 8, "protocol": "SRTP", "mki": "0102",
                 "tek": TEK.hex(), "salt": "73" * 14, "auth_key": None, "authority_end": 16,
             }  # fmt: skip
-            for output in (use("a", 10), use("b"), StopTraffic("urn:b", 1)):
+            outputs = (NextKey(use("a", 10), 12), use("a", 10), NextKey(use("a", 12), 14), use("b"), StopTraffic("urn:b", 1))
+            for output in outputs:
                 outlet.put(output)
-            assert [(await told(early))["event"] for _ in range(3)] == ["UseKey", "UseKey", "StopTraffic"]
+            events = [(await told(early))["event"] for _ in outputs]
+            assert events == ["NextKey", "UseKey", "NextKey", "UseKey", "StopTraffic"]
             async with encoder(path) as late:
-                first, second = await told(late), await told(late)
-                assert (first["service"], first["start"]) == ("urn:a", 10)
+                first, coming, second = [await told(late) for _ in range(3)]
+                assert (first["service"], first["event"], first["start"]) == ("urn:a", "UseKey", 10)
+                assert (coming["event"], coming["start"], coming["end"]) == ("NextKey", 12, 14)
                 assert second == {"event": "StopTraffic", "service": "urn:b", "stream": 1}
                 await outlet.stop()
                 assert await early.read() == b"" and await late.read() == b""
@@ -234,13 +237,17 @@ def test_a_script_follows_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             next(follow(path))
 
 
+USES = st.builds(
+    UseKey, st.text(min_size=1), st.integers(1, 65535), st.integers(0, 2**40), st.sampled_from(Protocol),
+    st.binary(min_size=1, max_size=16), st.binary(min_size=16, max_size=16).map(Secret),
+    st.none() | st.binary(min_size=14, max_size=14), st.none() | st.binary(min_size=20, max_size=20).map(Secret),
+    st.none() | st.integers(0, 2**40),
+)  # fmt: skip
+
+
 @given(
-    st.builds(
-        UseKey, st.text(min_size=1), st.integers(1, 65535), st.integers(0, 2**40), st.sampled_from(Protocol),
-        st.binary(min_size=1, max_size=16), st.binary(min_size=16, max_size=16).map(Secret),
-        st.none() | st.binary(min_size=14, max_size=14), st.none() | st.binary(min_size=20, max_size=20).map(Secret),
-        st.none() | st.integers(0, 2**40),
-    )
+    USES
+    | st.builds(NextKey, USES, st.integers(0, 2**40))
     | st.builds(StopTraffic, st.text(min_size=1), st.integers(1, 65535))
     | st.builds(
         TekReady, st.text(min_size=1), st.integers(1, 65535), st.binary(min_size=1, max_size=16),
@@ -292,11 +299,12 @@ def test_a_callback_hears_the_newest_and_its_faults_stay_its_own(caplog: pytest.
     outlet = CallbackOutlet(slow)
     outlet.put(use("a", 1))
     assert entered.wait(30)
-    for output in (use("a", 2), use("b"), ready(1), StopTraffic("urn:a", 1), use("a", 3), TekExpired("urn:a", 1, b"\0\1")):
+    coming = NextKey(use("a", 4), 5)
+    for output in (use("a", 2), use("b"), ready(1), StopTraffic("urn:a", 1), use("a", 3), coming, TekExpired("urn:a", 1, b"\0\1")):
         outlet.put(output)
     go_on.set()
     outlet.close(30)
-    assert heard == [use("a", 1), use("a", 3), use("b"), TekExpired("urn:a", 1, b"\0\1")]
+    assert heard == [use("a", 1), use("a", 3), use("b"), TekExpired("urn:a", 1, b"\0\1"), coming]
     assert outlet.failures == 1 and "a callback for keys failed" in caplog.text
 
 

@@ -184,6 +184,29 @@ async def turns(count: int = 50) -> None:
         await asyncio.sleep(0)
 
 
+def test_an_answer_may_come_by_a_later_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R46: the edge is asked first.  Who asked waits, but not for ever, and nobody else gets it."""
+    monkeypatch.setattr("pybcast.servers.runner.ANSWER", 0.05)
+
+    async def test(bench: Bench) -> None:
+        monkeypatch.setattr(bench.runner.machine, "receive", lambda message, now, peer: [])
+        first, twice, other = (asyncio.create_task(bench.runner.request(request(n), PEER)) for n in (1, 1, 2))
+        await turns()
+        assert not first.done() and not twice.done() and not other.done()
+        bench.runner.post(lambda machine, now: [Send(request(1).answer(0, now=now))])
+        assert (await first).message_id == (await twice).message_id == request(1).message_id
+        with pytest.raises(LocalFlowError, match="no answer"):
+            await other
+        bench.runner.post(lambda machine, now: [Send(request(2).answer(0, now=now))])  # too late, and no harm
+        third = asyncio.create_task(bench.runner.request(request(3), PEER))
+        await turns()
+        await bench.runner.remake(Machine)
+        with pytest.raises(LocalFlowError, match="made anew"):
+            await third
+
+    run(test)
+
+
 def test_an_answer_leaves_when_everything_of_its_input_is_stored() -> None:
     async def test(bench: Bench) -> None:
         bench.disk.at_once = False

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A BSD/A and an edge that is somewhere else: what is handed out and when, what is taken back, who waits for whom (R44-R48)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeVar
+
+import pytest
+from room_support import BSDA_URI, BSM_URI, RESTORED, SERVICE, START, request, sek_material, stream_config
+
+from pybcast.flows import (
+    BSDA,
+    Alarm,
+    BackendMessage,
+    Edge,
+    Output,
+    Persist,
+    Plan,
+    PlanBegun,
+    PlanRefused,
+    Recall,
+    Recalled,
+    Send,
+    Status,
+    Tag,
+    derived_teks,
+)
+from pybcast.flows.edge import Held, HeldPeriod
+from pybcast.flows.events import State
+from pybcast.flows.tables import EdgeState, PeriodState
+from pybcast.secret import Secret
+
+HERE = stream_config(granularity=4)
+NAME = (SERVICE, 1)
+T = TypeVar("T")
+
+
+def of(kind: type[T], outputs: Iterable[Output]) -> list[T]:
+    return [o for o in outputs if isinstance(o, kind)]
+
+
+def bsda(state: State | None = None, **options: object) -> BSDA:
+    chance, teks = random.Random(1).randbytes, derived_teks(Secret(bytes(32)))
+    return BSDA(me=BSDA_URI, streams=[HERE], randomness=chance, teks=teks, state=state, **options)  # type: ignore[arg-type]
+
+
+def delivery(number: int, start: int, *, replacing: bool = True) -> BackendMessage:
+    """A KeyDelivery with SEK ``number`` from ``start`` s on."""
+    key = sek_material(number, START + start, granularity=4)
+    return request(Tag.KeyDelivery, items=(key,), replace=replacing, message_id=f"{number:032x}")
+
+
+def with_keys() -> tuple[BSDA, list[Output]]:
+    """It has its first key, and its edge was empty when it came."""
+    machine = bsda()
+    machine.connected([], START - 50)
+    return machine, machine.receive(delivery(1, 0, replacing=False), START - 50, BSM_URI)
+
+
+def key_request(outputs: Iterable[Output]) -> BackendMessage:
+    (asked,) = [s.message for s in of(Send, outputs) if s.message.tag is Tag.KeyRequest]
+    return asked
+
+
+def states(machine: BSDA) -> dict[int, PeriodState]:
+    return {(r.period.start - START) // 8: r.state for r in machine.records(*NAME)}
+
+
+def statuses(outputs: Iterable[Output]) -> list[int | None]:
+    return [s.message.status for s in of(Send, outputs) if s.message.is_answer]
+
+
+def starts(plan: Plan) -> list[int]:
+    return [p.start - START for p in plan.periods]
+
+
+def recalled(at: int, given: Iterable[int], stay: Iterable[tuple[int, int]] = ()) -> Recalled:
+    back = tuple(START + start for start in given)
+    return Recalled(*NAME, START + at, back, tuple((START + start, START + end) for start, end in stay))
+
+
+def test_a_batch_is_one_plan_and_counts_as_sent() -> None:
+    """R45: whole, with what the edge needs to execute it alone; no other step of it needs the BSD/A."""
+    machine, outputs = with_keys()
+    (plan,) = of(Plan, outputs)
+    assert starts(plan) == [0, 8, 16, 24, 32, 40]
+    assert [p.start - p.lead for p in plan.periods] == [4.0] * 6
+    assert {p.authority_end for p in plan.periods} == {START + 640}
+    assert (plan.reserve, plan.hold_through, plan.repetition) == (3, False, HERE.repetition)
+    assert machine._allocator.floor(sek_material().key_id) == START + 40
+    assert set(states(machine).values()) == {PeriodState.HANDED}
+    assert not of(Persist, outputs[outputs.index(plan) :]), "stored before it leaves"
+    assert machine.next_wakeup() == START + 8, "when there is more to prepare"
+
+
+def test_nothing_is_handed_out_before_the_edge_has_spoken() -> None:
+    machine = bsda()
+    outputs = machine.receive(delivery(1, 0, replacing=False), START - 50, BSM_URI)
+    assert not of(Plan, outputs) and set(states(machine).values()) == {PeriodState.SEALED}
+    (plan,) = of(Plan, machine.connected([], START - 49))
+    assert len(plan.periods) == 6
+    machine.disconnected(START)
+    assert not of(Plan, machine.tick(START + 8))
+    (again,) = of(Plan, machine.connected([], START + 9))
+    assert starts(again) == [8, 16, 24, 32, 40, 48], "an empty edge is told everything that is not over"
+
+
+def test_a_replacing_key_waits_for_the_edge() -> None:
+    """R46: what the edge gives back is sealed under the new key, and only then there is an answer."""
+    machine, _ = with_keys()
+    outputs = machine.receive(delivery(2, 20), START - 40, BSM_URI)
+    assert of(Recall, outputs) == [Recall(*NAME, START + 20)] and statuses(outputs) == []
+    assert not of(Plan, machine.tick(START - 39)), "nothing moves meanwhile"
+    outputs = machine.recalled(recalled(20, [24, 32, 40]), START - 39)
+    assert statuses(outputs) == [0]
+    (plan,) = of(Plan, outputs)
+    assert starts(plan)[:2] == [16, 20] and plan.periods[0].end == START + 20, "the straddling period ends there"
+    assert {p.traffic_id[:4] for p in plan.periods[1:]} == {sek_material(2).key_id[3:]}
+    assert machine._allocator.floor(sek_material().key_id) == START + 16, "sent is what stayed"
+    repeated = machine.receive(delivery(2, 20), START - 38, BSM_URI)
+    assert statuses(repeated) == [0] and not of(Recall, repeated)
+
+
+def test_what_stays_at_the_edge_is_in_use() -> None:
+    machine, _ = with_keys()
+    machine.receive(delivery(2, 20), START + 19, BSM_URI)
+    outputs = machine.recalled(recalled(20, [32, 40], [(24, 32)]), START + 19)
+    assert statuses(outputs) == [Status.ALREADY_IN_USE]
+    (plan,) = of(Plan, outputs)
+    assert starts(plan)[:2] == [32, 40], "what was given back goes out again"
+
+
+def test_a_request_is_dropped_while_there_is_no_edge() -> None:
+    """Its peer asks again; nothing was moved."""
+    machine, _ = with_keys()
+    machine.disconnected(START - 45)
+    before = machine.records(*NAME)
+    assert machine.receive(delivery(2, 20), START - 40, BSM_URI) == []
+    assert machine.records(*NAME) == before
+    machine.connected([], START - 39)
+    assert of(Recall, machine.receive(delivery(2, 20), START - 39, BSM_URI))
+
+
+def test_a_plan_that_is_refused_is_an_alarm() -> None:
+    machine, _ = with_keys()
+    outputs = machine.plan_refused(PlanRefused(*NAME, (START, START + 8), "period overlaps"), START - 40)
+    assert [(a.code, a.text) for a in of(Alarm, outputs)] == [("plan-refused", "period overlaps")]
+    assert [states(machine)[n] for n in range(3)] == [PeriodState.MISSED, PeriodState.MISSED, PeriodState.HANDED]
+
+
+def test_an_edge_that_has_more_than_the_store_knows() -> None:
+    """R44: what can be given back is asked back, and what stays has its time: nothing is prepared beside it."""
+    machine = bsda(start=RESTORED)
+    asked = key_request(machine.tick(START + 1))
+    periods = tuple(
+        HeldPeriod(START + 8 * n, START + 8 * n + 8, state, (bytes(16),))
+        for n, state in enumerate((EdgeState.IN_USE, EdgeState.ON_AIR, EdgeState.WAITING))
+    )
+    outputs = machine.connected([Held(*NAME, periods, START)], START + 5)
+    assert of(Recall, outputs) == [Recall(*NAME, 0)]
+    machine.recalled(Recalled(*NAME, 0, (START + 16,), ((START, START + 8), (START + 8, START + 16))), START + 5)
+    assert asked.fresh
+    outputs = machine.receive(asked.answer(0, delivery(2, 0).items, now=START + 6), START + 6, BSM_URI)
+    (plan,) = of(Plan, outputs)
+    assert starts(plan)[0] == 16
+
+
+@pytest.mark.parametrize("used", [None, 0, 16])
+def test_a_bsda_that_starts_again_beside_its_edge(used: int | None) -> None:
+    """R44: what the edge has is not said again; what it has not, is; what it has used up is over."""
+    machine, outputs = with_keys()
+    edge = Edge([NAME])
+    edge.plan(of(Plan, outputs)[0], START - 50)
+    again = bsda(machine._journal.tables)
+    held = edge.view(*NAME)
+    if used is not None:
+        held = replace(held, periods=held.periods[used // 8 : 4], used=START + used)
+    outputs = again.connected([held], START + 17)
+    plans = of(Plan, outputs)
+    told = [start for plan in plans for start in starts(plan)]
+    assert told == ([] if used is None else [32, 40]) + [48, 56]
+    assert of(Recall, outputs) == []
+
+
+def test_recovered_when_a_plan_of_its_own_is_in_use() -> None:
+    machine = bsda(start=RESTORED)
+    asked = key_request(machine.connected([], START))
+    machine.receive(asked.answer(0, (sek_material(2, START + 8, granularity=4),), now=START), START, BSM_URI)
+    (config,) = machine._streams.values()
+    assert machine.recoveries.of(config) is not None
+    machine.plan_begun(PlanBegun(*NAME, START), START + 8)
+    assert machine.recoveries.of(config) is not None, "of another life"
+    outputs = machine.plan_begun(PlanBegun(*NAME, START + 8), START + 8)
+    assert machine.recoveries.of(config) is None
+    assert [(a.code, a.active) for a in of(Alarm, outputs)] == [("restored", False)]
