@@ -7,6 +7,9 @@ one that spoke: it was put back.  Both are text that only its maker can make and
 
 They are fields of HTTP and no part of a message: a message that is repeated has the same bytes (R27), its sender has moved on.  A
 server that does not know them ignores them, and is no witness.  confidence: own
+
+A third field, ``Pybcast-Void``, is the BSM's: the operator said that this BSD/A is off air, and its pair went on without it:
+its store is void (R50).  A BSD/A hears it before it sends anything: its start waits until the BSM has spoken.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Final, Protocol
 
 COMMIT: Final = "Pybcast-Commit"
 HEARD: Final = "Pybcast-Heard"
+VOID: Final = "Pybcast-Void"
 SENDER: Final = "Pybcast-Id"
 """Who asks, where no certificate says so: plain HTTP between loopback addresses (R26)."""
 
@@ -33,17 +37,23 @@ class Memory(Protocol):
 class Standing:
     """Where one server stands, for its client and its server.
 
-    ``behind(peer, token)``: called when a peer has heard of a commit that our store does not have.
+    ``behind(peer, token)``: called when a peer has heard of a commit that our store does not have.  ``void(peer)``: called once for
+    a peer that says that our store is not to be used; without it that is ignored.
     """
 
-    def __init__(self, memory: Memory, behind: Callable[[str, str], None]) -> None:
-        self._memory, self._behind = memory, behind
+    def __init__(self, memory: Memory, behind: Callable[[str, str], None], void: Callable[[str], None] | None = None) -> None:
+        self._memory, self._behind, self._void = memory, behind, void
+        self.off_air: Callable[[str], bool] = lambda _: False
+        """Whether a peer is to be told that its store is not to be used."""
+        self._voided: set[str] = set()
         self._spoken: set[str] = set()
         self._news = asyncio.Event()
 
     def fields(self, peer: str) -> dict[str, str]:
         """What goes with a message to a peer."""
         fields = {COMMIT: self._memory.token()}
+        if self.off_air(peer):
+            fields[VOID] = "1"
         heard = self._memory.heard(peer)
         return fields | {HEARD: heard} if heard else fields
 
@@ -54,6 +64,9 @@ class Standing:
             self._memory.note_heard(peer, token)
         if echo and self._memory.behind(echo):
             self._behind(peer, echo)
+        if VOID in fields and self._void is not None and peer not in self._voided:
+            self._voided.add(peer)
+            self._void(peer)
         self._spoken.add(peer)
         self._news.set()
 

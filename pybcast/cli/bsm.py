@@ -52,6 +52,15 @@ KeysOption = Annotated[
 ]  # fmt: skip
 RandomOption = Annotated[bool, typer.Option("--random", help="Random keys instead, for trying out: no terminal has them.")]
 AtOnceOption = Annotated[bool, typer.Option("--at-once", help="With new long-term keys now, not with the next ones.")]
+WithoutOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without",
+        metavar="ID",
+        help="A BSD/A of a pair that is off air: nothing waits for it.",
+        show_default=False,
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Look at every line, change nothing.")]
 ProgrammeOption = Annotated[
     str | None, typer.Option("--programme", metavar="ID", help="Only this programme (GlobalContentID).", show_default=False)
@@ -379,7 +388,13 @@ def key_list(config: ConfigArgument, service: OneServiceOption = None, json: Jso
 
 
 @key.command("rekey")
-def key_rekey(config: ConfigArgument, service: ServiceArgument, stream: StreamOption = None, json: JsonOption = False) -> None:
+def key_rekey(
+    config: ConfigArgument,
+    service: ServiceArgument,
+    stream: StreamOption = None,
+    without: WithoutOption = None,
+    json: JsonOption = False,
+) -> None:
     """New long-term keys for a service as soon as its terminals can have them."""
     with serving(as_json=json):
-        facts(ask(config, "rekey", role="bsm", service=service, stream=stream), as_json=json)
+        facts(ask(config, "rekey", role="bsm", service=service, stream=stream, without=without or []), as_json=json)

@@ -114,10 +114,13 @@ class Attempts:
 
     def alarm(self, config: StreamConfig) -> None:
         """Raise the alarm of a key that waits: at every start too, as alarms are not stored."""
-        attempt = self.of(config)
-        if attempt is not None and attempt.state is AttemptState.GIVEN_UP:
-            text = f"the next key waits until these are heard, or said to be off air: {', '.join(self.missing(config))}"
-            self._journal.emit(Alarm("key-waits", *config.key, text))
+        attempt, missing = self.of(config), self.missing(config)
+        if attempt is not None and attempt.state is AttemptState.GIVEN_UP and missing:
+            self._alarm(config, missing)
+
+    def _alarm(self, config: StreamConfig, missing: list[str]) -> None:
+        text = f"the next key waits until these are heard, or said to be off air: {', '.join(missing)}"
+        self._journal.emit(Alarm("key-waits", *config.key, text))
 
     # --- the work -------------------------------------------------------------------------------------------------------
 
@@ -139,8 +142,8 @@ class Attempts:
         return False
 
     def _give_up(self, config: StreamConfig, attempt: Attempt, now: float) -> None:
+        self._alarm(config, self.missing(config))
         self._fire(config, attempt, AttemptEvent.GIVE_UP, decided=now)
-        self.alarm(config)
 
     def _ask(self, config: StreamConfig, now: float) -> None:
         """Tell the BSD/As what they have not answered yet; they are asked again until they do."""
@@ -169,15 +172,28 @@ class Attempts:
     def answered(self, config: StreamConfig, message: BackendMessage, status: int, now: float) -> None:
         """A BSD/A answered."""
         attempt, bsda, good = self.of(config), message.destination, status == Status.SUCCESS
-        if message.fresh and good:
-            self._journal.drop("off-air", (*config.key, bsda))
-        mine = attempt is not None and (message.fresh or attempt.number == message.attempt)
-        if attempt is None or not mine or attempt.state not in (AttemptState.ASKED, AttemptState.GIVEN_UP):
+        if message.fresh:
+            if good:
+                self.is_anew(config, bsda)
+        elif attempt is not None and attempt.number == message.attempt:
+            if good and message.replace == (attempt.state is AttemptState.ASKED):
+                self._hear(config, attempt, bsda)
+            elif message.replace and attempt.state is AttemptState.ASKED:
+                self._give_up(config, attempt, now)
+
+    def _hear(self, config: StreamConfig, attempt: Attempt, bsda: str) -> None:
+        self._put(config, replace(attempt, heard=attempt.heard | {bsda}))
+        self.alarm(config)
+
+    def is_anew(self, config: StreamConfig, bsda: str) -> None:
+        """A BSD/A that was off air has forgotten all: it is waited for again.  That answers an attempt too, as it seals nothing."""
+        attempt, number = self.of(config), self._off_air(config).get(bsda)
+        if number is None:
             return
-        if good and (message.fresh or message.replace == (attempt.state is AttemptState.ASKED)):  # who has nothing seals nothing
-            self._put(config, replace(attempt, heard=attempt.heard | {bsda}))
-        elif message.replace and attempt.state is AttemptState.ASKED:
-            self._give_up(config, attempt, now)
+        self._journal.drop("off-air", (*config.key, bsda))
+        self._peers.cancel(self._messages.get((*config.key, bsda, number, False, True), ("", 0.0))[0])
+        if attempt is not None and attempt.state in (AttemptState.ASKED, AttemptState.GIVEN_UP):
+            self._hear(config, attempt, bsda)
 
     def times(self, config: StreamConfig) -> list[float]:
         """When something of the stream's attempts is due."""

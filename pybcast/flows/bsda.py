@@ -646,7 +646,7 @@ class BSDA:
 
     def _give_partials(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F3, pulled (and R32: the window's edges are boundaries of periods)."""
-        if config.generation != "bsm":
+        if config.generation != "bsm" and self._journal.get("before", config.key, str) is None:
             raise PeerFlowError(Status.INVALID_REQUEST, "the STKMs of this stream are made here")
         assert message.profile is not None
         if message.start is not None:

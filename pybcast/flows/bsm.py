@@ -319,6 +319,10 @@ class BSM:
         self._keys.renew(config)
         return self._done(now, config.key)
 
+    def off_air(self, bsda: str) -> bool:
+        """Whether the operator said that a BSD/A is off air, and it has not asked for everything anew since (R50)."""
+        return any(name[2] == bsda for name in self._journal.rows("off-air", int))
+
     def set_generation(self, service: str, stream: int, generation: Literal["bsm", "bsda"], now: float) -> list[Output]:
         """Who seals from the next key on (F3 or F4); that key comes at once, or as soon as a card has room for it (R1, R10).
 
@@ -877,6 +881,7 @@ class BSM:
         name = (*config.key, message.source)
         chain = [r for r in self._keys.rows(config) if r.sealer == "bsda" and r.material.key_type == wanted]
         if message.fresh:
+            self._attempts.is_anew(config, message.source)
             self._note_loss(config, message, name)
         loss = self._journal.get("fresh", name, Loss)
         usable = [r for r in chain if loss is None or r.material.key_id not in loss.keys]

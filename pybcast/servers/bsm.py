@@ -63,6 +63,7 @@ class Bsm(Daemon[BSM]):
     # --- terminals (R35) ------------------------------------------------------------------------------------------------
 
     async def open(self) -> dict[str, int]:
+        self.witnesses.standing.off_air = lambda peer: self.runner.machine.off_air(peer)
         address, context = self.config.interaction_address, self.config.interaction_context()
         if address is None or context is None:
             return {}

@@ -44,6 +44,7 @@ class _Of(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     days: int = 365
     at_once: bool = False
     content: str | None = None
+    without: tuple[str, ...] = ()
 
 
 class _Import(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -306,7 +307,7 @@ class BsmCommands:
     async def rekey(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         asked = _convert(arguments, _Of)
         for stream in self._streams(asked.service, asked.stream):
-            await self._daemon.runner.command(lambda m, now, s=stream: m.rekey(asked.service, s, now))  # type: ignore[misc]
+            await self._daemon.runner.command(lambda m, now, s=stream: m.rekey(asked.service, s, now, asked.without))  # type: ignore[misc]
         return {"service": asked.service, "rekey": "as soon as terminals can have the new key"}
 
     async def programme_add(self, arguments: Mapping[str, Any]) -> dict[str, Any]:

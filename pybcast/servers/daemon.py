@@ -171,7 +171,7 @@ class Daemon(Generic[M]):
             on_commit=self.watch.committed,
         )  # fmt: skip
         self.messages = MessageLog(self.store)
-        self.witnesses = Witnesses(self.store, lambda: self.runner.hold())
+        self.witnesses = Witnesses(self.store, lambda: self.runner.hold(), obeys=self.side is Side.BSDA)
         client = Client(
             me=config.me, side=self.side, peers=config.peers, context=asking, clock=self.clock.now,
             plain_loopback=config.tls is None, observer=self._exchanged, standing=self.witnesses.standing,

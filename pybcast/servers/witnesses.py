@@ -19,6 +19,7 @@ from pybcast.errors import TransportError
 from pybcast.store import SqliteStore
 
 SPOKEN: Final = 10.0  # seconds that a start waits for peers to say what they know of us (R51)
+OFF_AIR: Final = "the operator of the BSM said that this headend is off air"
 GREETED: Final = 0.3  # seconds between two questions to a peer that does not answer - confidence: own
 
 
@@ -32,14 +33,17 @@ class Word:
 
 
 class Witnesses:
-    """The witnesses of one server.  ``hold``: stops its work; called when one knows more than the store."""
+    """The witnesses of one server.  ``hold``: stops its work; called when one knows more than the store.  ``obeys``: its peer may
+    say that nothing in the store is to be used (R50).
+    """
 
-    def __init__(self, store: SqliteStore, hold: Callable[[], None]) -> None:
+    def __init__(self, store: SqliteStore, hold: Callable[[], None], *, obeys: bool = False) -> None:
         self._store, self._hold = store, hold
         self._words: deque[Word] = deque()
         self.noticed = asyncio.Event()
         """Something was said that is not taken over yet."""
-        self.standing = Standing(store, lambda peer, token: self.say(Word(peer, token)))
+        void = (lambda peer: self.say(Word(peer, why=OFF_AIR))) if obeys else None
+        self.standing = Standing(store, lambda peer, token: self.say(Word(peer, token)), void)
 
     def say(self, word: Word) -> None:
         """A witness knows more of what we did than our store: nothing more is worked on before that is taken over."""

@@ -77,6 +77,22 @@ def test_who_was_put_back_hears_it_from_the_other(greeting: bool) -> None:
     asyncio.run(test())
 
 
+@pytest.mark.parametrize("greeting", [True, False])
+def test_r50_a_headend_that_is_off_air_hears_once_that_its_store_is_void(greeting: bool) -> None:
+    async def test() -> None:
+        bsm, bsda = End(100), End(7)
+        void: list[str] = []
+        bsda.standing = Standing(bsda.memory, lambda *_: None, void.append)
+        bsm.standing.off_air = lambda peer: peer == BSDA_ID
+        bsda.standing.off_air = lambda _: True  # a BSM obeys nobody
+        async with serving(standing=bsm.standing) as server, asking(server.port, standing=bsda.standing) as client:
+            for number in range(2):
+                await (client.greet(BSM_ID) if greeting else client.send(message(Tag.KeyRequest, message_id=f"{number}")))
+        assert void == [BSM_ID] and not bsm.behind
+
+    asyncio.run(test())
+
+
 def test_a_peer_has_spoken_by_a_greeting_either_way() -> None:
     async def test() -> None:
         bsm, bsda = End(1), End(1)
