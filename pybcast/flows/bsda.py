@@ -632,8 +632,8 @@ class BSDA:
             self._give_back(config, message.start, message)
             self._cutting.confirm(config, attempt, message.start)
         elif message.fresh:
-            self._cutting.forget(config, attempt)
-            self._ask_anew(config)
+            if self._cutting.forget(config, attempt):
+                self._ask_anew(config)
         else:
             self._cutting.give_up(config, attempt, now)
         return message.answer(Status.SUCCESS, now=now)

@@ -62,13 +62,15 @@ class Cutting:
         for start in cut.own - after.own:
             self._periods.join(config, start)
 
-    def forget(self, config: StreamConfig, attempt: int) -> None:
+    def forget(self, config: StreamConfig, attempt: int) -> bool:
         """Forget all that was made and every key: the operator said that this headend is off air, and the pair went on without it.
+        False when that was said before.
 
         What is on air leaves it; the encoder holds the key that it has.
         """
         if attempt <= self._periods.cut_of(config).given_up:
-            return  # said again
+            return False  # said again
         self._journal.emit(Recall(*config.key, 0, off_air=True))
         self._periods.lose(config)
         self._keep(config, Cut(given_up=attempt))
+        return True

@@ -136,13 +136,13 @@ def test_r50_what_was_given_back_goes_out_again_the_same_bytes() -> None:
     system.unreachable = {BACKUP}
     rekey(system, config)
     system.run(3)
-    back = [r.period.start for r in machine(system, MAIN).records(*config.key) if r.state is PeriodState.GIVEN_BACK]
+    back = [r.period.start for r in machine(system, MAIN).records(*config.key) if r.state is PeriodState.ASIDE]
     assert back and back == [start for start in sealed if start >= back[0]]
     system.run(10)
     assert waits(system).endswith(f": {BACKUP}")
     records = machine(system, MAIN).records(*config.key)
     assert {r.period.start: r.stkms for r in records if r.period.start in back} == {start: sealed[start] for start in back}
-    assert not any(r.state is PeriodState.GIVEN_BACK for r in records)
+    assert not any(r.state is PeriodState.ASIDE for r in records)
     system.run(60)
     assert all(system.stkms(config)[start].stkms == sealed[start] for start in back)
     assert all(system.plays(viewer, config) for viewer in viewers)
