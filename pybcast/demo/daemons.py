@@ -229,9 +229,9 @@ class DaemonKeys:
             said, _ = watching.communicate()
         self._report({"event": "watch", "text": said.rstrip(), "t": ntp_now()})
 
-    def _outage(self, now: float) -> bool:
-        """Whether the BSD/A was dead a moment ago: holding the last key is then what is to be done (R40)."""
-        return now < self._killed.get("bsda", 0.0) + OUTAGE
+    def _outage(self, now: float, *roles: str) -> bool:
+        """Whether one of these servers was dead a moment ago."""
+        return any(now < self._killed.get(role, 0.0) + OUTAGE for role in roles)
 
     # --- what they say --------------------------------------------------------------------------------------------------
 
@@ -241,10 +241,12 @@ class DaemonKeys:
                 match line:
                     case {"event": "flow", "flow": str(name), "profile": profile}:
                         self._events += [FlowRan(name, p) for p in (self._profiles if profile is None else (profile,))]
-                    case {"event": "alarm", "code": "held-key", "service": str(service)} if self._outage(now):
+                    case {"event": "alarm", "code": "held-key", "service": str(service)} if self._outage(now, "bsda"):
                         self._events.append(
                             Note(f"service {service[-1]}: the BSD/A was dead at a key change, the key before is held")
                         )
+                    case {"event": "alarm", "code": "plan-short", "service": str(service)} if self._outage(now, *SERVERS):
+                        self._events.append(Note(f"service {service[-1]}: a server was dead, fewer than three periods are planned"))
                     case {"event": "alarm", "code": str(code), "service": str(service), "text": str(text), "active": True}:
                         self._events.append(Alarm(f"{service}: {code}: {text}"))
                     case {"event": "ready"} if role in self._killed:
