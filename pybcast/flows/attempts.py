@@ -126,12 +126,13 @@ class Attempts:
 
     def work(self, config: StreamConfig, now: float) -> bool:
         """Take the attempt as far as it comes; whether all have confirmed, and the next key is to be released now."""
+        if not config.pair:
+            return False
         attempt = self.of(config)
         if attempt is not None:
             missing = self.missing(config)
             if attempt.state is AttemptState.ASKED and not missing:
                 self._fire(config, attempt, AttemptEvent.CONFIRMED)
-                self._journal.emit(Alarm("key-waits", *config.key, active=False))
                 return True
             if attempt.state is AttemptState.ASKED and now >= attempt.decided:
                 self._give_up(config, attempt, now)

@@ -20,7 +20,7 @@ from pybcast.flows.allocator import RESTORE_JUMP, Allocator
 from pybcast.flows.attempts import Attempts
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
-from pybcast.flows.keychain import KeyChain, LongTermKey, Programme
+from pybcast.flows.keychain import KeyChain, LongTermKey, Loss, Programme
 from pybcast.flows.ltkm import Batch, Group, Issuer, Job, Page
 from pybcast.flows.members import JournalMembers, Members, PageKey, Right, Subscriber
 from pybcast.flows.peer import Asked, Peering
@@ -38,16 +38,6 @@ PULL_OCTETS: Final = 40_000_000  # of LTKMs in one answer: in XML under the 64 M
 JOBS_AT_ONCE: Final = 50  # keys looked at in one go, for the same reason - confidence: own
 PAGES_IN_FLIGHT: Final = 4  # LTKMDeliveries to a BSD/A at once; the others wait in the store, not in memory - confidence: own
 REOFFER: Final = 10.0  # seconds until a key or window that a BSD/A refused is offered again - confidence: own
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A BSD/A without its allocator store (R33): the keys it can have sealed under and never gets again, and (key type, messageID)
-    of the requests that got others.
-    """
-
-    keys: frozenset[bytes]
-    served: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ class Cutting:
         ``PeerFlowError`` 27 when it has something of that time on air, 21 when that attempt was given up.
         """
         cut = self._periods.cut_of(config)
-        if attempt <= cut.given_up:
-            raise PeerFlowError(Status.INFORMATION_INVALID, "that attempt was given up (R50)")
+        if attempt <= cut.over:
+            raise PeerFlowError(Status.INFORMATION_INVALID, "that attempt is over (R50)")
         if attempt in dict(cut.starts):
             return
         later = [r for r in self._periods.records(config) if r.period.start >= start and r.state not in FINAL]
@@ -52,7 +52,7 @@ class Cutting:
     def give_up(self, config: StreamConfig, attempt: int, now: float) -> None:
         """The BSM gave that attempt up: what was given back for it alone goes out again."""
         cut = self._periods.cut_of(config)
-        after = replace(cut, starts=tuple(one for one in cut.starts if one[0] != attempt), given_up=max(cut.given_up, attempt))
+        after = replace(cut, starts=tuple(one for one in cut.starts if one[0] != attempt), over=max(cut.over, attempt))
         after = replace(after, own=after.own & {start for _, start in after.starts})
         self._keep(config, after)
         for record in self._periods.records(config):
@@ -68,9 +68,9 @@ class Cutting:
 
         What is on air leaves it; the encoder holds the key that it has.
         """
-        if attempt <= self._periods.cut_of(config).given_up:
+        if attempt <= self._periods.cut_of(config).over:
             return False  # said again
         self._journal.emit(Recall(*config.key, 0, off_air=True))
         self._periods.lose(config)
-        self._keep(config, Cut(given_up=attempt))
+        self._keep(config, Cut(over=attempt))
         return True

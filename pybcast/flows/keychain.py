@@ -62,6 +62,16 @@ class Programme:
     end: int
 
 
+@dataclass(frozen=True)
+class Loss:
+    """A BSD/A without its allocator store (R33): the keys it can have sealed under and never gets again, and (key type, messageID)
+    of the requests that got others.
+    """
+
+    keys: frozenset[bytes]
+    served: frozenset[tuple[str, str]] = frozenset()
+
+
 class KeyChain:
     """The keys of every stream, in the BSM's journal.
 
@@ -219,11 +229,12 @@ class KeyChain:
         """When a key counts as off air (R10): a period after its end.
 
         Where another took its place early: when every BSD/A knows of that one, and what was prepared before has run out; until
-        then one that could not be told may hold the old key up to the end it was told first (R9).
+        then one that could not be told may hold the old key up to the end it was told first (R9), unless its store was lost.
         """
         m, margin = row.material, config.period * (1 + config.ahead * (row.first_end is not None))
         follows = [r for r in self.rows(config) if (r.material.key_type, r.material.valid_from) == (m.key_type, m.valid_to)]
-        told = row.first_end is None or any(r.confirmed.issuperset(config.bsdas) for r in follows)
+        lost = {bsda for (_, _, bsda), loss in self._journal.select("fresh", config.key, Loss).items() if m.key_id in loss.keys}
+        told = row.first_end is None or any((r.confirmed | lost).issuperset(config.bsdas) for r in follows)
         return (m.valid_to if told else max(m.valid_to, row.first_end or 0)) + margin
 
     def roll(self, config: StreamConfig, now: float) -> None:

@@ -76,12 +76,12 @@ class Cut:
     """What a BSD/A has confirmed to its BSM (R50).
 
     ``starts``: attempt -> NTP second from which nothing is sealed under the keys that are here.  ``own``: those of them at which a
-    period begins for no other reason.  ``given_up``: the last attempt that the BSM gave up.
+    period begins for no other reason.  ``over``: the last attempt that was given up, or that a key came of.
     """
 
     starts: tuple[tuple[int, int], ...] = ()
     own: frozenset[int] = frozenset()
-    given_up: int = 0
+    over: int = 0
 
     @property
     def at(self) -> int | None:
@@ -328,7 +328,7 @@ class Periods:
         cut = self.cut_of(config)
         if cut.at is None:
             return
-        self._journal.put("cut", config.key, Cut(given_up=cut.given_up))
+        self._journal.put("cut", config.key, Cut(over=max(cut.over, *(number for number, _ in cut.starts))))
         ended = [k for k in self.keys(config) if k.key_type != "PEAK" and k.valid_from < cut.at < k.valid_to]
         for key in ended:
             self._journal.put("key", (*config.key, key.key_type, key.key_id), replace(key, valid_to=cut.at))

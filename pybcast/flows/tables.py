@@ -429,7 +429,7 @@ STATUS_WORDS: Final[Mapping[Status, str]] = {
 _OF_MESSAGE: Final[Mapping[tuple[str, Status], str]] = {
     ("KeyDelivery", Status.ALREADY_IN_USE): "another key has this id, or an STKM of its time is on air",
     ("KeyDelivery", Status.INFORMATION_INVALID): (
-        "the key has expired, its time is prepared already or another key's, or the attempt was given up"
+        "the key has expired, its time is prepared already or another key's, or the attempt is over"
     ),
     ("STKMDelivery", Status.ALREADY_IN_USE): "an STKM of its period is on air, or there is another one",
     ("TEKDelivery", Status.ALREADY_IN_USE): "its period is sealed already, or over",

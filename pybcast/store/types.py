@@ -15,7 +15,6 @@ from pybcast import keys, messages
 from pybcast.flows import (
     allocator,
     attempts,
-    bsm,
     card,
     device,
     events,
@@ -66,7 +65,7 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "KeyState": tables.KeyState,
     "Letter": ltkm.Letter,
     "LongTermKey": keychain.LongTermKey,
-    "Loss": bsm.Loss,
+    "Loss": keychain.Loss,
     "Page": ltkm.Page,
     "Policy": stkm.Policy,
     "Programme": keychain.Programme,

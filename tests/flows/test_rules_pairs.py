@@ -7,7 +7,7 @@ import pytest
 from flow_support import NOON, System, pair
 
 from pybcast.errors import LocalFlowError
-from pybcast.flows import BSDA, BackendMessage, KeyMaterial, Status, StreamConfig
+from pybcast.flows import BSDA, BackendMessage, KeyMaterial, Later, Status, StreamConfig
 from pybcast.flows.tables import PeriodState, Tag
 from pybcast.testing.sim import BACKUP, BSM_ID, MAIN
 
@@ -326,4 +326,69 @@ def test_r50_a_headend_that_was_put_back_forgets_its_f4_keys_whoever_seals_now()
     assert not system.headends[MAIN].store.state.get("key")
     system.run(120)
     assert system.traffic(changed) is not None
+    assert system.violations == []
+
+
+def test_r50_f6_serves_nothing_whose_place_another_stkm_may_take() -> None:
+    config = pair(generation="bsda", interaction=True, look_ahead=8, rekey_lead=20)
+    system = System(config)
+    system.entitled(config)
+    system.run(40)
+    assert system.bsm is not None
+    system.unreachable = {BACKUP}
+    rekey(system, config)
+    start = attempts(system)[0].start
+    assert start is not None
+
+    def served(after: int) -> object:
+        assert system.bsm is not None
+        return system.bsm.fetch_stkms(*config.key, "drm", [("device", after)], system.now)[0]
+
+    asked = [m for m in (request_stkms(system, config, start), request_stkms(system, config, start - 8)) if m is not None]
+    assert [m.status for m in asked] == [Status.NON_EXISTENT, Status.SUCCESS]
+    assert served(start - 1) == Later()
+    system.run(14)  # given up: it goes on
+    assert isinstance(served(start - 1), Later) and served(start - 1) != Later()
+
+
+def request_stkms(system: System, config: StreamConfig, start: int) -> BackendMessage | None:
+    """What the BSM answers to a headend that asks for the STKM of a period."""
+    message = BackendMessage(
+        tag=Tag.STKMRequest, message_id=f"{start:032x}", source=MAIN, destination=BSM_ID, service=config.service, profile="drm",
+        stream=config.stream, start=start, end=start + 1,
+    )  # fmt: skip
+    sent = len(system.log)
+    system.call_bsm(lambda bsm: bsm.receive(message, system.now, MAIN))
+    return next((m for m in system.log[sent:] if m.message_id == message.message_id), None)
+
+
+def test_r50_an_attempt_that_a_key_came_of_is_over() -> None:
+    """Said once more, by a message that was late, it ends nothing."""
+    config = pair(generation="bsda", rekey_lead=20)
+    system = System(config)
+    system.run(40)
+    rekey(system, config)
+    system.run(60)
+    number, start = attempts(system)[0].attempt, attempts(system)[0].start
+    assert number is not None and start is not None
+    assert ask(system, config, number, int(system.now) + 40, replace=True) == Status.INFORMATION_INVALID
+    system.run(60)
+    assert max(system.stkms(config, MAIN)) > system.now - 8
+
+
+def test_r50_a_headend_that_lost_its_store_is_not_waited_for_before_the_key_after_next() -> None:
+    """It never gets the key that it may have lost, and makes nothing under the one before: that one is off air there."""
+    config = pair(generation="bsda", rekey_lead=20)
+    system = System(config)
+    viewers = system.entitled(config)
+    system.run(40)
+    rekey(system, config)
+    system.run(1)
+    held = {item.key_id for m in system.messages(Tag.KeyDelivery) for item in m.items if isinstance(item, KeyMaterial)}
+    system.stop_bsda(BACKUP)
+    system.start_bsda(BACKUP, {}, fresh=True)
+    system.run(200)
+    assert not in_force(system, config) & held
+    assert system.headends[BACKUP].key[config.key].mki == system.headends[MAIN].key[config.key].mki
+    assert all(system.plays(viewer, config) for viewer in viewers)
     assert system.violations == []
