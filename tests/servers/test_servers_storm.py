@@ -53,6 +53,15 @@ class Line:
                 size = int(line.split(b":")[1])
         return code, self._file.read(size)
 
+    def ended(self) -> bool:
+        """Whether the other side ends it, within the time in which it must answer."""
+        try:
+            return self._tls.recv(1) == b""
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+
     def close(self) -> None:
         self._file.close()
         self._tls.close()
