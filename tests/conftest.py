@@ -15,12 +15,13 @@ does not exist for this Python.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
 from collections import Counter
 from collections.abc import Generator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -53,6 +54,30 @@ def _core_dumps_stay_as_they_are() -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pybcast.coredumps.switch_off", lambda: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _databases_are_closed(request: pytest.FixtureRequest) -> Generator[None]:
+    """Python 3.13 warns of each that a test of the store leaves open, long after the test."""
+    if request.path.parent.name != "store":
+        yield
+        return
+    from pybcast.errors import StoreError
+    from pybcast.store import Database
+
+    opened: list[Database] = []
+    begin = Database.__init__
+
+    def noted(self: Database, *values: Any, **named: Any) -> None:
+        opened.append(self)
+        begin(self, *values, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "__init__", noted)
+        yield
+    for database in opened:
+        with contextlib.suppress(StoreError):
+            database.close()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
