@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.pybcast-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick portability check lint types format coverage core sanitize bench wheel random long demo clean
+.PHONY: help setup test quick portability check lint types format coverage core sanitize bench wheel random starved long demo clean
 
 # What says soon whether another Python or another system will do.
 QUICK := tests/wire tests/keys tests/codec tests/flows tests/native tests/broadcast
@@ -72,7 +72,10 @@ wheel: $(STAMP) ## sdist and manylinux wheel in build/wheel, tested where no hea
 random: $(STAMP) ## property tests with random seeds; PYBCAST_EXAMPLES=5000 for each by default
 	PYBCAST_LONG=1 PYBCAST_EXAMPLES=$(or $(PYBCAST_EXAMPLES),5000) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-long: random ## everything that takes hours: random seeds, 200 deaths of the servers, the core's two million messages, other processors, fuzzing, the wheel
+starved: $(STAMP) ## both servers beside busy processes, stopped for seconds, on a slow disk; two minutes of each
+	PYBCAST_LONG=1 $(BIN)/python -m pytest -m starved $(PYTEST_ARGS)
+
+long: random starved ## everything that takes hours: random seeds, 200 deaths of the servers, the core's two million messages, other processors, fuzzing, the wheel
 	@.ci/setup portability
 	$(MAKE) core CORE_TARGETS="long valgrind portability"
 	$(MAKE) core CORE_TARGETS="fuzz" CORE_ARGS="SECONDS=$(or $(SECONDS_EACH),600)"
