@@ -180,10 +180,11 @@ class Chain:
     def __enter__(self) -> Self:
         try:
             self.write()
-            for role in (*AIR, *SERVERS):
-                self.start(role)
-            for role in (*AIR, *SERVERS):
-                self.await_ready(role)
+            for roles in (AIR, SERVERS):  # a BSD/A that finds no sender raises an alarm
+                for role in roles:
+                    self.start(role)
+                for role in roles:
+                    self.await_ready(role)
             self.subscribe()
         except BaseException:
             self.stop()
