@@ -239,6 +239,16 @@ def test_what_has_begun_is_not_given_back() -> None:
     assert edge.recall(Recall("urn:other", 1, 0), START) == [Recalled("urn:other", 1, 0, (), ())]
 
 
+def test_it_says_again_what_may_be_lost() -> None:
+    """What is on air, the key in use and the next one: to a sender and encoders that may have missed it."""
+    edge = told(0, 1, 2, 3)
+    run(edge, -4, 6)
+    assert states(edge) == {0: EdgeState.IN_USE, 1: EdgeState.READY, 2: EdgeState.WAITING, 3: EdgeState.WAITING}
+    outputs = edge.say_again()
+    assert (starts(Announce, outputs), starts(UseKey, outputs)) == ([0, 1], [0])
+    assert [(n.use.start - START) // 8 for n in of(NextKey, outputs)] == [1]
+
+
 @pytest.mark.parametrize("at", [0.0, 6.0, 9.0], ids=["in use", "on air too", "held"])
 def test_a_headend_that_is_off_air(at: float) -> None:
     """R50: all leaves the air at once, the encoder keeps the key that it has, and what comes then is new."""
