@@ -71,7 +71,8 @@ class Attempts:
 
     def begin(self, config: StreamConfig, start: int, decided: float, now: float) -> None:
         """Ask every BSD/A to seal nothing from ``start`` on under what it has; all must have confirmed before ``decided``."""
-        self._messages = {name: sent for name, sent in self._messages.items() if name[:2] != config.key}
+        # What tells a headend that it is off air goes on.
+        self._messages = {name: sent for name, sent in self._messages.items() if name[:2] != config.key or name[-1]}
         self._put(config, Attempt(self._number(config, now), start, decided))
 
     def _number(self, config: StreamConfig, now: float) -> int:

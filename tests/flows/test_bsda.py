@@ -27,6 +27,7 @@ from pybcast import codec
 from pybcast.errors import LocalFlowError
 from pybcast.flows import (
     ALL_SERVICES,
+    BSDA,
     Alarm,
     Announce,
     BackendMessage,
@@ -89,7 +90,7 @@ def alarms(outputs: Iterable[Output], code: str) -> list[str]:
     return [alarm.text for alarm in of(Alarm, outputs) if alarm.code == code and alarm.active]
 
 
-def tell(machine: Headend, tag: Tag, now: float, *items: Item, **changes: object) -> tuple[BackendMessage, list[Output]]:
+def tell(machine: BSDA, tag: Tag, now: float, *items: Item, **changes: object) -> tuple[BackendMessage, list[Output]]:
     """What the BSD/A answers to its BSM, and what else it does."""
     message = request(tag, **({"message_id": f"{next(_ids):032x}", "items": items} | changes))
     outputs = machine.receive(message, now, message.source)
@@ -102,11 +103,11 @@ def answered(machine: Headend, asked: BackendMessage, now: float, status: int = 
     return machine.receive(asked.answer(status, items, now=now), now, asked.destination)
 
 
-def records(machine: Headend) -> dict[int, PeriodRecord]:
+def records(machine: BSDA) -> dict[int, PeriodRecord]:
     return {r.period.start - START: r for r in machine.records(*NAME)}
 
 
-def sealed(machine: Headend, config: StreamConfig, start: int, profile: Profile = "smartcard", **keys: KeyMaterial) -> StkmItem:
+def sealed(machine: BSDA, config: StreamConfig, start: int, profile: Profile = "smartcard", **keys: KeyMaterial) -> StkmItem:
     """The STKM that a BSM makes of what this BSD/A prepared for the period at ``start``."""
     record = records(machine)[start]
     content = stkm.partial(config, profile, record.period, record.key)
@@ -422,6 +423,30 @@ def test_stkms_that_do_not_fit_are_refused() -> None:
         answer, _ = tell(machine, Tag.STKMDelivery, START, sealed(machine, CARD, 32), wrong)
         assert answer.status == status
         assert machine.records(*NAME) == before, "all or nothing"
+
+
+def test_another_stkm_needs_a_word() -> None:
+    """R10: only ``replace`` takes the place of one that is not at the edge yet."""
+    randomness = random.Random(1).randbytes
+    machine = BSDA(me=BSDA_URI, streams=[CARD], teks=random_teks(randomness), randomness=randomness)
+    machine.tick(START)
+    assert tell(machine, Tag.STKMDelivery, START, sealed(machine, CARD, 8))[0].status == 0
+    for replacing, status in ((False, Status.ALREADY_IN_USE), (True, 0)):
+        other = sealed(machine, CARD, 8, SEK=sek_material(2))
+        assert tell(machine, Tag.STKMDelivery, START, other, replace=replacing)[0].status == status
+
+
+def test_f3_goes_on_with_another_key_after_an_attempt() -> None:
+    """R50: the one sealer's next STKM from S on ends the old key; what was kept aside is made anew."""
+    machine = bsda(CARD)
+    machine.tick(START)
+    tell(machine, Tag.STKMDelivery, START, sealed(machine, CARD, 16))
+    answer, _ = tell(machine, Tag.KeyDelivery, START, attempt=START, start=START + 16, replace=True, stream=1)
+    assert answer.status == 0 and records(machine)[16].state is PeriodState.ASIDE
+    answer, _ = tell(machine, Tag.STKMDelivery, START, sealed(machine, CARD, 24, SEK=sek_material(2)))
+    assert answer.status == 0
+    machine.tick(START)
+    assert (records(machine)[16].state, records(machine)[16].stkms) == (PeriodState.KEYED, ())
 
 
 def test_the_two_profiles_must_name_the_key_alike() -> None:

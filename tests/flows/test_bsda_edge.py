@@ -196,3 +196,85 @@ def test_recovered_when_a_plan_of_its_own_is_in_use() -> None:
     outputs = machine.plan_begun(PlanBegun(*NAME, START + 8), START + 8)
     assert machine.recoveries.of(config) is None
     assert [(a.code, a.active) for a in of(Alarm, outputs)] == [("restored", False)]
+
+
+def test_what_an_edge_says_of_streams_and_periods_that_are_not_here() -> None:
+    machine, _ = with_keys()
+    before = machine.records(*NAME)
+    assert machine.recalled(Recalled("urn:other", 1, 0, (START,), ()), START - 40) == []
+    assert machine.plan_begun(PlanBegun("urn:other", 1, START), START - 40) == []
+    outputs = machine.plan_refused(PlanRefused(*NAME, (START + 4,), "period overlaps"), START - 40)
+    assert [a.code for a in of(Alarm, outputs)] == ["plan-refused"] and machine.records(*NAME) == before
+
+
+def sealed_alone() -> BSDA:
+    """It has its first key and has sealed; there is no edge yet."""
+    machine = bsda()
+    machine.receive(delivery(1, 0, replacing=False), START - 50, BSM_URI)
+    assert set(states(machine).values()) == {PeriodState.SEALED}
+    return machine
+
+
+def test_an_edge_that_has_what_was_not_noted_as_handed_out() -> None:
+    """R44: killed between the two; the edge is not told again what it has."""
+    machine = sealed_alone()
+    edge = Edge([NAME])
+    edge.plan(of(Plan, with_keys()[1])[0], START - 50)
+    assert of(Plan, machine.connected([edge.view(*NAME)], START - 49)) == []
+    assert set(states(machine).values()) == {PeriodState.HANDED}
+
+
+def test_a_key_that_cuts_what_is_sealed_and_not_handed_out() -> None:
+    machine = sealed_alone()
+    assert statuses(machine.receive(delivery(2, 20), START - 40, BSM_URI)) == [0]
+    (plan,) = of(Plan, machine.connected([], START - 39))
+    assert [(p.start - START, p.end - START) for p in plan.periods][2:4] == [(16, 20), (20, 28)]
+
+
+def test_a_clock_that_was_set_back_before_an_edge_was_there() -> None:
+    """R5: what was sealed for a time to come is given up, and its COUNTERs are never sealed again."""
+    machine = bsda()
+    machine.receive(delivery(1, 800, replacing=False), START + 800, BSM_URI)
+    key = sek_material(1).key_id
+    sealed = set(machine._allocator.sealed(key))
+    assert sealed and set(states(machine).values()) == {PeriodState.SEALED}
+    again = bsda(machine._journal.tables)
+    outputs = again.tick(START + 8)
+    assert [a.code for a in of(Alarm, outputs)] == ["clock-back"]
+    assert not any(r.period.start in sealed for r in again.records(*NAME))
+    assert not any(row.data for row in again._allocator.sealed(key).values()), "burnt"
+
+
+@pytest.mark.parametrize("start", [48, 52])
+def test_the_boundary_of_an_attempt_that_is_given_up_is_none(start: int) -> None:
+    """R50: where nothing is prepared yet, periods begin at S while the attempt stands, and as before after it."""
+    machine = sealed_alone()
+    (config,) = machine._streams.values()
+    before = machine._periods.at(config, START + start)
+
+    def attempt(message_id: str, *, replacing: bool) -> list[int | None]:
+        message = request(Tag.KeyDelivery, message_id=message_id, attempt=START, start=START + start, replace=replacing)
+        return statuses(machine.receive(message, START - 40, BSM_URI))
+
+    assert attempt("a" * 32, replacing=True) == [0]
+    there = machine._periods.at(config, START + start)
+    assert there is not None and there.start == START + start
+    assert attempt("b" * 32, replacing=False) == [0]
+    assert machine._periods.at(config, START + start) == before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"attempt": START, "start": None}, {"attempt": START, "stream": None},
+        {"attempt": START, "items": (sek_material(2),)}, {"attempt": START, "replace": True, "fresh": True},
+        {"fresh": True, "items": (sek_material(2),)}, {"attempt": START, "tag": Tag.STKMDelivery},
+    ],
+)  # fmt: skip
+def test_an_attempt_that_says_too_much_or_too_little(wrong: dict[str, object]) -> None:
+    machine = sealed_alone()
+    before = machine.records(*NAME)
+    fields = {"tag": Tag.KeyDelivery, "start": START + 16} | wrong
+    message = request(**fields)  # type: ignore[arg-type]  # a tag and fields of the message
+    assert statuses(machine.receive(message, START - 40, BSM_URI)) == [Status.INFORMATION_INVALID]
+    assert machine.records(*NAME) == before

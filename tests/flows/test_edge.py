@@ -246,7 +246,25 @@ def test_it_says_again_what_may_be_lost() -> None:
     assert states(edge) == {0: EdgeState.IN_USE, 1: EdgeState.READY, 2: EdgeState.WAITING, 3: EdgeState.WAITING}
     outputs = edge.say_again()
     assert (starts(Announce, outputs), starts(UseKey, outputs)) == ([0, 1], [0])
-    assert [(n.use.start - START) // 8 for n in of(NextKey, outputs)] == [1]
+    assert [(n.service, n.stream, (n.use.start - START) // 8) for n in of(NextKey, outputs)] == [(*NAME, 1)]
+
+
+def test_a_clock_that_leaps_over_whole_periods() -> None:
+    """What is over when it is looked at never goes on air; the key in use is held."""
+    edge = told(0, 1, 2)
+    run(edge, -4, 1)
+    outputs = edge.tick(START + 100)
+    assert not of(Announce, outputs) and not of(UseKey, outputs)
+    assert states(edge) == {0: EdgeState.HELD}
+
+
+def test_a_clock_that_is_set_back_while_a_key_is_held() -> None:
+    edge = told(100, at=790)
+    outputs = run(edge, 796, 830)
+    assert alarms(outputs, "held-key") == [True]
+    outputs = edge.recall(Recall(*NAME, 0), START + 3)
+    assert starts(OffAir, outputs) == [100] and alarms(outputs, "held-key") == [], "the alarm stands already"
+    assert list(states(edge).values()) == [EdgeState.HELD]
 
 
 @pytest.mark.parametrize("at", [0.0, 6.0, 9.0], ids=["in use", "on air too", "held"])

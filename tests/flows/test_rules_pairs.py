@@ -392,3 +392,43 @@ def test_r50_a_headend_that_lost_its_store_is_not_waited_for_before_the_key_afte
     assert system.headends[BACKUP].key[config.key].mki == system.headends[MAIN].key[config.key].mki
     assert all(system.plays(viewer, config) for viewer in viewers)
     assert system.violations == []
+
+
+def test_r50_one_refusal_ends_the_attempt() -> None:
+    """It is not waited for until the attempt's time is over; all are told, and who was refused is named."""
+    config = pair(generation="bsda", rekey_lead=20)
+    system = System(config)
+    system.run(40)
+    system.unreachable = {BACKUP}
+    rekey(system, config)
+    system.run(0.5)
+    (asked,) = {m.message_id: m for m in attempts(system) if m.destination == BACKUP}.values()
+    answer = asked.answer(Status.ALREADY_IN_USE, now=system.now)
+    system.call_bsm(lambda bsm: bsm.receive(answer, system.now, BACKUP))
+    assert BACKUP in waits(system)
+    system.run(0.5)
+    assert any(m.destination == MAIN and not m.replace and m.attempt == asked.attempt for m in attempts(system))
+    system.unreachable = set()
+    system.run(120)
+    assert not waits(system) and system.violations == []
+
+
+def test_r50_a_headend_off_air_that_is_heard_while_the_other_is_asked() -> None:
+    config = pair(generation="bsda", rekey_lead=20)
+    system = System(config)
+    system.run(40)
+    before = in_force(system, config)
+    system.unreachable = {MAIN, BACKUP}
+    rekey(system, config, (BACKUP,))
+    system.run(0.5)
+    assert system.bsm is not None and system.bsm.off_air(BACKUP)
+    (fresh,) = {m.message_id: m for m in attempts(system) if m.destination == BACKUP and m.fresh}.values()
+    refused = fresh.answer(Status.INFORMATION_INVALID, now=system.now)
+    system.call_bsm(lambda bsm: bsm.receive(refused, system.now, BACKUP))
+    assert system.bsm.off_air(BACKUP), "it has not forgotten anything"
+    system.unreachable = {MAIN}
+    system.run(4)
+    assert not system.bsm.off_air(BACKUP) and in_force(system, config) == before
+    system.unreachable = set()
+    system.run(120)
+    assert not in_force(system, config) & before and system.violations == []
