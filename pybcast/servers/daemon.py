@@ -171,7 +171,7 @@ class Daemon(Generic[M]):
             on_commit=self.watch.committed,
         )  # fmt: skip
         self.messages = MessageLog(self.store)
-        self.witnesses = Witnesses(self.store, lambda: self.runner.hold(), obeys=self.side is Side.BSDA)
+        self.witnesses = Witnesses(self.store, lambda: self.runner.hold(), self._obeys)
         client = Client(
             me=config.me, side=self.side, peers=config.peers, context=asking, clock=self.clock.now,
             plain_loopback=config.tls is None, observer=self._exchanged, standing=self.witnesses.standing,
@@ -246,6 +246,10 @@ class Daemon(Generic[M]):
         return CLEAN
 
     # --- what the store must know (R51) ---------------------------------------------------------------------------------
+
+    def _obeys(self, peer: str) -> bool:
+        """Whether a peer may say that our store is not to be used: the BSM of one of a BSD/A's streams (R50)."""
+        return self.side is Side.BSDA and any(stream.bsm == peer for stream in self.config.streams)
 
     async def spoken(self) -> None:
         """Until those who are no back-end peers, and know what we did, have said so."""

@@ -33,17 +33,21 @@ class Word:
 
 
 class Witnesses:
-    """The witnesses of one server.  ``hold``: stops its work; called when one knows more than the store.  ``obeys``: its peer may
-    say that nothing in the store is to be used (R50).
+    """The witnesses of one server.  ``hold``: stops its work; called when one knows more than the store.  ``obeys(peer)``: whether
+    that one may say that nothing in the store is to be used (R50): the BSM of one of our streams, never the other headend.
     """
 
-    def __init__(self, store: SqliteStore, hold: Callable[[], None], *, obeys: bool = False) -> None:
+    def __init__(self, store: SqliteStore, hold: Callable[[], None], obeys: Callable[[str], bool]) -> None:
         self._store, self._hold = store, hold
         self._words: deque[Word] = deque()
         self.noticed = asyncio.Event()
         """Something was said that is not taken over yet."""
-        void = (lambda peer: self.say(Word(peer, why=OFF_AIR))) if obeys else None
-        self.standing = Standing(store, lambda peer, token: self.say(Word(peer, token)), void)
+        self._obeys = obeys
+        self.standing = Standing(store, lambda peer, token: self.say(Word(peer, token)), self._void)
+
+    def _void(self, peer: str) -> None:
+        if self._obeys(peer):
+            self.say(Word(peer, why=OFF_AIR))
 
     def say(self, word: Word) -> None:
         """A witness knows more of what we did than our store: nothing more is worked on before that is taken over."""
