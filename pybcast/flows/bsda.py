@@ -629,7 +629,8 @@ class BSDA:
         assert message.start is not None
         self._touched[config.key] = None
         if message.replace:
-            self._give_back(config, message.start, message)
+            if attempt > self._periods.cut_of(config).over:
+                self._give_back(config, message.start, message)
             self._cutting.confirm(config, attempt, message.start)
         elif message.fresh:
             if self._cutting.forget(config, attempt):
@@ -721,7 +722,7 @@ class BSDA:
         if held == item.content:
             return None
         if record.state not in (PeriodState.KEYED, PeriodState.SEALED):
-            raise PeerFlowError(Status.ALREADY_IN_USE, f"the STKM of {item.period_start} is on air or over (R10)")
+            raise PeerFlowError(Status.ALREADY_IN_USE, f"the STKM of {item.period_start} is at the edge, on air or over (R10)")
         if held is not None and not replacing:
             raise PeerFlowError(Status.ALREADY_IN_USE, f"period {item.period_start} has another STKM")
         mine = _tek_id(config, record)

@@ -14,8 +14,10 @@ from room_support import BSDA_URI, BSM_URI, RESTORED, SERVICE, START, request, s
 from pybcast.flows import (
     BSDA,
     Alarm,
+    Announce,
     BackendMessage,
     Edge,
+    Headend,
     Output,
     Persist,
     Plan,
@@ -278,3 +280,39 @@ def test_an_attempt_that_says_too_much_or_too_little(wrong: dict[str, object]) -
     message = request(**fields)  # type: ignore[arg-type]  # a tag and fields of the message
     assert statuses(machine.receive(message, START - 40, BSM_URI)) == [Status.INFORMATION_INVALID]
     assert machine.records(*NAME) == before
+
+
+def test_a_headend_that_is_off_air_forgets_once() -> None:
+    """R50: all leaves the air and it asks for a key that it never had; said again, nothing happens."""
+    machine, _ = with_keys()
+
+    def told(message_id: str) -> list[Output]:
+        message = request(Tag.KeyDelivery, message_id=message_id, attempt=START - 40, start=START - 40, fresh=True)
+        return machine.receive(message, START - 40, BSM_URI)
+
+    outputs = told("a" * 32)
+    assert statuses(outputs) == [0] and of(Recall, outputs) == [Recall(*NAME, 0, off_air=True)] and states(machine) == {}
+    asked = key_request(outputs)
+    assert asked.fresh
+    machine.receive(asked.answer(0, delivery(2, 0).items, now=START - 39), START - 39, BSM_URI)
+    assert states(machine)
+    outputs = told("b" * 32)
+    assert statuses(outputs) == [0] and not of(Recall, outputs) and states(machine)
+
+
+def test_a_headend_and_the_edge_that_lived_on() -> None:
+    """What it said may be lost is said again; a plan that contradicts what it has on air is refused, with an alarm."""
+    edge = Edge([NAME])
+    plan = of(Plan, with_keys()[1])[0]
+    other = tuple(replace(p, stkms=(replace(p.stkms[0], data=b"other"),)) for p in plan.periods)
+    edge.plan(replace(plan, periods=other), START - 50)
+    edge.tick(START - 3)
+    chance, teks = random.Random(1).randbytes, derived_teks(Secret(bytes(32)))
+    machine = Headend(me=BSDA_URI, streams=[HERE], randomness=chance, teks=teks, edge=edge, again=True)
+    outputs = machine.tick(START - 2)
+    assert [a.start for a in of(Announce, outputs)] == [START]
+    refused = machine.plan_refused(PlanRefused(*NAME, (START,), "x"), START - 2)
+    assert [a.code for a in of(Alarm, refused)] == ["plan-refused"]
+    (said,) = of(PlanRefused, edge.plan(plan, START - 2))
+    assert "contradicts" in said.why
+    assert [a.code for a in of(Alarm, machine._hear([said], START - 2))] == ["plan-refused"]

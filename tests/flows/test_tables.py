@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from pybcast.errors import LocalFlowError
-from pybcast.flows.tables import FLOWS, MACHINES, TAGS, Side, Status, Tag, mermaid, mermaid_flow, step
+from pybcast.flows.tables import FLOWS, MACHINES, TAGS, Side, Status, Tag, mermaid, mermaid_flow, status_words, step
 
 # machine -> events -> state -> next states in the order of the events; "-" = not possible
 CELLS: Final[dict[str, tuple[str, dict[str, str]]]] = {
@@ -225,3 +225,7 @@ def test_sequence_diagram(flow: str, arrows: list[str]) -> None:
     assert text.startswith(f"sequenceDiagram\n    %% {flow}: {FLOWS[flow][0]}\n")
     assert [f"{m[1]} {m[2]}" for m in re.finditer(r"^    (\w+)--?>>\w+: (\d+) ", text, re.MULTILINE)] == arrows
     assert re.findall(r"Note over BSM,BSDA: (\w+)", text) == ["push", "pull"]
+
+
+def test_a_status_that_nobody_knows_has_its_number() -> None:
+    assert status_words(99) == "status 99" and status_words(27) == "what it would replace is in use (status 27)"
