@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pybcast.broadcast.carousel import Carousel, Settings
-from pybcast.broadcast.link import LinkClient, ask
+from pybcast.broadcast.link import ask
+from pybcast.broadcast.linkclient import ObjectClient
 from pybcast.broadcast.receiver import Sessions
 from pybcast.broadcast.segments import Encoder
 from pybcast.broadcast.turn import Wheels
@@ -118,7 +119,7 @@ async def _measure(messages: int, cycle: float, seconds: float) -> dict[str, Any
         process = subprocess.Popen(program)
         try:
             pages = [CarouselPut(f"page{n}", "urn:news", _page(n)) for n in range(messages // PAGE)]
-            client = LinkClient(path, me="urn:bsda")
+            client = ObjectClient(path, me="urn:bsda")
             began = time.monotonic()
             for page in pages:
                 client.put(page)

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import stat
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from pybcast.errors import ConfigError, TransportError
+
+CHUNK: Final = 1 << 16  # octets read at once
 
 
 def listening(path: Path, *, alone: bool = False) -> socket.socket:
@@ -85,3 +89,132 @@ async def opened(path: Path, limit: int) -> tuple[asyncio.StreamReader, asyncio.
         writer.transport.abort()
         raise OtherUser(path)
     return reader, writer
+
+
+class Peer:
+    """Who is connected.  ``behind``: what it has not read yet."""
+
+    __slots__ = ("behind", "connection", "waits")
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.behind = bytearray()
+        self.waits = False  # for room to write
+
+
+class LocalServer:
+    """A socket of this user at which others connect.  Nothing blocks, and one thread may have other work.
+
+    Wait until :meth:`fileno` can be read (``select``, or ``loop.add_reader``), then call what the class offers for that.
+    ``most``: connections.  ``behind``: octets that a peer may leave unread, then it is cut off.  ``alone``: see ``listening``.
+    A class of its own says what a connection means: ``_came``, ``_heard`` and ``_left``; and with ``_reads`` whether it may speak.
+    """
+
+    def __init__(self, path: Path, *, most: int, behind: int, alone: bool = False) -> None:
+        self._path, self._most, self._behind, self._alone = path, most, behind, alone
+        self._poll = select.epoll()
+        self._listener: socket.socket | None = None
+        self._peers: dict[int, Peer] = {}
+
+    def open(self) -> None:
+        """Listen.  ``ConfigError`` when the path cannot be had."""
+        self._listener = listening(self._path, alone=self._alone)
+        self._listener.listen(self._most)
+        self._listener.setblocking(False)
+        self._poll.register(self._listener.fileno(), select.EPOLLIN)
+
+    def close(self) -> None:
+        """Everyone is cut off."""
+        for number in list(self._peers):
+            self._cut(number)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            self._path.unlink(missing_ok=True)
+        self._poll.close()
+
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def _came(self, number: int) -> None:
+        """A peer has connected."""
+
+    def _heard(self, number: int, data: bytes) -> None:
+        """A peer has spoken."""
+
+    def _left(self, number: int, why: str) -> None:
+        """A peer is there no more.  ``why``: empty when :meth:`close` cut it off, or a subclass without a reason."""
+
+    def _stranger(self, why: str) -> None:
+        """Someone was not let in."""
+
+    def _reads(self, number: int) -> bool:
+        return True
+
+    def _turn(self) -> None:
+        """Whatever the system has for us: who comes, what a peer says, room for what it has not read."""
+        for number, event in self._poll.poll(0):
+            if self._listener is not None and number == self._listener.fileno():
+                self._accept()
+            elif number in self._peers:
+                self._served(number, event)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        with suppress(OSError):  # BlockingIOError: that was all
+            while True:
+                connection, _ = self._listener.accept()
+                why = "" if trusted(connection) else "runs as another user"
+                if not why and len(self._peers) >= self._most:
+                    why = "is one too many"
+                if why:
+                    connection.close()
+                    self._stranger(why)
+                    continue
+                connection.setblocking(False)
+                number = connection.fileno()
+                self._peers[number] = Peer(connection)
+                self._poll.register(number, select.EPOLLIN)
+                self._came(number)
+
+    def _served(self, number: int, event: int) -> None:
+        peer = self._peers[number]
+        if event & select.EPOLLOUT:
+            self._write(number, b"")
+        if number not in self._peers or not event & ~select.EPOLLOUT or not self._reads(number):
+            return
+        try:
+            data = peer.connection.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._heard(number, data)
+        else:
+            self._cut(number, "hung up")
+
+    def _write(self, number: int, data: bytes) -> None:
+        """Tell a peer, now or when it reads."""
+        peer = self._peers[number]
+        peer.behind += data
+        try:
+            while peer.behind:
+                del peer.behind[: peer.connection.send(peer.behind)]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self._cut(number, error.strerror or "lost")
+            return
+        if len(peer.behind) > self._behind:
+            self._cut(number, "does not read")
+            return
+        if peer.waits is not bool(peer.behind):
+            peer.waits = bool(peer.behind)
+            self._poll.modify(number, select.EPOLLIN | (select.EPOLLOUT if peer.waits else 0))
+
+    def _cut(self, number: int, why: str = "") -> None:
+        peer = self._peers.pop(number)
+        self._poll.unregister(number)
+        peer.connection.close()
+        self._left(number, why)

@@ -19,6 +19,7 @@ import pytest
 
 from pybcast import unixsocket
 from pybcast.broadcast import link
+from pybcast.broadcast.linkclient import ObjectClient
 from pybcast.demo.daemons import Feed
 from pybcast.errors import TransportError
 from pybcast.flows.events import StopTraffic
@@ -71,7 +72,7 @@ def ask_process(path: Path, trap: Trap) -> None:
 def say_to_process(path: Path, trap: Trap) -> None:
     async def run() -> None:
         told: list[tuple[bool, str]] = []
-        client = link.LinkClient(path, me="urn:bsda", mark=b"m" * 32, changed=lambda *args: told.append(args))
+        client = ObjectClient(path, me="urn:bsda", mark=b"m" * 32, changed=lambda *args: told.append(args))
         running = asyncio.create_task(client.run())
         await asyncio.to_thread(trap.came.wait, LIMIT)
         running.cancel()

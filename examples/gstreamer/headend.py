@@ -5,7 +5,7 @@
     headend.py --keys keys.sock --service urn:example:news --to 239.1.1.1:5004
 
 ``srtpenc`` takes ``key`` and ``mki`` while it plays, but one after the other, and a packet may come between the two: so both
-are set where no packet can pass, in a probe on its sink pad.  Needs python3-gi and the plugins base, good, bad (srtpenc) and
+are set where no packet can pass, in a probe on its sink pad.  A key that was named ahead is taken at its time, whoever is dead then.  Needs python3-gi and the plugins base, good, bad (srtpenc) and
 ugly (x264enc).
 
 ``srtpenc`` 1.22 begins its rollover counter anew with each key, while receivers go on counting (RFC 3711): a stream must end
@@ -34,7 +34,9 @@ ENCODER = "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 bitrat
 class Headend:
     def __init__(self, options):
         self.ready = threading.Event()  # the first key is there
-        self.key = None  # what the BSD/A said last: a dict, or None for "let nothing out"
+        self.key = None  # what was said last: a dict, or None for "let nothing out"
+        self.next = None  # the key that follows by itself at its start
+        self.lock = threading.Lock()  # of these two
         self.in_use = None
         self.packets = self.dropped = self.changes = 0
         host, port = options.to.rsplit(":", 1)
@@ -50,13 +52,16 @@ class Headend:
         pad.add_probe(Gst.PadProbeType.BUFFER | Gst.PadProbeType.BUFFER_LIST, self.before_packet)
 
     def told(self, said):
-        if said["event"] == "UseKey" and said["protocol"] == "SRTP":
-            self.key = said
-            if not self.ready.is_set():
-                self.use(said)
-                self.ready.set()
-        elif said["event"] == "StopTraffic":
-            self.key = None
+        with self.lock:
+            if said["event"] == "NextKey" and said["protocol"] == "SRTP":
+                self.next = said
+            elif said["event"] == "UseKey" and said["protocol"] == "SRTP":
+                self.key, self.next = said, None
+                if not self.ready.is_set():
+                    self.use(said)
+                    self.ready.set()
+            elif said["event"] == "StopTraffic":
+                self.key = self.next = None
 
     def use(self, key):
         self.srtp.set_property("mki", Gst.Buffer.new_wrapped(bytes.fromhex(key["mki"])))
@@ -67,7 +72,10 @@ class Headend:
     def before_packet(self, pad, info):
         """The one place where the key may change: no packet is in srtpenc now."""
         packets = info.get_buffer_list().length() if info.type & Gst.PadProbeType.BUFFER_LIST else 1
-        key = self.key
+        with self.lock:
+            if self.next and ntp_now() >= self.next["start"]:
+                self.key, self.next = self.next, None
+            key = self.key
         end = key and key["authority_end"]
         if key is None or (end is not None and ntp_now() >= end + HANDOVER):
             self.dropped += packets  # nothing may leave without authority

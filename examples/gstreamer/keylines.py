@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 
+VERSION = 1  # of the lines, which the first one says; events and fields that are not known are passed over
 NTP_UNIX = 2_208_988_800  # its times are NTP seconds: since 1900
 RETRY = 0.2  # seconds until connecting again
 
@@ -37,6 +38,8 @@ def follow(path, service, stream, told):
                     with connection.makefile("rb") as lines:
                         for line in lines:
                             said = json.loads(line)
+                            if said.get("event") == "Keys" and said.get("version") != VERSION:
+                                raise OSError("lines of another version")
                             if (said.get("service"), said.get("stream")) == (service, stream):
                                 told(said)
             except (OSError, ValueError, RecursionError):

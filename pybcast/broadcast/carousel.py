@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from pybcast.broadcast.bundle import MAX_MESSAGE
 from pybcast.broadcast.datagrams import sending
-from pybcast.broadcast.link import Ask, Begin, End, Gone, LinkServer, Said
+from pybcast.broadcast.link import Ask, Begin, End, Gone, Said, Which
+from pybcast.broadcast.linkserver import LinkServer
 from pybcast.broadcast.repeater import Place
 from pybcast.broadcast.segments import LIFETIME, Encoder
 from pybcast.broadcast.turn import Wheels
@@ -262,6 +263,8 @@ class Carousel:
                 contents.gone()
                 fields = {"event": "bsda-gone", "objects": len(contents), "why": why}
                 LOG.warning("the BSD/A is gone: the carousel goes on (%d objects)", len(contents), extra={"fields": fields})
+            case Which():
+                self._link.here(said)
             case Ask():
                 self._link.answer(said, self.state())
             case _:

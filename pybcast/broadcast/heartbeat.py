@@ -34,7 +34,8 @@ _MAC: Final = 16
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """``instance``: 8 random bytes of the process.  ``time``: 64-bit NTP milliseconds.  ``missing``: streams not on air."""
+    """``instance``: 8 random bytes of the process.  ``time``: 64-bit NTP milliseconds.  ``missing``: streams without a STKM for a
+    period whose lead has begun."""
 
     me: str
     instance: bytes
@@ -103,17 +104,18 @@ class Election:
         self._mine = replace(self._mine, able=able, missing=missing, time=int(wall * 1000), me=me)
         return self._mine
 
-    def heard(self, beat: Heartbeat, now: float, wall: float) -> None:
-        """Take a heartbeat, if its time is ours and later than that of the one before."""
+    def heard(self, beat: Heartbeat, now: float, wall: float) -> bool:
+        """Take a heartbeat, if its time is ours and later than that of the one before; whether it was taken."""
         known = self._peers.get(beat.instance)
         if beat.instance == self._mine.instance:
-            return
+            return False
         if abs(beat.time / 1000 - wall) > self._detection or (known is not None and beat.time <= known.beat.time):
             self.strange += 1
-            return
+            return False
         if known is None and len(self._peers) >= MAX_PEERS:
             del self._peers[min(self._peers, key=lambda instance: self._peers[instance].at)]
         self._peers[beat.instance] = _Heard(beat, now)
+        return True
 
     def peers(self, now: float) -> list[Heartbeat]:
         """Who lives.  The dead are remembered until what they said would be refused for its time."""

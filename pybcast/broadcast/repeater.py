@@ -6,25 +6,18 @@ begin of the sender plus a whole number of slots: nothing that comes late shifts
 stand in the order of their periods, so that n leaves before n+1 (R6).  What is announced leaves at once, and then in its slot: so
 it has been on air for three repetitions the sooner.
 
-When a period begins, those before it go off air (the hand-over): exactly then, if its STKM has been on air for three repetitions
-(R40), else as soon as it has; and only while the BSD/A is there, which switches the traffic at the same moment.  Without one the
-key in use stays in use, and so its STKM is held.  All work on a slot is done when the slot is due, so that a hand-over of ten
-thousand streams in one second is spread over a repetition.
-
-Times are seconds of a monotonic clock (``now``) and 64-bit NTP seconds (``wall``).
+What goes on air and comes off, and when, is the edge's (``flows.edge``).  Times are seconds of a monotonic clock.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from pybcast.broadcast.link import Held, mark_of
 from pybcast.flows import Profile
 from pybcast.flows.events import AirStkm, Announce, OffAir
-from pybcast.flows.schedule import REPETITIONS_AHEAD
 
 SLOT: Final = 0.001  # seconds between two slots: what a hundred datagrams take, and half of the lateness wanted - confidence: own
 MAX_SLOTS: Final = 1000  # of a wheel: a repetition of 1 s or more
@@ -51,13 +44,12 @@ class Datagram:
 class OnAir:
     """One period's STKMs on air.  ``since``: when they first left; ``None`` until then."""
 
-    __slots__ = ("begins", "datagrams", "round", "shown", "since", "start", "stkms", "stream")
+    __slots__ = ("datagrams", "shown", "since", "start", "stkms", "stream")
 
-    def __init__(self, stream: _Stream, start: int, stkms: tuple[AirStkm, ...], round_: int) -> None:
-        self.stream, self.start, self.stkms, self.round = stream, start, stkms, round_
+    def __init__(self, stream: _Stream, start: int, stkms: tuple[AirStkm, ...]) -> None:
+        self.stream, self.start, self.stkms = stream, start, stkms
         self.since: float | None = None
         self.shown = False  # whether its datagrams have their places
-        self.begins = False  # whether its slot still waits for its begin
         self.datagrams: list[Datagram] = []
 
 
@@ -79,8 +71,6 @@ class Slot:
         self.items: list[Datagram] = []
         self.streams: dict[Key, _Stream] = {}
         self.fresh: list[OnAir] = []  # announced, and not sent yet
-        self.begins: list[tuple[float, OnAir]] = []  # hand-overs to come, by the start of the period, the next one last
-        self.round = 0
 
     def insert(self, index: int, datagram: Datagram) -> None:
         self.items.insert(index, datagram)
@@ -114,57 +104,24 @@ class Repeater:
     """
 
     def __init__(self, groups: Mapping[tuple[str, int, Profile], Place], now: float, *, slot: Callable[[int], Slot] = Slot) -> None:
-        self.groups, self._configured = groups, _count(groups)
+        self.groups = groups
         self._epoch, self._make = now, slot
         self._express = slot(0)
         self._new: deque[OnAir] = deque()
         self._streams: dict[Key, _Stream] = {}
         self._wheels: dict[float, Wheel] = {}
         self._numbers = 0
-        self._round = 0  # counts the BSD/As that came
-        self._ended = 0  # the last one that has said everything
-        self.able = False
-        """Whether a BSD/A is there and has said everything: it switches the traffic."""
         self.reports: list[tuple[str, int, int]] = []
         """What has left for the first time, or is on air already and was said again; the caller takes it away."""
         self.datagrams = 0  # that are repeated
         self.missed = 0  # repetitions that were left out
-        self.handovers = self.handovers_late = self.handovers_held = 0
-        self.replaced = 0  # STKMs of one period that differ: never, with a BSD/A that is right
-        self.strangers = 0  # announcements of streams that the configuration does not know
 
-    def held(self) -> tuple[Held, ...]:
-        """What is on air, for a BSD/A that comes: it may have forgotten it (R51)."""
-        return tuple(
-            (*stream.key, period.start, mark_of(stkm.data))
-            for stream in self._streams.values() for period in stream.periods for stkm in period.stkms
-        )  # fmt: skip
+    # --- what the edge says ---------------------------------------------------------------------------------------------
 
-    # --- what the BSD/A says --------------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        self._round += 1
-        self.able = False
-
-    def end(self) -> None:
-        """Everything has been said: what was not goes off air, slot by slot.
-
-        Of a stream of which nothing was said at all the last stays: its BSD/A has lost its store, the traffic is still under that
-        key, and no service is left without a key message.
-        """
-        self._ended = self._round
-        self.able = True
-
-    def gone(self) -> None:
-        self.able = False
-
-    def announce(self, said: Announce, now: float) -> bool:
-        """Repeat these STKMs from now on.  False when nobody said where to."""
+    def announce(self, said: Announce, now: float) -> None:
+        """Repeat these STKMs from now on; the configuration says where to."""
         key = (said.service, said.stream)
-        places = [self.groups.get((*key, stkm.profile)) for stkm in said.stkms]
-        if None in places:
-            self.strangers += 1
-            return False
+        places = [self.groups[*key, stkm.profile] for stkm in said.stkms]
         stream = self._streams.get(key) or self._enter(key, said.repetition, now)
         if stream.wheel.repetition != said.repetition:
             self._move(stream, said.repetition, now)
@@ -172,23 +129,19 @@ class Repeater:
         if at < len(stream.periods) and stream.periods[at].start == said.start:
             known = stream.periods[at]
             if known.stkms == said.stkms:
-                known.round = self._round
                 if known.since is not None:
                     self.reports.append((*key, said.start))
-                return True
-            self.replaced += 1
+                return
             self._hide(stream.periods.pop(at))
         elif len(stream.periods) >= MAX_PERIODS:
             self._hide(stream.periods.pop(0))
             at = max(0, at - 1)
-        period = OnAir(stream, said.start, said.stkms, self._round)
+        period = OnAir(stream, said.start, said.stkms)
         stream.periods.insert(at, period)
         for stkm, place in zip(said.stkms, places, strict=True):
-            assert place is not None
             period.datagrams.append(Datagram((stream.number, said.start, _WHEN[stkm.profile]), stkm.data, place))
         self._show(period, now)
         self._new.append(period)
-        return True
 
     def off_air(self, said: OffAir) -> None:
         stream = self._streams.get((said.service, said.stream))
@@ -199,7 +152,7 @@ class Repeater:
 
     def regroup(self, groups: Mapping[tuple[str, int, Profile], Place], now: float) -> None:
         """The configuration has changed: streams go elsewhere, or are no more."""
-        self.groups, self._configured = groups, _count(groups)
+        self.groups = groups
         for stream in list(self._streams.values()):
             for at in range(len(stream.periods) - 1, -1, -1):
                 period = stream.periods[at]
@@ -217,7 +170,7 @@ class Repeater:
         """When a slot is due next; infinite when nothing is on air."""
         return min((wheel.due for wheel in self._wheels.values()), default=float("inf"))
 
-    def take(self, now: float, wall: float) -> tuple[float, Slot] | None:
+    def take(self, now: float) -> tuple[float, Slot] | None:
         """The slot that is due, and since when; ``None`` when none is.
 
         What fell behind by more than a repetition is left out, and counted: sending it twice in a row helps nobody.
@@ -230,10 +183,6 @@ class Repeater:
             self.missed += behind * sum(len(slot.items) for slot in wheel.slots)
             wheel.turn += behind * len(wheel.slots)
         due, slot = wheel.due, wheel.slots[wheel.turn % len(wheel.slots)]
-        if slot.round != self._ended:
-            self._sweep(slot)
-        while slot.begins and slot.begins[-1][0] <= wall:
-            self._hand_over(slot, now, wall)
         self._advance(wheel)
         return due, slot
 
@@ -259,10 +208,7 @@ class Repeater:
         return express
 
     def sent(self, slot: Slot, count: int, now: float, failed: Collection[int] = ()) -> None:
-        """So many of the slot's datagrams have left, but for those of these indexes.
-
-        Called with all of them when another headend sends the same (R33).
-        """
+        """So many of the slot's datagrams have left, but for those of these indexes."""
         if slot.fresh:
             whole = count == len(slot.items) and not failed
             left = () if whole else [d for i, d in enumerate(slot.items[:count]) if i not in failed]
@@ -280,11 +226,6 @@ class Repeater:
     def streams(self) -> int:
         """How many have a STKM on air."""
         return len(self._streams)
-
-    @property
-    def missing(self) -> int:
-        """How many of the configuration's streams have none."""
-        return self._configured - len(self._streams)
 
     # --- wheels ---------------------------------------------------------------------------------------------------------
 
@@ -339,7 +280,6 @@ class Repeater:
             slot.insert(bisect_left(slot.items, datagram.order, key=_order), datagram)
         if period.since is None:
             slot.fresh.append(period)
-        self._wait(slot, period.start, period)
 
     def _hide(self, period: OnAir) -> None:
         slot = period.stream.slot
@@ -350,54 +290,12 @@ class Repeater:
             slot.remove(at)
         if period.since is None:
             slot.fresh.remove(period)
-        if period.begins:
-            slot.begins = [begin for begin in slot.begins if begin[1] is not period]
-            period.begins = False
 
     def _off(self, stream: _Stream, at: int) -> None:
         self._hide(stream.periods.pop(at))
         if not stream.periods:
             self._leave(stream)
             del self._streams[stream.key]
-
-    # --- what is done when a slot is due --------------------------------------------------------------------------------
-
-    def _sweep(self, slot: Slot) -> None:
-        """Off with what the BSD/A did not say again."""
-        slot.round = self._ended
-        for stream in list(slot.streams.values()):
-            if any(period.round >= self._ended for period in stream.periods):
-                for at in range(len(stream.periods) - 1, -1, -1):
-                    if stream.periods[at].round < self._ended:
-                        self._off(stream, at)
-
-    def _wait(self, slot: Slot, wall: float, period: OnAir) -> None:
-        slot.begins.insert(bisect_right(slot.begins, -wall, key=_later), (wall, period))
-        period.begins = True
-
-    def _hand_over(self, slot: Slot, now: float, wall: float) -> None:
-        """A period of the slot has begun: off with those before it, or wait for what must be before that."""
-        begin, period = slot.begins.pop()
-        period.begins = False
-        stream = period.stream
-        if stream.periods[0] is period:
-            return  # nothing before it
-        if not self.able:
-            self.handovers_held += 1  # a BSD/A that comes says which
-            return
-        repetition = stream.wheel.repetition
-        ready = now + repetition if period.since is None else period.since + REPETITIONS_AHEAD * repetition
-        if ready > now:
-            self.handovers_late += begin == period.start
-            self._wait(slot, wall + max(ready - now, SLOT), period)
-            return
-        self.handovers += 1
-        while stream.periods[0] is not period:
-            self._off(stream, 0)
-
-
-def _count(groups: Mapping[tuple[str, int, Profile], Place]) -> int:
-    return len({(service, stream) for service, stream, _ in groups})
 
 
 def _start(period: OnAir) -> int:
@@ -406,10 +304,6 @@ def _start(period: OnAir) -> int:
 
 def _order(datagram: Datagram) -> tuple[int, int, int]:
     return datagram.order
-
-
-def _later(begin: tuple[float, OnAir]) -> float:
-    return -begin[0]
 
 
 def _load(slot: Slot) -> int:

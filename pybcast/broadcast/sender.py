@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The STKM sender: a process that repeats what its BSD/A has put on air, whatever becomes of the BSD/A.
+"""The STKM sender: the edge of a BSD/A as a process.  It executes what was planned, whatever becomes of the BSD/A.
 
-One thread, which sleeps until the next slot is due; between two slots it takes what the BSD/A says, a little at a time.  So nothing
-but the system's scheduler comes between a slot and its time: where it may, it asks that for a real-time place.
+It holds the edge's machine (``flows.edge``), repeats the STKMs that this puts on air, and tells encoders their keys: one process
+and one thread, so that a key is named to an encoder only after its STKM was sent three times (R47).  The thread sleeps until the
+next slot is due; between two slots it takes what the BSD/A says and works on streams whose time has come, a little at a time.  So
+nothing but the system's scheduler comes between a slot and its time: where it may, it asks that for a real-time place.
 """
 
 from __future__ import annotations
@@ -17,28 +19,44 @@ import socket
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pybcast.broadcast import heartbeat
 from pybcast.broadcast.datagrams import PackedSlot, Wire, hearing, sending
 from pybcast.broadcast.heartbeat import Election
-from pybcast.broadcast.link import Ask, Begin, End, Gone, LinkServer, Said
+from pybcast.broadcast.link import Ask, Begin, End, Gone, Here, Said, Which
+from pybcast.broadcast.linkserver import LinkServer
 from pybcast.broadcast.repeater import Place, Repeater
 from pybcast.errors import BcastError
 from pybcast.flows import Profile
-from pybcast.flows.events import Announce, OffAir
+from pybcast.flows.edge import Edge
+from pybcast.flows.events import (
+    Alarm,
+    Announce,
+    NextKey,
+    OffAir,
+    Output,
+    Plan,
+    PlanBegun,
+    PlanRefused,
+    Recall,
+    Recalled,
+    StopTraffic,
+    UseKey,
+)
 
 LOG: Final = logging.getLogger("pybcast.air")
 NTP_UNIX: Final = 2_208_988_800
-FRAME: Final = 1 << 20  # octets: an announcement of two STKMs, with room
+FRAME: Final = 16 << 20  # octets: a plan of 4,096 periods, with room
+STREAMS: Final = 16  # streams that are worked on before slots have their turn: half a millisecond - confidence: own
 TOGETHER: Final = 16  # slots that are sent in a row, when some are late, before others have their turn
 IDLE: Final = 1.0  # seconds: the longest sleep
-TOLD: Final = 0.01  # seconds between two reports to the BSD/A: a thirtieth of what R40 waits for - confidence: own
-COMPLAINT: Final = 10.0  # seconds between two complaints of one kind: there may be thousands at once - confidence: own
+TOLD: Final = 0.01  # seconds between two looks at what has left: a thirtieth of what R40 waits for - confidence: own
 REPORTED: Final = 60.0  # seconds between two lines of figures in the log - confidence: own
 LATE: Final = 0.002  # seconds: the lateness that 99 of 100 datagrams stay below - confidence: own
+LATE_CHANGE: Final = 0.1  # seconds after its start at which a key's change is late: a repetition - confidence: own
 GARBAGE: Final = 200_000  # objects more than at the begin: then cycles are looked for, which nothing here makes
 PRIORITY: Final = 10  # of the real-time class: above everything that has none, below what a system reserves for itself
 NICE: Final = -10  # where there is no real-time class
@@ -65,6 +83,19 @@ class Settings:
     heartbeat: Place | None = None
     priority: int = 0
     detection: float = 0.5
+
+
+class Keys(Protocol):
+    """Where encoders are told their keys (``outlets.keysocket.KeyServer``)."""
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def fileno(self) -> int: ...
+    def poll(self) -> None: ...
+    def put(self, output: NextKey | UseKey | StopTraffic) -> None: ...
+
+
+Shown = Announce | OffAir | NextKey | UseKey | StopTraffic
 
 
 class Lateness:
@@ -106,6 +137,9 @@ class _Figures:
     sent: int = 0
     octets: int = 0
     lateness: Lateness = field(default_factory=Lateness)
+    changes: Lateness = field(default_factory=Lateness)  # of keys, behind their start
+    changes_late: int = 0
+    strangers: int = 0  # plans of streams that the configuration does not know
     refused: int = 0  # heartbeats that were none, or not of this pair
     said_at: float = 0.0
     sent_then: int = 0
@@ -116,38 +150,44 @@ class _Figures:
 class Sender:
     """One sender.  ``reload`` gives the settings anew (SIGHUP), ``None`` when they cannot be used.
 
-    ``ready`` is called when it listens.  ``wall``: 64-bit NTP seconds.
+    ``keys``: where encoders are told their keys.  ``shown``: is given what goes on air and to encoders.  ``ready`` is called when
+    it listens.  ``wall``: 64-bit NTP seconds.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
+        keys: Keys | None = None,
+        shown: Callable[[Shown], None] = lambda _: None,
         realtime: int = PRIORITY,
         reload: Callable[[], Settings | None] = lambda: None,
         ready: Callable[[], None] = lambda: None,
         wall: Callable[[], float] = lambda: time.time() + NTP_UNIX,
     ) -> None:
         self._settings, self._realtime, self._reload, self._ready, self._wall = settings, realtime, reload, ready, wall
+        self._keys, self._shown = keys, shown
         self._me = ""
         self._mark = b""
+        self._able = False
         self._instance = os.urandom(8)
         self._election = Election("", self._instance, settings.priority, settings.detection)
         self._said_clocks = False  # that a heartbeat's time is not ours: once, for anyone may send an old one
         self._figures = _Figures()
         self._began = time.monotonic()
         self._repeater = Repeater(settings.groups, self._began, slot=PackedSlot)
-        self._link = LinkServer(settings.path, limit=FRAME, on_air=self._repeater.held)
+        self._edge = Edge(_streams(settings))
+        self._link = LinkServer(settings.path, limit=FRAME)
         self._wire: Wire
         self._stop = False
         self._hangup = False
-        self._replaced = 0
-        self._complained: dict[str, float] = {}
         self._report_at = 0.0
         self._was_active = True
+        self._used: dict[tuple[str, int], int] = {}
+        self._held: set[tuple[str, int | None]] = set()  # streams whose last key is held
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT.  ``ConfigError`` when the socket, the interface or the group cannot be had."""
+        """Until SIGTERM or SIGINT.  ``ConfigError`` when a socket, the interface or the group cannot be had."""
         settings = self._settings
         self._wire = Wire(settings.interface, settings.ttl)
         beats = None if settings.heartbeat is None else hearing(settings.heartbeat, settings.interface)
@@ -159,6 +199,8 @@ class Sender:
         wakeup = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
         try:
             self._link.open()
+            if self._keys is not None:
+                self._keys.open()  # here and not before: the link is ours, so an old socket is nobody's
             _precede(self._realtime)
             gc.collect()
             gc.freeze()
@@ -171,6 +213,8 @@ class Sender:
             signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            if self._keys is not None:
+                self._keys.close()
             self._link.close()
             self._wire.close()
             for each in (self._beating, woken, waking, *(() if beats is None else (beats,))):
@@ -185,8 +229,9 @@ class Sender:
     # --- the loop -------------------------------------------------------------------------------------------------------
 
     def _serve(self, beats: socket.socket | None, woken: socket.socket) -> None:
-        repeater, link, monotonic = self._repeater, self._link, time.monotonic
-        read = [link.fileno(), woken.fileno(), *(() if beats is None else (beats.fileno(),))]
+        repeater, link, edge, keys, monotonic = self._repeater, self._link, self._edge, self._keys, time.monotonic
+        asking = [link, *(() if keys is None else (keys,)), *(() if beats is None else (beats,))]
+        read = [woken.fileno(), *(each.fileno() for each in asking)]
         next_beat = next_line = monotonic()
         next_line += REPORTED
         while not self._stop:
@@ -197,14 +242,21 @@ class Sender:
             if repeater.waiting:
                 self._express(now)
                 now = monotonic()
+            self._report(now)
+            wake, wall = edge.next_wakeup(), self._wall()
+            if wake is not None and wake <= wall:
+                self._execute(edge.tick(wall, STREAMS))
+                wake = edge.next_wakeup()
             if beats is not None and now >= next_beat:
                 self._beat(now)
                 next_beat += self._election.interval * (1 + int((now - next_beat) / self._election.interval))
             if now >= next_line:
                 self._line(now)
                 next_line = now + REPORTED
-            self._report(now)
+            link.flush()
             until = min(repeater.due(), next_line, next_beat if beats is not None else now + IDLE, now + IDLE)
+            if wake is not None:
+                until = min(until, now + wake - wall)
             if repeater.reports:
                 until = min(until, self._report_at)
             wait = 0.0 if link.waiting or repeater.waiting else max(0.0, until - now)
@@ -216,15 +268,27 @@ class Sender:
                 self._reloaded()
             if beats is not None and beats.fileno() in ready:
                 self._hear(beats)
+            if keys is not None and keys.fileno() in ready:
+                keys.poll()
             if link.waiting or link.fileno() in ready:
                 self._listen(until)
+
+    def _active(self, now: float) -> bool:
+        """Whether to send; the edge counts repetitions anew where that changes (R47)."""
+        active = self._election.decide(self._able, self._edge.lacking, now)
+        if active is not self._was_active:
+            self._was_active = active
+            self._execute(self._edge.silent(not active, self._wall()))
+            text = "on air: no better sender is heard" if active else "silent: another headend sends"
+            LOG.warning(text, extra={"fields": {"event": "active" if active else "standby"}})
+        return active
 
     def _send(self, now: float) -> None:
         """The slots that are due."""
         repeater, wire, figures, monotonic = self._repeater, self._wire, self._figures, time.monotonic
-        active = self._election.decide(repeater.able, repeater.missing, now)
+        active = self._active(now)
         for _ in range(TOGETHER):
-            taken = repeater.take(now, self._wall())
+            taken = repeater.take(now)
             if taken is None:
                 break
             due, slot = taken
@@ -236,21 +300,16 @@ class Sender:
                 figures.lateness.add(now - due, count)
                 repeater.sent(slot, count, now, wire.failed)
             else:
-                repeater.sent(slot, len(slot.items), now)
                 now = monotonic()
-        self._report(now)
 
     def _express(self, now: float) -> None:
         """What is new, at once."""
         repeater, wire = self._repeater, self._wire
         slot = repeater.express()
-        if isinstance(slot, PackedSlot):
-            if self._election.decide(repeater.able, repeater.missing, now):
-                count = wire.send(slot)
-                self._figures.sent += count - len(wire.failed)
-                repeater.sent(slot, count, now, wire.failed)
-            else:
-                repeater.sent(slot, len(slot.items), now)
+        if isinstance(slot, PackedSlot) and self._active(now):
+            count = wire.send(slot)
+            self._figures.sent += count - len(wire.failed)
+            repeater.sent(slot, count, now, wire.failed)
 
     def _listen(self, until: float) -> None:
         """What the BSD/A says, one message after the other, until a slot is due."""
@@ -263,58 +322,111 @@ class Sender:
                 break
 
     def _report(self, now: float) -> None:
-        """Tell the BSD/A what has left: it is at work, and not to be woken for each."""
+        """The edge counts from when a period's STKMs have left for the first time."""
         repeater = self._repeater
         if repeater.reports and now >= self._report_at:
             self._report_at = now + TOLD
-            for report in repeater.reports:
-                self._link.announced(report)
-            repeater.reports.clear()
-            self._link.flush()
+            reports, repeater.reports = repeater.reports, []
+            self._execute(self._edge.announced_many(reports, self._wall()))
+
+    # --- the edge -------------------------------------------------------------------------------------------------------
 
     def _said(self, said: Said) -> None:
-        repeater = self._repeater
         match said:
-            case Announce():
-                if not repeater.announce(said, time.monotonic()):
-                    self._complain("stkm-stranger", "%s stream %d is not in the configuration: not on air", said)
-                elif repeater.replaced > self._replaced:
-                    self._replaced = repeater.replaced
-                    self._complain("stkm-replaced", "%s stream %d: another STKM for a period that was on air", said)
-            case OffAir():
-                repeater.off_air(said)
+            case Plan():
+                self._execute(self._planned(said))
+            case Recall():
+                self._execute(self._edge.recall(said, self._wall()))
             case Begin(me, mark):
-                self._me, self._mark = me, mark
-                repeater.begin()
-                LOG.info("the BSD/A %s has come", me, extra={"fields": {"event": "bsda-came", "bsda": me}})
+                self._me, self._mark, self._able = me, mark, False
+                LOG.info("the BSD/A %s has come", me, extra={"fields": {"event": "bsda-came", "bsda": me, "epoch": said.epoch}})
             case End():
-                repeater.end()
+                self._able = True
                 self._changed()
-                fields = {"event": "bsda-said", "streams": repeater.streams, "missing": repeater.missing}
-                LOG.info("the BSD/A has said what is on air: %d streams", repeater.streams, extra={"fields": fields})
+                fields = {"event": "bsda-said", "streams": self._repeater.streams, "missing": self._edge.lacking}
+                LOG.info("the BSD/A has said what is planned: %d streams on air", self._repeater.streams, extra={"fields": fields})
             case Gone(why):
-                repeater.gone()
+                self._able = False
                 self._changed()
-                fields = {"event": "bsda-gone", "streams": repeater.streams, "why": why}
-                LOG.warning("the BSD/A is gone: what is on air is held (%d streams)", repeater.streams, extra={"fields": fields})
+                reach = round(self._edge.reach(self._wall()), 1)
+                fields = {"event": "bsda-gone", "streams": self._repeater.streams, "why": why, "reach": reach}
+                LOG.warning("the BSD/A is gone: what is planned reaches %s s", reach, extra={"fields": fields})
+            case Which():
+                self._link.here(said, Here(held=self._edge.held(), alarms=self._edge.alarms()))
             case Ask():
                 self._link.answer(said, self.state())
             case _:
                 pass  # the carousel's
 
-    def _complain(self, event: str, text: str, said: Announce) -> None:
-        now = time.monotonic()
-        if now - self._complained.get(event, -COMPLAINT) >= COMPLAINT:
-            self._complained[event] = now
-            LOG.warning(text, said.service, said.stream, extra={"fields": {"event": event, "service": said.service}})
+    def _planned(self, plan: Plan) -> list[Output]:
+        """Of a stream, or a profile of one, that nobody said where to send, no plan is taken."""
+        groups, key = self._repeater.groups, (plan.service, plan.stream)
+        if all((*key, stkm.profile) in groups for period in plan.periods for stkm in period.stkms):
+            return self._edge.plan(plan, self._wall())
+        self._figures.strangers += 1
+        return [
+            PlanRefused(*key, tuple(p.start for p in plan.periods), "the sender's configuration does not know it", unknown=True)
+        ]
+
+    def _execute(self, outputs: list[Output]) -> None:
+        """What the edge does: on air, to encoders, to the BSD/A."""
+        for output in outputs:
+            match output:
+                case Announce():
+                    self._announce(output)
+                case OffAir():
+                    self._repeater.off_air(output)
+                    self._shown(output)
+                case UseKey():
+                    self._count(output)
+                    self._tell(output)
+                case NextKey() | StopTraffic():
+                    self._tell(output)
+                case Recalled() | PlanRefused() | PlanBegun():
+                    self._link.say(output)
+                case Alarm():
+                    self._alarm(output)
+
+    def _announce(self, output: Announce) -> None:
+        """Of what was planned before the configuration changed, a profile may have no place any more."""
+        key = (output.service, output.stream)
+        known = tuple(stkm for stkm in output.stkms if (*key, stkm.profile) in self._repeater.groups)
+        if known:
+            self._repeater.announce(replace(output, stkms=known), time.monotonic())
+            self._shown(output)
+
+    def _tell(self, output: NextKey | UseKey | StopTraffic) -> None:
+        if self._keys is not None:
+            self._keys.put(output)
+        self._shown(output)
+
+    def _count(self, use: UseKey) -> None:
+        key = (use.service, use.stream)
+        before, self._used[key] = self._used.get(key), use.start
+        if before is not None and before != use.start:
+            late = self._wall() - use.start
+            self._figures.changes.add(late, 1)
+            self._figures.changes_late += late > LATE_CHANGE
+
+    def _alarm(self, alarm: Alarm) -> None:
+        if alarm.code == "held-key":
+            (self._held.add if alarm.active else self._held.discard)((alarm.service, alarm.stream))
+        fields = {
+            "event": "alarm", "code": alarm.code, "service": alarm.service, "stream": alarm.stream, "active": alarm.active,
+            "text": alarm.text,
+        }  # fmt: skip
+        LOG.log(logging.WARNING if alarm.active else logging.INFO, "%s: %s", alarm.code, alarm.text, extra={"fields": fields})
+        self._link.say(alarm)
 
     def _reloaded(self) -> None:
-        """Another configuration.  Where streams were refused that it knows, the BSD/A says everything anew."""
+        """Another configuration.  Where plans were refused that it knows, the BSD/A hands them out anew."""
         settings = self._reload()
         if settings is not None:
+            self._execute(self._edge.keep(_streams(settings)))
             self._repeater.regroup(settings.groups, time.monotonic())
             LOG.info("reloaded", extra={"fields": {"event": "reloaded"}})
-            if self._repeater.strangers:
+            if self._figures.strangers:
+                self._figures.strangers = 0
                 self._link.again()
 
     # --- the other headend ----------------------------------------------------------------------------------------------
@@ -322,14 +434,9 @@ class Sender:
     def _beat(self, now: float) -> None:
         """Say how we are.  Who has nothing to send, and no key to say so under, is silent."""
         place = self._settings.heartbeat
-        repeater, election = self._repeater, self._election
-        active = election.decide(repeater.able, repeater.missing, now)
-        if self._was_active != active:
-            self._was_active = active
-            text = "on air: no better sender is heard" if active else "silent: another headend sends"
-            LOG.warning(text, extra={"fields": {"event": "active" if active else "standby"}})
+        self._active(now)
         if place is not None and self._me:
-            beat = election.beat(repeater.able, repeater.missing, self._wall(), self._me)
+            beat = self._election.beat(self._able, self._edge.lacking, self._wall(), self._me)
             try:
                 self._beating.sendto(heartbeat.encode(beat, self._mark), place)
             except OSError as error:
@@ -346,8 +453,10 @@ class Sender:
             except BcastError:
                 self._figures.refused += 1
                 continue
-            wall = self._wall()
-            self._election.heard(beat, time.monotonic(), wall)
+            wall, now = self._wall(), time.monotonic()
+            taken = self._election.heard(beat, now, wall)
+            if taken and not beat.missing and beat == min(self._election.peers(now), key=lambda peer: peer.rank, default=None):
+                self._execute(self._edge.other_sends(beat.time / 1000, wall))
             if abs(wall - beat.time / 1000) > self._settings.detection and not self._said_clocks:
                 self._said_clocks = True
                 text = "a heartbeat of %s is refused: its time is not ours (%+.1f s); do the clocks agree?"
@@ -363,32 +472,39 @@ class Sender:
 
     def state(self) -> dict[str, Any]:
         """Plain figures; ``lateness``: (upper edge in microseconds, datagrams)."""
-        repeater, figures, election = self._repeater, self._figures, self._election
-        table = figures.lateness.table()
-        light, why = self._light(table)
+        repeater, figures, election, edge = self._repeater, self._figures, self._election, self._edge
+        table, changes = figures.lateness.table(), figures.changes.table()
+        reach = edge.reach(self._wall())
+        light, why = self._light(table, reach)
         return {
-            "process": "stkm", "bsda": self._me, "light": light, "why": why, "active": election.active, "able": repeater.able,
-            "streams": repeater.streams, "missing": repeater.missing, "datagrams": repeater.datagrams,
+            "process": "stkm", "bsda": self._me, "light": light, "why": why, "active": election.active, "able": self._able,
+            "streams": repeater.streams, "missing": edge.lacking, "datagrams": repeater.datagrams,
             "sent": figures.sent, "missed": repeater.missed, "errors": dict(self._wire.errors),
-            "handovers": repeater.handovers, "handovers_late": repeater.handovers_late,
-            "handovers_held": repeater.handovers_held, "replaced": repeater.replaced, "strangers": repeater.strangers,
+            "reach": round(reach, 1), "held": len(self._held), "strangers": figures.strangers,
+            "changes": sum(count for _, count in changes), "changes_late": figures.changes_late,
+            "change_us": {"p50": quantile(changes, 0.5), "p99": quantile(changes, 0.99)},
             "late_us": {"p50": quantile(table, 0.5), "p99": quantile(table, 0.99), "worst": round(figures.lateness.worst * 1e6)},
             "lateness": table, "peers": [beat.me for beat in election.peers(time.monotonic())],
             "refused": self._link.refused, "strange_heartbeats": figures.refused + election.strange,
             "up": round(time.monotonic() - self._began, 1),
         }  # fmt: skip
 
-    def _light(self, table: list[tuple[int, int]]) -> tuple[str, str]:
-        repeater = self._repeater
+    def _light(self, table: list[tuple[int, int]], reach: float) -> tuple[str, str]:
         recent = growth(self._figures.table_then, table)
         late = quantile(recent, 0.99)
-        if not repeater.able:
-            return "red", "no BSD/A: what is on air is held"
-        if repeater.missing:
-            return "yellow", f"{repeater.missing} streams have no STKM"
+        if self._held:
+            return "red", f"the last key of {len(self._held)} streams is held"
+        if not self._able:
+            return (
+                ("red", "no BSD/A, and nothing is planned")
+                if reach <= 0
+                else ("yellow", f"no BSD/A: the plans reach {reach:.0f} s")
+            )
+        if self._edge.lacking:
+            return "yellow", f"{self._edge.lacking} streams have no STKM for what comes"
         if late is not None and not 0 <= late <= LATE * 1e6:
             return "yellow", f"late: p99 {late} us"
-        if repeater.missed > self._figures.missed_then:
+        if self._repeater.missed > self._figures.missed_then:
             return "yellow", "repetitions were left out"
         return "green", "" if self._election.active else "another headend sends"
 
@@ -401,13 +517,13 @@ class Sender:
         table = figures.lateness.table()
         recent = growth(figures.table_then, table)
         fields = {
-            "event": "figures", "streams": repeater.streams, "missing": repeater.missing, "active": self._election.active,
+            "event": "figures", "streams": repeater.streams, "missing": self._edge.lacking, "active": self._election.active,
             "datagrams_per_s": round((figures.sent - figures.sent_then) / max(1e-3, now - figures.said_at), 1)
             if figures.said_at
             else None,
             "late_us_p50": quantile(recent, 0.5), "late_us_p99": quantile(recent, 0.99),
-            "missed": repeater.missed - figures.missed_then, "handovers": repeater.handovers,
-            "handovers_late": repeater.handovers_late, "errors": dict(self._wire.errors),
+            "missed": repeater.missed - figures.missed_then, "changes_late": figures.changes_late,
+            "errors": dict(self._wire.errors),
         }  # fmt: skip
         LOG.info(
             "%d streams on air, 99 of 100 datagrams less than %s us late, %d repetitions left out", repeater.streams,
@@ -415,6 +531,10 @@ class Sender:
         )  # fmt: skip
         figures.said_at, figures.sent_then, figures.table_then = now, figures.sent, table
         figures.missed_then = repeater.missed
+
+
+def _streams(settings: Settings) -> set[tuple[str, int]]:
+    return {(service, stream) for service, stream, _ in settings.groups}
 
 
 def _precede(priority: int) -> None:

@@ -542,7 +542,7 @@ def bench(
 @app.command()
 def demo(
     json: JsonOption = False,
-    seconds: SecondsOption = 10,
+    seconds: SecondsOption = 20,
     profile: ProfileOption = "both",
     out: FolderOption = Path("demo-out"),
     in_process: InProcessOption = False,

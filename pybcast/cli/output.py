@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from rich import box
 from rich.console import Console
@@ -19,6 +19,10 @@ from pybcast.errors import BcastError, ConfigErrors
 class _Console(Console):
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError  # rich would end the process with status 1, which means a bad message here
+
+
+LIGHTS: Final = {"green": "green", "yellow": "yellow", "red": "bold red"}
+"""How a light looks."""
 
 
 def console() -> _Console:

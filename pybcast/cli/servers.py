@@ -38,7 +38,6 @@ WaitOption = Annotated[
     float, typer.Option("--wait", metavar="SECONDS", min=0, max=86400, help="Until all is green, at most so long.")
 ]
 LOOK: Final = 0.25  # seconds between two questions while waiting
-LIGHTS: Final = {"green": "green", "yellow": "yellow", "red": "bold red"}
 
 pki = group("Certificates for trying out.")
 metrics = group("What a running server's /metrics is good for.")
@@ -131,14 +130,18 @@ def _lights(found: Sequence[Answer]) -> set[str]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    output.say_styled(found["light"], LIGHTS[found["light"]], f" {found['role']} {found['id']}, up {found['up']:.0f} s")
+    output.say_styled(found["light"], output.LIGHTS[found["light"]], f" {found['role']} {found['id']}, up {found['up']:.0f} s")
     rows(found["peers"], as_json=False)
     rows(found["services"], as_json=False)
     for each in found["certificates"]:
         if each["light"] != "green":
-            output.say_styled(each["light"], LIGHTS[each["light"]], output.plain(f" {each['certificate']} ends {each['ends']}"))
+            output.say_styled(
+                each["light"], output.LIGHTS[each["light"]], output.plain(f" {each['certificate']} ends {each['ends']}")
+            )
     for process in found.get("air", ()):
-        output.say_styled(process["light"], LIGHTS[process["light"]], f" {process['air']} {output.plain(process['why'])}".rstrip())
+        output.say_styled(
+            process["light"], output.LIGHTS[process["light"]], f" {process['air']} {output.plain(process['why'])}".rstrip()
+        )
     for issuing in found.get("issuing", ()):
         output.say(
             output.plain(f"LTKMs of {issuing['service']} stream {issuing['stream']}: {issuing['done']} of {issuing['of']} issued")

@@ -301,7 +301,7 @@ class Chain:
 
     def kill(self, name: str) -> None:
         """SIGKILL, and see it end."""
-        process = self.processes[name]
+        process = self.processes.pop(name)
         process.send_signal(signal.SIGKILL)
         process.wait()
 

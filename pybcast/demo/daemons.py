@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo's key side as an operator runs it: every part of the ``chain`` a process, key messages on multicast.
 
-In the middle the BSM is killed (SIGKILL) and started again, and later the BSD/A: nobody who watches may notice.  Service A runs F3
-and F5, pushed; service B F4 and F6, pulled.  Terminals hear registration material, LTKMs and STKMs from the air; the card's has an
-interaction channel too.
+In the middle BSM and BSD/A are killed (SIGKILL) together, and started again eight crypto periods later: the edge executes what they
+had planned, and nobody who watches may notice.  Service A runs F3 and F5, pushed; service B F4 and F6, pulled.  Terminals hear
+registration material, LTKMs and STKMs from the air; the card's has an interaction channel too.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from pybcast.demo.keyside import (
     Note,
     Profile,
     Rollover,
+    ServersBack,
+    ServersDead,
     StopTraffic,
     TekExpired,
     TerminalKey,
@@ -42,17 +44,14 @@ from pybcast.outlets.keyline import KeyOutput, read_line
 from pybcast.unixsocket import connected
 
 Report = Callable[[dict[str, object]], None]
-KILL_AT: Final = {"bsm": 0.25, "bsda": 0.45}  # of the seconds that are played
-OUTAGE: Final = 5.0  # seconds after a kill in which what it does is no surprise
-WATCH_AT: Final = 0.7  # of the seconds that are played: both servers have died and come back
+DEAD: Final = (0.25, 0.65)  # of the seconds that are played: when both servers die, and are started again
+WATCH_AT: Final = 0.9  # of the seconds that are played: both servers have come back
 FULL_NAMES: Final = {"bsm": "BSM", "bsda": "BSD/A"}
-# Whoever wants no picture lost to a dead BSD/A holds the last key even where its authority has ended (R9).  A new BSD/A has its
-# first key renewed (R33), and the one after that is issued when the renewed one is off air: what is prepared ahead leaves time.
+# The next long-term key is there longer before its time than the servers are dead, and as long ahead all is planned.
+_KEYS: Final = {"period": 1, "key_period": 20, "rollover_lead": 18, "look_ahead": 20}
 SERVICES: Final = (
-    Service(name="A", number=1, generation="bsm", delivery="push", key_period=12, look_ahead=2, hold_through=True),
-    Service(
-        name="B", number=2, generation="bsda", delivery="pull", key_period=12, look_ahead=2, hold_through=True, interaction=True
-    ),
+    Service(name="A", number=1, generation="bsm", delivery="push", **_KEYS),  # type: ignore[arg-type]
+    Service(name="B", number=2, generation="bsda", delivery="pull", interaction=True, **_KEYS),  # type: ignore[arg-type]
 )
 
 
@@ -113,7 +112,8 @@ class DaemonKeys:
         self._started: set[str] = set()
         self._held: dict[tuple[str, str], set[bytes]] = {}
         self._began: float | None = None
-        self._killed: dict[str, float] = {}
+        self._killed = self._restarted = False
+        self._dead: dict[str, float] = {}  # since when, until a server serves again
         self._feeds: dict[str, Feed] = {}
         self._watching: subprocess.Popen[str] | None = None
         self._watched = False
@@ -202,12 +202,19 @@ class DaemonKeys:
             self._began = now
         if self._began is None:
             return
-        for role, share in KILL_AT.items():
-            if role not in self._killed and now >= self._began + share * self._seconds:
-                self._killed[role] = now
+        die, live = (self._began + share * self._seconds for share in DEAD)
+        if not self._killed and now >= die:
+            self._killed = True
+            self._dead = dict.fromkeys(SERVERS, now)
+            for role in SERVERS:
                 self.chain.kill(role)
+            self._events.append(ServersDead(now))
+            self._events.append(Note("BSM and BSD/A killed (SIGKILL): the edge goes on with what is planned"))
+        if self._killed and not self._restarted and now >= live:
+            self._restarted = True
+            for role in SERVERS:
                 self.chain.start(role)
-                self._events.append(Note(f"{FULL_NAMES[role]} killed (SIGKILL), and started again"))
+            self._events.append(Note("BSM and BSD/A started again"))
 
     def _watch_when_due(self, now: float) -> None:
         """What an operator sees, once."""
@@ -229,28 +236,20 @@ class DaemonKeys:
             said, _ = watching.communicate()
         self._report({"event": "watch", "text": said.rstrip(), "t": ntp_now()})
 
-    def _outage(self, now: float, *roles: str) -> bool:
-        """Whether one of these servers was dead a moment ago."""
-        return any(now < self._killed.get(role, 0.0) + OUTAGE for role in roles)
-
     # --- what they say --------------------------------------------------------------------------------------------------
 
     def _read_logs(self, now: float) -> None:
-        for role in SERVERS:
+        for role in (*SERVERS, "stkm"):
             for line in self.chain.logs[role].lines():
                 match line:
                     case {"event": "flow", "flow": str(name), "profile": profile}:
                         self._events += [FlowRan(name, p) for p in (self._profiles if profile is None else (profile,))]
-                    case {"event": "alarm", "code": "held-key", "service": str(service)} if self._outage(now, "bsda"):
-                        self._events.append(
-                            Note(f"service {service[-1]}: the BSD/A was dead at a key change, the key before is held")
-                        )
-                    case {"event": "alarm", "code": "plan-short", "service": str(service)} if self._outage(now, *SERVERS):
-                        self._events.append(Note(f"service {service[-1]}: a server was dead, fewer than three periods are planned"))
                     case {"event": "alarm", "code": str(code), "service": str(service), "text": str(text), "active": True}:
                         self._events.append(Alarm(f"{service}: {code}: {text}"))
-                    case {"event": "ready"} if role in self._killed:
-                        took = now - self._killed[role]
+                    case {"event": "at-work"} if role in self._dead:
+                        took = now - self._dead.pop(role)
+                        if not self._dead:
+                            self._events.append(ServersBack(now))
                         self._events.append(Note(f"{FULL_NAMES[role]} serves again, {took:.1f} s after it was killed"))
         self.chain.check()
 

@@ -96,6 +96,20 @@ class FlowRan:
 
 
 @dataclass(frozen=True, slots=True)
+class ServersDead:
+    """BSM and BSD/A are dead from this NTP second on: what happens now was planned before."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServersBack:
+    """Both serve again."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something worth a line on the screen."""
 
@@ -109,7 +123,7 @@ class Alarm:
     text: str
 
 
-Event = UseKey | StopTraffic | TerminalKey | TekExpired | Announced | Rollover | FlowRan | Note | Alarm
+Event = UseKey | StopTraffic | TerminalKey | TekExpired | Announced | Rollover | FlowRan | ServersDead | ServersBack | Note | Alarm
 
 
 class KeySide(Protocol):

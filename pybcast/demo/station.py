@@ -30,6 +30,8 @@ from pybcast.demo.keyside import (
     Note,
     Profile,
     Rollover,
+    ServersBack,
+    ServersDead,
     StopTraffic,
     TekExpired,
     TerminalKey,
@@ -109,6 +111,8 @@ class Record:
     zero: float = 0.0
     end: float = 0.0
     alarms: list[str] = field(default_factory=list)
+    dead: list[float] = field(default_factory=list)
+    """From when to when both servers did not serve; nothing when they lived."""
 
     @property
     def frames_sent(self) -> int:
@@ -344,6 +348,8 @@ class Station:
             case FlowRan(flow, profile):
                 record.flows[flow, profile] = record.flows.get((flow, profile), 0) + 1
                 self.report({"event": "flow", "flow": flow, "profile": profile, "t": now})
+            case ServersDead(at) | ServersBack(at):
+                record.dead.append(at)
             case Note(text):
                 self.report({"event": "note", "text": text, "t": now})
             case Alarm(text):

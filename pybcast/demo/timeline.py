@@ -42,11 +42,13 @@ def draw(record: Record, out: Path) -> list[Path]:
     axes = figure.add_subplot()
     figure.suptitle(_title(record), x=0.01, ha="left", fontsize=14, fontweight="bold", color=_INK)
     axes.set_title(
-        "A colour is a crypto period.  Top row of a service: the key the BSD/A protects with (last two bytes of the MKI).  ▼ STKM"
+        "A colour is a crypto period.  Top row of a service: the key in use (last two bytes of the MKI).  ▼ STKM"
         " on air, its line leads to the period it announces.\nTerminals: packets that came, in colour when opened; thin line"
-        " below: the terminal holds that key.  Red: new long-term key (SEK, PEK).",
+        " below: the terminal holds that key.  Red line: new long-term key (SEK, PEK).",
         loc="left", fontsize=9.5, color=_INK, linespacing=1.5,
     )  # fmt: skip
+    if record.dead:
+        _servers_dead(axes, record)
     for (service, what), y in rows.items():
         _row(axes, record, service, what, y)
     _rollovers(axes, record, rows)
@@ -155,6 +157,15 @@ def _bar(axes: Axes, record: Record, span: Span, y: float, colour: str) -> None:
             left + width / 2, y, text, ha="center", va="center", fontsize=9, color="black" if share else _INK,
             bbox=None if share else {"facecolor": "white", "edgecolor": "none", "pad": 1.5},
         )  # fmt: skip
+
+
+def _servers_dead(axes: Axes, record: Record) -> None:
+    begin, end = record.dead[0] - record.zero, (record.dead[1] if len(record.dead) > 1 else record.end) - record.zero
+    axes.axvspan(begin, end, color="#f4d9d9", zorder=-1)
+    axes.text(
+        (begin + end) / 2, -1.05, "BSM and BSD/A are dead: the edge executes what was planned", ha="center", va="top", fontsize=9.5,
+        color="#b00020",
+    )  # fmt: skip
 
 
 def _rollovers(axes: Axes, record: Record, rows: dict[tuple[str, str], float]) -> None:

@@ -41,7 +41,7 @@ from pybcast.flows.restart import Recoveries, Start
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import later_key
 from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
-from pybcast.flows.tables import PeriodEvent, PeriodState, Side, Status, Tag, status_words
+from pybcast.flows.tables import EdgeState, PeriodEvent, PeriodState, Side, Status, Tag, status_words
 from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks
 from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
@@ -121,6 +121,7 @@ class BSDA:
         self._polls: Agenda[str] = Agenda()
         self._carousel_ends: Agenda[tuple[str, str]] = Agenda()  # by source and name: names of two BSMs do not mix
         self._connected = False
+        self._strangers: set[tuple[str, int]] = set()  # streams that the edge does not know
         self._waiting: dict[str, _Waiting] = {}
         self._resumed = False
         for config in self._streams.values():
@@ -159,6 +160,7 @@ class BSDA:
     def _connect(self, held: Iterable[Held], now: float) -> None:
         self._connected = True
         self._waiting.clear()
+        self._strangers.clear()
         there = {(one.service, one.stream): one for one in held}
         for config in self._streams.values():
             has = there.get(config.key)
@@ -192,11 +194,10 @@ class BSDA:
         """The edge took nothing of a plan (R45)."""
         self._begin(now)
         config = self._streams.get((refused.service, refused.stream))
-        for start in refused.starts if config is not None else ():
-            assert config is not None
-            record = self._periods.record(config, start)
-            if record is not None and record.state is PeriodState.HANDED:
-                self._periods.fire(config, record, PeriodEvent.REFUSED)
+        if config is not None:
+            self._periods.refused(config, refused)
+            if refused.unknown:
+                self._strangers.add(config.key)
         self._journal.emit(Alarm("plan-refused", refused.service, refused.stream, refused.why))
         return self._done(now)
 
@@ -315,6 +316,25 @@ class BSDA:
         """The crypto periods it knows, oldest first (for views and tests)."""
         return tuple(self._periods.records(self._config(service, stream)))
 
+    def states(self, service: str, stream: int, now: float) -> dict[int, EdgeState | PeriodState]:
+        """How far each period is, by its start: of those at the edge as they are planned, which is how it executes them."""
+        config = self._config(service, stream)
+        states: dict[int, EdgeState | PeriodState] = {}
+        later: PeriodRecord | None = None
+        for record in reversed(self._periods.records(config)):
+            start = record.period.start
+            states[start] = record.state
+            if record.state is not PeriodState.HANDED:
+                continue
+            if start > now:
+                states[start] = EdgeState.ON_AIR if self._periods.lead(config, record.period) <= now else EdgeState.WAITING
+            elif later is not None:
+                states[start] = EdgeState.PAST
+            else:
+                states[start] = EdgeState.IN_USE if now < record.period.end else EdgeState.HELD
+                later = record
+        return dict(reversed(states.items()))
+
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _config(self, service: str, stream: int) -> StreamConfig:
@@ -367,7 +387,11 @@ class BSDA:
 
     def _hand_out(self, config: StreamConfig, now: float) -> None:
         """What is sealed goes to the edge, unless a request waits for what the edge gave back."""
-        if not self._connected or any(key == config.key for w in self._waiting.values() for key, _ in w.given):
+        if (
+            not self._connected
+            or config.key in self._strangers
+            or any(key == config.key for w in self._waiting.values() for key, _ in w.given)
+        ):
             return
         plan = self._periods.hand_out(config, now)
         if plan is not None:

@@ -96,12 +96,13 @@ class _Slot:
     """
 
     __slots__ = (
-        "auth_key", "authority_end", "end", "lead", "plan", "ready_at", "salt", "start", "state", "stkms", "tek", "told_late",
-        "traffic_id", "use",
+        "auth_key", "authority_end", "end", "lead", "marks", "plan", "ready_at", "salt", "start", "state", "stkms", "tek",
+        "told_late", "traffic_id", "use",
     )  # fmt: skip
 
     def __init__(self, period: PlannedPeriod, plan: Plan, told_late: bool) -> None:
         self.start, self.end, self.lead, self.stkms = period.start, period.end, period.lead, period.stkms
+        self.marks = tuple(mark(stkm.data) for stkm in period.stkms)
         self.traffic_id, self.salt, self.authority_end = period.traffic_id, period.salt, period.authority_end
         self.tek = Secret(period.tek)
         self.auth_key = None if period.auth_key is None else Secret(period.auth_key)
@@ -143,9 +144,11 @@ class _Slot:
 
 
 class _Line:
-    """A stream.  ``used``: start of the last key that was used.  ``begun``: the last plan of which a key was used."""
+    """A stream.  ``used``: start of the last key that was used.  ``begun``: the last plan of which a key was used.  ``lacks``:
+    there is no STKM for a period whose lead has begun.
+    """
 
-    __slots__ = ("begun", "key", "short", "slots", "used")
+    __slots__ = ("begun", "key", "lacks", "short", "slots", "used")
 
     def __init__(self, key: Key) -> None:
         self.key = key
@@ -153,9 +156,16 @@ class _Line:
         self.used: int | None = None
         self.begun: Plan | None = None
         self.short = False
+        self.lacks = True
 
     def slot(self, start: int) -> _Slot | None:
         return next((slot for slot in self.slots if slot.start == start), None)
+
+    @property
+    def next_lead(self) -> float:
+        """When the lead of the period after the last begins (R6)."""
+        last = self.slots[-1]
+        return last.end - (last.end - last.start) / 2
 
 
 class Edge:
@@ -164,7 +174,11 @@ class Edge:
     def __init__(self, streams: Iterable[Key]) -> None:
         self._lines = {key: _Line(key) for key in streams}
         self._wakes: Agenda[Key] = Agenda()
+        self._fresh: dict[tuple[Key, int], None] = {}  # on air, and not repeated three times yet
+        self._silent = False
         self._out: list[Output] = []
+        self.lacking = len(self._lines)
+        """How many streams have no STKM for a period whose lead has begun."""
 
     # --- inputs -------------------------------------------------------------------------------------------------------
 
@@ -173,7 +187,7 @@ class Edge:
         line = self._lines.get((plan.service, plan.stream))
         why = "unknown stream" if line is None else _refusal(line, plan)
         if line is None or why:
-            return [PlanRefused(plan.service, plan.stream, tuple(p.start for p in plan.periods), why)]
+            return [PlanRefused(plan.service, plan.stream, tuple(p.start for p in plan.periods), why, line is None)]
         for period in plan.periods:
             self._take(line, plan, period, now)
         if line.short:
@@ -214,9 +228,34 @@ class Edge:
                 self._wakes.sooner(line.key, slot.ready_at)
         return self._done()
 
-    def tick(self, now: float) -> list[Output]:
-        """Let time pass."""
-        for key in list(itertools.islice(self._wakes.due(now), TURN)):
+    def silent(self, silent: bool, now: float) -> list[Output]:
+        """Whether another headend sends in our place.  What has not been repeated three times begins to count anew (R47)."""
+        if silent is not self._silent:
+            self._silent = silent
+            for key, start in list(self._fresh):
+                line = self._lines[key]
+                slot = line.slot(start)
+                if slot is not None and slot.ready_at is not None:
+                    slot.ready_at = None
+                    self._work(line, now)
+        return self._done()
+
+    def other_sends(self, time: float, now: float) -> list[Output]:
+        """A heartbeat of the headend that sends in our place, which lacks nothing: its ``time`` is NTP seconds.
+
+        What was on air for three repetitions by then has been sent by it: both have the same plan (R47).
+        """
+        for key, start in list(self._fresh) if self._silent else ():
+            line = self._lines[key]
+            slot = line.slot(start)
+            if slot is not None and slot.ready_at is None and slot.lead + REPETITIONS_AHEAD * slot.plan.repetition <= time:
+                slot.ready_at = now
+                self._work(line, now)
+        return self._done()
+
+    def tick(self, now: float, most: int = TURN) -> list[Output]:
+        """Let time pass: work on ``most`` streams that are due; the others are due at once again."""
+        for key in list(itertools.islice(self._wakes.due(now), most)):
             self._work(self._lines[key], now)
         return self._done()
 
@@ -231,9 +270,13 @@ class Edge:
             for slot in list(line.slots):
                 self._off_air(line, slot)
                 slot.wipe()
+                self._fresh.pop((key, slot.start), None)
             self._wakes.set(key, None)
+            self.lacking -= line.lacks
         for key in streams:
-            self._lines.setdefault(key, _Line(key))
+            if key not in self._lines:
+                self._lines[key] = _Line(key)
+                self.lacking += 1
         return self._done()
 
     def say_again(self) -> list[Output]:
@@ -257,8 +300,21 @@ class Edge:
     def view(self, service: str, stream: int) -> Held:
         """The same of one stream."""
         line = self._lines.get((service, stream)) or _Line((service, stream))
-        periods = tuple(HeldPeriod(s.start, s.end, s.state, tuple(mark(stkm.data) for stkm in s.stkms)) for s in line.slots)
+        periods = tuple(HeldPeriod(s.start, s.end, s.state, s.marks) for s in line.slots)
         return Held(service, stream, periods, line.used)
+
+    def reach(self, now: float) -> float:
+        """Seconds until the first stream has nothing planned any more (R49)."""
+        return min((line.slots[-1].end - now if line.slots else 0.0 for line in self._lines.values()), default=0.0)
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Those that hold, for a BSD/A that comes."""
+        found = []
+        for line in self._lines.values():
+            if line.short and line.slots:
+                found.append(_short(line))
+            found += [_held(line, slot) for slot in line.slots if slot.state is EdgeState.HELD]
+        return tuple(found)
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -289,10 +345,12 @@ class Edge:
                     break  # and so is that of all that follow
                 if now < slot.end or slot.told_late:
                     slot.fire(EdgeEvent.LEAD)
+                    self._fresh[line.key, slot.start] = None
                     self._out.append(slot.announce())
                     self._count(line, now)
             elif slot.state is EdgeState.ON_AIR and slot.ready_at is not None and slot.ready_at <= now:
                 slot.fire(EdgeEvent.REPEATED)
+                self._fresh.pop((line.key, slot.start), None)
                 if slot.start > now:
                     self._out.append(NextKey(slot.key(), slot.end))
             if slot.state is EdgeState.READY and slot.start <= now and not slot.ended(now):
@@ -302,6 +360,10 @@ class Edge:
             self._switch(line, chosen)
         if over:
             self._end(line, now)
+        lacks = not line.slots or line.next_lead <= now
+        if lacks is not line.lacks:
+            line.lacks = lacks
+            self.lacking += 1 if lacks else -1
         self._wakes.set(line.key, _next(line))
 
     def _count(self, line: _Line, now: float) -> None:
@@ -314,8 +376,7 @@ class Edge:
         short = left < min(SHORT, line.slots[-1].plan.reserve)
         if short is not line.short:
             line.short = short
-            text = f"{left} periods are left in the plan" if short else ""
-            self._out.append(Alarm("plan-short", *line.key, text, active=short))
+            self._out.append(_short(line) if short else Alarm("plan-short", *line.key, active=False))
 
     def _switch(self, line: _Line, chosen: int) -> None:
         """Traffic takes the newest key that it may use (R40)."""
@@ -346,7 +407,7 @@ class Edge:
 
     def _hold(self, line: _Line, slot: _Slot) -> None:
         slot.fire(EdgeEvent.HOLD)
-        self._out.append(Alarm("held-key", *line.key, f"no new key at {slot.end}: the last one is held"))
+        self._out.append(_held(line, slot))
 
     def _off_air(self, line: _Line, slot: _Slot) -> None:
         if slot.state in REPEATED:
@@ -358,6 +419,7 @@ class Edge:
             self._out.append(Alarm("held-key", *line.key, active=False))
         self._off_air(line, slot)
         slot.fire(event)
+        self._fresh.pop((line.key, slot.start), None)
         line.slots.remove(slot)
         slot.wipe()
 
@@ -367,7 +429,7 @@ class Edge:
         """
         self._off_air(line, slot)
         start = int(now) - (slot.end - slot.start)
-        slot.start, slot.end, slot.lead, slot.stkms, slot.use = start, start + 1, float(start), (), None
+        slot.start, slot.end, slot.lead, slot.stkms, slot.marks, slot.use = start, start + 1, float(start), (), (), None
         line.used = start
         if slot.state is EdgeState.IN_USE:
             self._hold(line, slot)
@@ -399,9 +461,17 @@ def _refusal(line: _Line, plan: Plan) -> str:
     return ""
 
 
+def _short(line: _Line) -> Alarm:
+    return Alarm("plan-short", *line.key, f"fewer than {min(SHORT, line.slots[-1].plan.reserve)} periods are left in the plan")
+
+
+def _held(line: _Line, slot: _Slot) -> Alarm:
+    return Alarm("held-key", *line.key, f"no new key at {slot.end}: the last one is held")
+
+
 def _next(line: _Line) -> float | None:
     """When something of a stream changes."""
-    first = math.inf
+    first = math.inf if line.lacks or not line.slots else line.next_lead
     for slot in line.slots:
         state = slot.state
         if state is EdgeState.WAITING:

@@ -104,12 +104,13 @@ class Recalled:
 
 @dataclass(frozen=True)
 class PlanRefused:
-    """The edge took nothing of a plan: the starts of its periods, and why (R45)."""
+    """The edge took nothing of a plan: the starts of its periods, and why (R45).  ``unknown``: the stream is none of its own."""
 
     service: str
     stream: int
     starts: tuple[int, ...]
     why: str
+    unknown: bool = False
 
 
 @dataclass(frozen=True)

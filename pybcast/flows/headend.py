@@ -29,7 +29,7 @@ class Headend(BSDA):
     def tick(self, now: float) -> list[Output]:
         """Let time pass."""
         self._begin(now)
-        return _ordered([*self._hear(self.edge.tick(now), now), *super().tick(now)])
+        return ordered([*self._hear(self.edge.tick(now), now), *super().tick(now)])
 
     def announced(self, service: str, stream: int, start: int, now: float) -> list[Output]:
         """The sender's report: the first datagram of that period's STKMs has left."""
@@ -38,7 +38,7 @@ class Headend(BSDA):
     def announced_many(self, reports: Iterable[tuple[str, int, int]], now: float) -> list[Output]:
         """The same of many streams: (service, stream, start)."""
         self._begin(now)
-        return _ordered([*self._hear(self.edge.announced_many(reports, now), now), *self._done(now)])
+        return ordered([*self._hear(self.edge.announced_many(reports, now), now), *self._done(now)])
 
     def new_edge(self, edge: Edge, now: float) -> list[Output]:
         """The edge died, and another one is there."""
@@ -49,7 +49,7 @@ class Headend(BSDA):
         """When :meth:`tick` should be called next."""
         return min((t for t in (super().next_wakeup(), self.edge.next_wakeup()) if t is not None), default=None)
 
-    def states(self, service: str, stream: int) -> dict[int, EdgeState | PeriodState]:
+    def states(self, service: str, stream: int, now: float) -> dict[int, EdgeState | PeriodState]:
         """How far each period is, here or at the edge, by its start."""
         states: dict[int, EdgeState | PeriodState] = {r.period.start: r.state for r in self.records(service, stream)}
         return states | {p.start: p.state for p in self.edge.view(service, stream).periods}
@@ -73,7 +73,7 @@ class Headend(BSDA):
                     done += self._hear(self.edge.recall(output, now), now)
                 case _:
                     done.append(output)
-        return _ordered(done)
+        return ordered(done)
 
     def _hear(self, outputs: Iterable[Output], now: float) -> list[Output]:
         """What the edge says: to us, or to the sender and the encoder."""
@@ -91,7 +91,7 @@ class Headend(BSDA):
         return done
 
 
-def _ordered(outputs: list[Output]) -> list[Output]:
-    """What is to be kept comes first, of each row what was said last."""
+def ordered(outputs: list[Output]) -> list[Output]:
+    """The outputs of several inputs as those of one: what is to be kept comes first, of each row what was said last."""
     rows = {(output.table, output.key): output for output in outputs if isinstance(output, Persist)}
     return [*rows.values(), *(output for output in outputs if not isinstance(output, Persist))]

@@ -18,7 +18,7 @@ from pybcast.flows import stkm
 from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.edge import SHORT, Held, HeldPeriod, mark
-from pybcast.flows.events import AirStkm, Alarm, Journal, Plan, PlannedPeriod, Recalled
+from pybcast.flows.events import AirStkm, Alarm, Journal, Plan, PlannedPeriod, PlanRefused, Recalled
 from pybcast.flows.schedule import Period, Schedule, Segment
 from pybcast.flows.serial import later_key
 from pybcast.flows.spcp import KeyMaterial, Profile
@@ -451,12 +451,15 @@ class Periods:
             *config.key, config.protocol, config.repetition, tuple(planned), config.hold_through, min(SHORT, config.look_ahead)
         )  # fmt: skip
 
+    def lead(self, config: StreamConfig, period: Period) -> float:
+        """When the STKMs of a period go on air: half of the period before it ahead (R6)."""
+        before = self._schedules[config.key].at(period.start - 1)
+        return period.start - (period if before is None else before).duration / 2
+
     def _planned(self, config: StreamConfig, record: PeriodRecord) -> PlannedPeriod:
         period, key = record.period, record.key
-        before = self._schedules[config.key].at(period.start - 1)
-        lead = (period if before is None else before).duration / 2  # half of the period before it (R6)
         return PlannedPeriod(
-            period.start, period.end, period.start - lead, record.stkms, record.traffic_id, key.tek, key.salt,
+            period.start, period.end, self.lead(config, period), record.stkms, record.traffic_id, key.tek, key.salt,
             stkm.auth_key(config, key, record.csb_id), record.authority_end,
         )  # fmt: skip
 
@@ -488,13 +491,26 @@ class Periods:
         """Whether the right under which its key is used is over (R9)."""
         return record.authority_end is not None and now >= record.authority_end and not config.hold_through
 
-    def recalled(self, config: StreamConfig, recalled: Recalled) -> None:
-        """What the edge gave back may be replaced; what stays and is not known here has its time (R46)."""
-        given = [r for start in recalled.given if (r := self.record(config, start)) is not None and r.state is PeriodState.HANDED]
+    def _given_back(self, config: StreamConfig, starts: Iterable[int]) -> None:
+        given = [r for start in starts if (r := self.record(config, start)) is not None and r.state is PeriodState.HANDED]
         for record in given:
             self.fire(config, record, PeriodEvent.GIVEN_BACK)
         for identity in {identity for record in given for _, identity in record.key_ids}:
             self._allocator.take_back(identity, [r.period.start for r in given if identity in dict(r.key_ids).values()])
+
+    def refused(self, config: StreamConfig, refused: PlanRefused) -> None:
+        """The edge took nothing of a plan (R45).  Where it does not know the stream, it is told again when it comes anew."""
+        if refused.unknown:
+            self._given_back(config, refused.starts)
+            return
+        for start in refused.starts:
+            record = self.record(config, start)
+            if record is not None and record.state is PeriodState.HANDED:
+                self.fire(config, record, PeriodEvent.REFUSED)
+
+    def recalled(self, config: StreamConfig, recalled: Recalled) -> None:
+        """What the edge gave back may be replaced; what stays and is not known here has its time (R46)."""
+        self._given_back(config, recalled.given)
         for start, end in recalled.stay:
             known = self.record(config, start)
             if known is None or known.state is not PeriodState.HANDED:

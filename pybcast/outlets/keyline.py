@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traffic keys as lines of JSON, and what takes keys: the contract between the key system and whatever protects or opens media.
 
-To an encoder, from a BSD/A::
+The first line of a connection says how to read the others; who does not know that version must not go on::
+
+    {"event": "Keys", "version": 1}
+
+To an encoder, from the edge (the STKM sender of a BSD/A, or a BSD/A without one)::
 
     {"event": "UseKey", "service": ID, "stream": 1, "start": NTP seconds, "protocol": "SRTP", "mki": HEX, "tek": HEX,
      "salt": HEX or null, "auth_key": HEX or null, "authority_end": NTP seconds or null}
@@ -11,7 +15,7 @@ To an encoder, from a BSD/A::
 ``UseKey`` says: from now on protect with this key, and stop ``HANDOVER`` seconds after ``authority_end`` unless a newer one came
 (R9): that is told at the moment at which the authority of this one ends.  ``NextKey`` says: from ``start`` to
 ``end`` that key is used; who has it may switch at ``start`` by itself, and else does so when its ``UseKey`` comes (R47).
-``StopTraffic`` says: let nothing out until the next ``UseKey``.
+``StopTraffic`` says: let nothing out until the next ``UseKey``.  Any of the others takes a ``NextKey`` back that was not used yet.
 
 To a player, from a terminal::
 
@@ -31,13 +35,15 @@ from typing import Any, Final
 from typing import Protocol as Contract
 
 from pybcast import jsontext
-from pybcast.errors import BadValue
+from pybcast.errors import BadValue, TransportError
 from pybcast.flows.events import NextKey, StopTraffic, TekExpired, TekReady, UseKey
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
 
 KeyOutput = NextKey | UseKey | StopTraffic | TekReady | TekExpired
 
+VERSION: Final = 1  # of the lines: a reader passes over events and fields that it does not know
+FIRST_LINE: Final = json.dumps({"event": "Keys", "version": VERSION}).encode() + b"\n"
 MAX_LINE: Final = 64 << 10  # bytes of one line; a service's id is the only part without a fixed size - confidence: own
 MAX_NAME: Final = 16  # bytes of an MKI, SPI or key indicator (R17)
 HANDOVER: Final = 0.5  # seconds after the end of authority for the next key's line to come (R9) - confidence: own
@@ -45,6 +51,10 @@ TEK_SIZE: Final = 16
 SALT_SIZE: Final = 14
 AUTH_KEY_SIZE: Final = 20
 NTP_UNIX: Final = 2_208_988_800  # NTP seconds of the Unix epoch
+
+
+class UnknownVersion(TransportError):
+    """The lines are of a version that is not known here."""
 
 
 class Outlet(Contract):
@@ -85,12 +95,15 @@ def _key(output: UseKey | TekReady) -> dict[str, str | None]:
 def read_line(line: bytes) -> KeyOutput | None:
     """What a line says; ``None`` for an event that this version does not know.
 
-    Raises ``BadValue`` with the field, which never repeats what stands in it: it may be a key.
+    Raises ``BadValue`` with the field, which never repeats what stands in it: it may be a key; ``UnknownVersion`` where the first
+    line of a connection says that the others cannot be read here.
     """
     said = jsontext.read(line, "line")
     if not isinstance(said, dict):
         raise BadValue(None, "line", "an object", type(said).__name__)
     event = said.get("event")
+    if event == "Keys" and (version := _number(said, "version")) != VERSION:
+        raise UnknownVersion(f"lines of keys: expected version {VERSION}, found {version}")
     if event not in ("NextKey", "UseKey", "StopTraffic", "TekReady", "TekExpired"):
         return None
     service, stream = _text(said, "service"), _number(said, "stream")

@@ -2,10 +2,10 @@
 """Traffic keys for other programs of this machine: a Unix socket of mode 0600, one JSON object a line (``keyline``).
 
 ``[air] keys`` of a BSD/A names one for encoders, ``pybcast terminal --keys`` one for players.  A reader must run as the server's
-own user or root (``SO_PEERCRED``), and takes keys from no other user.  On connecting it is told what holds - the key in use of
-every stream, or the keys that may be used - then each change as it happens.  A reader that loses the connection keeps to what it
-was told last and connects again; what it then hears may be what it heard before.  It has nothing to say: one that writes is cut
-off, and so is one that does not read.
+own user or root (``SO_PEERCRED``), and takes keys from no other user.  On connecting it is told the version of the lines, then what
+holds - the key in use of every stream, or the keys that may be used - then each change as it happens.  A reader that loses the
+connection keeps to what it was told last and connects again; what it then hears may be what it heard before.  It has nothing to
+say: one that writes is cut off, and so is one that does not read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from pybcast.errors import BadValue, TransportError
-from pybcast.flows.events import NextKey, TekExpired, TekReady, UseKey
-from pybcast.outlets.keyline import MAX_LINE, KeyOutput, read_line, write_line
-from pybcast.unixsocket import OtherUser, connected, listening, opened, trusted
+from pybcast.flows.events import NextKey, TekExpired, TekReady
+from pybcast.outlets.keyline import FIRST_LINE, MAX_LINE, KeyOutput, UnknownVersion, read_line, write_line
+from pybcast.unixsocket import LocalServer, OtherUser, connected, opened
 
 LOG: Final = logging.getLogger("pybcast.keys")
 MAX_READERS: Final = 64  # encoders or players of one machine - confidence: own
@@ -36,39 +36,31 @@ RETRY: Final = (
 )  # seconds until connecting again; the last for ever: a third of a short period - confidence: own
 
 
-class KeyOutlet:
-    """An ``Outlet``: tells every reader of the socket at ``path`` what ``put`` is given.  Everything runs in one event loop."""
+class KeyServer(LocalServer):
+    """Tells every reader of the socket at ``path`` what :meth:`put` is given.  Nothing blocks: call :meth:`poll` when
+    :meth:`fileno` can be read.  An old socket is replaced: the caller knows that it is nobody's.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        super().__init__(path, most=MAX_READERS, behind=MAX_BEHIND)
         self._holds: dict[tuple[str, int], dict[bytes, KeyOutput]] = {}
-        self._readers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
 
     @property
     def readers(self) -> int:
         """How many are connected."""
-        return len(self._readers)
+        return len(self._peers)
 
-    async def start(self) -> None:
-        """Listen.  ``ConfigError`` when the path cannot be had.  An old socket is replaced: the caller holds the database."""
-        self._server = await asyncio.start_unix_server(self._serve, sock=listening(self._path), limit=1024)
-
-    async def stop(self) -> None:
-        """Readers see the end; what was told last stays theirs to act on."""
-        if self._server is not None:
-            self._server.close()
-            self._path.unlink(missing_ok=True)
-        for reader in list(self._readers):
-            self._cut(reader, "")
+    def poll(self) -> None:
+        """Let readers come and go, and those that are slow read."""
+        self._turn()
 
     def put(self, output: KeyOutput) -> None:
         """Tell everyone, without waiting for anyone."""
         self._remember(output)
-        if self._readers:
+        if self._peers:
             told = write_line(output)
-            for reader in list(self._readers):
-                self._tell(reader, told)
+            for reader in list(self._peers):
+                self._write(reader, told)
 
     def _remember(self, output: KeyOutput) -> None:
         """What a reader that comes later must know: of an encoder's stream the last word, of a player's the keys."""
@@ -79,8 +71,7 @@ class KeyOutlet:
             return
         if not isinstance(output, TekReady | TekExpired):
             holds[b""] = output
-            if isinstance(output, UseKey):
-                holds.pop(_NEXT, None)
+            holds.pop(_NEXT, None)
             return
         holds.pop(output.mki, None)
         if isinstance(output, TekReady):
@@ -90,38 +81,53 @@ class KeyOutlet:
         elif not holds:
             del self._holds[stream]
 
-    def _tell(self, reader: asyncio.StreamWriter, told: bytes) -> None:
-        reader.write(told)
-        if reader.transport.get_write_buffer_size() > MAX_BEHIND:
-            self._cut(reader, "does not read")
-
-    def _cut(self, reader: asyncio.StreamWriter, why: str) -> None:
-        self._readers.discard(reader)
-        if why:
-            LOG.warning("a reader of keys is cut off: it %s", why, extra={"fields": {"event": "keys-cut", "why": why}})
-            reader.transport.abort()
-        else:
-            reader.close()
-
-    async def _serve(self, commands: asyncio.StreamReader, reader: asyncio.StreamWriter) -> None:
-        refusal = (
-            "runs as another user" if not trusted(reader) else "is one too many" if len(self._readers) >= MAX_READERS
-            else ""
-        )  # fmt: skip
-        if refusal:
-            self._cut(reader, refusal)
-            return
-        self._readers.add(reader)
-        LOG.info("a reader of keys has come", extra={"fields": {"event": "keys-reader", "readers": len(self._readers)}})
+    def _came(self, number: int) -> None:
+        LOG.info("a reader of keys has come", extra={"fields": {"event": "keys-reader", "readers": self.readers}})
+        told = bytearray(FIRST_LINE)
         for holds in self._holds.values():
             for output in holds.values():
-                reader.write(write_line(output))
-        try:
-            said = await commands.read(1)
-        except OSError:
-            said = b""
-        if reader in self._readers:
-            self._cut(reader, "writes" if said else "")
+                told += write_line(output)
+        self._write(number, bytes(told))
+
+    def _heard(self, number: int, data: bytes) -> None:
+        self._cut(number, "writes")
+
+    def _left(self, number: int, why: str) -> None:
+        if why and why != "hung up":
+            self._stranger(why)
+
+    def _stranger(self, why: str) -> None:
+        LOG.warning("a reader of keys is cut off: it %s", why, extra={"fields": {"event": "keys-cut", "why": why}})
+
+
+class KeyOutlet:
+    """An ``Outlet`` for an event loop: a :class:`KeyServer` that the loop looks after."""
+
+    def __init__(self, path: Path) -> None:
+        self._server = KeyServer(path)
+        self._served: int | None = None
+
+    @property
+    def readers(self) -> int:
+        """How many are connected."""
+        return self._server.readers
+
+    async def start(self) -> None:
+        """Listen.  ``ConfigError`` when the path cannot be had."""
+        self._server.open()
+        self._served = self._server.fileno()
+        asyncio.get_running_loop().add_reader(self._served, self._server.poll)
+
+    async def stop(self) -> None:
+        """Readers see the end; what was told last stays theirs to act on."""
+        if self._served is not None:
+            asyncio.get_running_loop().remove_reader(self._served)
+            self._served = None
+        self._server.close()
+
+    def put(self, output: KeyOutput) -> None:
+        """Tell everyone, without waiting for anyone."""
+        self._server.put(output)
 
 
 class KeyReader:
@@ -135,7 +141,7 @@ class KeyReader:
         self._path, self._told = path, told
         self.connected = False
         self.lines = self.refused = self.losses = self.strangers = 0
-        """Lines heard, lines that could not be read, how often the other side was lost, how often it was another user."""
+        """Lines heard, lines that could not be read, losses of the other side, and how often it was another user or version."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -156,30 +162,38 @@ class KeyReader:
         except OSError:
             return False
         except OtherUser as error:
-            if not self.strangers:
-                LOG.warning("keys are not taken: %s", str(error), extra={"fields": {"event": "keys-refused"}})
-            self.strangers += 1
-            return False
+            return self._refuse(error)
         try:
             self.connected = True
             LOG.info("following the keys of %s", str(self._path), extra={"fields": {"event": "keys-connected"}})
             while line := await _next(reader):
+                if line == FIRST_LINE:
+                    continue
                 self.lines += 1
                 output = _heard(line)
                 if output is None:
                     self.refused += 1
                 else:
                     self._told(output)
+        except UnknownVersion as error:
+            return self._refuse(error)
         finally:
             writer.close()
         LOG.warning("no keys from %s: holding what it said last", str(self._path), extra={"fields": {"event": "keys-lost"}})
         return True
 
+    def _refuse(self, error: TransportError) -> bool:
+        """Who is there is not one whose keys are taken."""
+        if not self.strangers:
+            LOG.warning("keys are not taken: %s", str(error), extra={"fields": {"event": "keys-refused"}})
+        self.strangers += 1
+        return False
+
 
 def follow(path: Path, *, patience: float | None = None) -> Iterator[KeyOutput]:
     """The same for a script that does nothing else: a loop over what a key socket says, which connects again for ever.
 
-    ``TransportError`` when the socket cannot be had for ``patience`` seconds, or belongs to another user.
+    ``TransportError`` when the socket cannot be had for ``patience`` seconds, belongs to another user or speaks another version.
     """
     attempt, since = 0, time.monotonic()
     while True:

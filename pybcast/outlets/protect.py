@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An encoder's stream under the BSD/A's traffic keys: RTP in, SRTP with MKI out (signalling 5.2, rules R9, R38-R40).
 
-It obeys the lines of a BSD/A's key socket: each ``UseKey`` changes the key at once, ``StopTraffic`` and the end of a key's
-authority let nothing out until the next.  While nobody says anything the last key is held: a dead BSD/A stops no media before the
-authority it gave has ended.
+It obeys the lines of a key socket: each ``UseKey`` changes the key at once, the key of a ``NextKey`` is taken at its start without
+another word, ``StopTraffic`` and the end of a key's authority let nothing out until the next.  While nobody says anything the last
+key is held: whoever dies stops no media before the authority that was given has ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pybcast import jsontext
 from pybcast.errors import BcastError
-from pybcast.flows.events import Alarm, StopTraffic, UseKey
+from pybcast.flows.events import Alarm, NextKey, StopTraffic, UseKey
 from pybcast.messages import Protocol
 from pybcast.outlets.keyline import HANDOVER, KeyOutput
 from pybcast.outlets.media import Alarms, log_alarm
@@ -59,6 +59,8 @@ class Protect:
         self._alarms = Alarms(service, stream, alarm)
         self._srtp = SrtpProtector()
         self._until = NEVER  # when the authority ends
+        self._next: UseKey | None = None
+        self._next_at = math.inf  # when that is taken
         self._refused_before = 0
 
     @property
@@ -73,9 +75,13 @@ class Protect:
 
     def put(self, output: KeyOutput) -> None:
         """Obey; what is not for encoders is passed over."""
-        if isinstance(output, UseKey):
+        if isinstance(output, NextKey):
+            self._next, self._next_at = output.use, output.use.start
+        elif isinstance(output, UseKey):
+            self._expect_nothing()
             self._use(output)
         elif isinstance(output, StopTraffic):
+            self._expect_nothing()
             self._until = NEVER
             self._alarms.set("no-authority", "the BSD/A says stop: nothing goes out")
 
@@ -95,12 +101,23 @@ class Protect:
         self._alarms.clear("key-refused")
         self._alarms.clear("no-authority")
 
+    def _expect_nothing(self) -> None:
+        self._next, self._next_at = None, math.inf
+
+    def _begin_next(self) -> None:
+        use = self._next
+        self._expect_nothing()
+        if use is not None:
+            self._use(use)
+
     def may_pass(self, now: float) -> bool:
         """Is there a key with authority?"""
-        return now < self._until
+        return now < self._until or now >= self._next_at
 
     def convert(self, packet: bytes, now: float) -> bytes | None:
         """The SRTP packet for an RTP packet; ``None`` when nothing may go out, or it is none."""
+        if now >= self._next_at:
+            self._begin_next()
         if now >= self._until:
             self.stopped += 1
             self.look(now)
@@ -122,6 +139,8 @@ class Protect:
 
     def look(self, now: float) -> None:
         """Raise and take back what depends on the time."""
+        if now >= self._next_at:
+            self._begin_next()
         if NEVER < self._until <= now:
             self._until = NEVER
             self._alarms.set("no-authority", "the authority of its key has ended and no newer key has come: nothing goes out")
@@ -148,6 +167,7 @@ class Protect:
     def wipe(self) -> None:
         """Forget the key: nothing goes out until the next."""
         self._until = NEVER
+        self._expect_nothing()
         self._srtp.wipe()
 
 

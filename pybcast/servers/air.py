@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a BSD/A's outputs to the air and to encoders go.
 
-A sink takes ``Announce``, ``OffAir``, ``NextKey``, ``UseKey``, ``StopTraffic``, ``CarouselPut`` and ``CarouselDrop``, and reports
-when the first datagram of an announced period has left (``Edge.announced``): R6 and R40 count from there.  It is told everything
-anew after a restart.  ``ProcessAir`` gives it to the processes that send (``broadcast``); the others count, and write down: ids,
-lengths and digests of what goes on air, the bytes themselves where that is wanted, of keys the lengths.
+With processes that send (``broadcast``), plans and recalls go to the edge in the STKM sender, which executes them and says what
+became of them, and what is broadcast in cycles to the carousel.  A BSD/A without a sender has its edge itself; then a sink takes
+``Announce``, ``OffAir``, ``NextKey``, ``UseKey`` and ``StopTraffic``, and reports when the first datagram of an announced period
+has left (``Edge.announced``): R6 and R40 count from there.  The sinks here count, and write down: ids, lengths and digests of what
+goes on air, the bytes themselves where that is wanted, of keys the lengths.
 """
 
 from __future__ import annotations
@@ -18,14 +19,29 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from pybcast.broadcast.link import Held, LinkClient, Report
+from pybcast.broadcast.link import Executed, Here
+from pybcast.broadcast.linkclient import LinkClient, ObjectClient, PlanClient
 from pybcast.errors import ConfigError
-from pybcast.flows.events import Alarm, Announce, CarouselDrop, CarouselPut, NextKey, OffAir, StopTraffic, UseKey
+from pybcast.flows.events import (
+    Alarm,
+    Announce,
+    CarouselDrop,
+    CarouselPut,
+    NextKey,
+    OffAir,
+    Plan,
+    PlanBegun,
+    PlanRefused,
+    Recall,
+    Recalled,
+    StopTraffic,
+    UseKey,
+)
 from pybcast.secret import Secret
 from pybcast.servers.runner import AirOutput
 
@@ -33,6 +49,8 @@ LOG: Final = logging.getLogger("pybcast.air")
 Announced = Callable[[str, int, int], None]
 """(service, stream, start of the period): its first STKM has left."""
 EVENTS_LIMIT: Final = 100 << 20  # octets of a file of events: some hours of a thousand services - confidence: own
+LASTING: Final = frozenset({"held-key", "plan-short"})
+"""Alarms that the edge takes back; the others are of a moment."""
 AGAIN: Final = 1.0  # seconds after which a link that failed in a way nobody foresaw is tried again - confidence: own
 
 
@@ -132,20 +150,31 @@ class JsonLinesAir(CountingAir):
         self._lines = Lines(where, limit)
 
     def put(self, output: AirOutput, announced: Announced) -> None:
-        self._lines.write(json.dumps(described(output, content=self._content)))
+        self.show(output)
         super().put(output, announced)
+
+    def show(self, output: AirOutput) -> None:
+        """Write it down."""
+        self._lines.write(json.dumps(described(output, content=self._content)))
 
     def close(self) -> None:
         self._lines.close()
 
 
-class ProcessAir:
-    """Gives STKMs to the sender's process and carousel objects to the carousel's, and everything to ``beside``.
+class Machine(Protocol):
+    """Is told what the edge says, each as an input of its own (``flows.BSDA``)."""
 
-    ``sender``, ``carousel``: their sockets.  A period counts as announced when the sender says that it has left, never earlier;
-    where there is no sender it is as ``beside`` says.  ``commit``, ``silent``: see ``LinkClient``; ``here(process, token, held)``:
-    what a process says when it comes.  A process that is not there is an alarm and a red light: the machine then
-    holds the key in use (R40), and this tries to reach it for ever.
+    def connected(self, here: Here) -> None: ...
+    def disconnected(self) -> None: ...
+    def executed(self, said: Recalled | PlanRefused | PlanBegun) -> None: ...
+
+
+class ProcessAir:
+    """Gives plans to the edge in the STKM sender's process and carousel objects to the carousel's, and everything to ``beside``.
+
+    ``sender``, ``carousel``: their sockets.  ``machine``: hears from the edge.  ``commit``, ``silent``: see ``LinkClient``;
+    ``here(process, said)``: what a process says when it comes.  The edge's alarms are raised as ours.  A process that is not there
+    is an alarm and a red light, and this tries to reach it for ever; the edge meanwhile goes on with what was planned.
     """
 
     def __init__(
@@ -156,40 +185,42 @@ class ProcessAir:
         pair: Secret | None,
         sender: Path | None,
         carousel: Path | None,
-        announced: Announced,
+        machine: Machine,
         alarm: Callable[[Alarm], None],
         commit: Callable[[], str] = lambda: "",
-        here: Callable[[str, str, Collection[Held]], None] = lambda *_: None,
+        here: Callable[[str, Here], None] = lambda *_: None,
         silent: bool = False,
     ) -> None:
-        self._beside, self._announced, self._alarm = beside, announced, alarm
-        self._clients: dict[str, LinkClient] = {}
+        self._beside, self._machine, self._alarm = beside, machine, alarm
         self._raised: set[str] = set()
+        self._edge_alarms: dict[tuple[str, str, int | None], Alarm] = {}
         mark = b"" if pair is None else heartbeat_key(pair)
-        for name, path in (("sender", sender), ("carousel", carousel)):
-            if path is not None:
-                self._clients[name] = LinkClient(
-                    path, me=me, mark=mark, announced=self._left, changed=partial(self._changed, name), commit=commit,
-                    here=partial(here, name), silent=silent,
-                )  # fmt: skip
+
+        def options(name: str) -> dict[str, Any]:
+            return {
+                "me": me, "mark": mark, "changed": partial(self._changed, name), "commit": commit, "here": partial(here, name),
+                "silent": silent,
+            }  # fmt: skip
+
+        self.edge = None if sender is None else PlanClient(
+            sender, came=self._came, executed=self._executed, **options("sender"),
+        )  # fmt: skip
+        self._carousel = None if carousel is None else ObjectClient(carousel, **options("carousel"))
+        clients: dict[str, LinkClient | None] = {"sender": self.edge, "carousel": self._carousel}
+        self._clients = {name: client for name, client in clients.items() if client is not None}
         self._tasks: list[asyncio.Task[None]] = []
 
     def put(self, output: AirOutput, announced: Announced) -> None:
-        sender, carousel = self._clients.get("sender"), self._clients.get("carousel")
-        self._beside.put(output, announced if sender is None else _not_yet)
         match output:
-            case Announce() | OffAir() if sender is not None:
-                sender.put(output)
-            case CarouselPut() | CarouselDrop() if carousel is not None:
-                carousel.put(output)
-
-    def keep(self, periods: Collection[tuple[str, int, int]]) -> None:
-        """Of what was said only these (service, stream, start)s are still on air."""
-        if "sender" in self._clients:
-            self._clients["sender"].keep(periods)
+            case Plan() | Recall() if self.edge is not None:
+                self.edge.put(output)
+                return
+            case CarouselPut() | CarouselDrop() if self._carousel is not None:
+                self._carousel.put(output)
+        self._beside.put(output, announced)
 
     async def spoken(self) -> None:
-        """Until each process has said what it has on air, or could not be reached."""
+        """Until each process has said what it has, or could not be reached."""
         for client in self._clients.values():
             await client.tried.wait()
 
@@ -200,8 +231,9 @@ class ProcessAir:
 
     def forget(self) -> None:
         """What was said before was another store's; what comes from now on is said on new connections."""
-        for client in self._clients.values():
-            client.forget()
+        for client in (self.edge, self._carousel):
+            if client is not None:
+                client.forget()
 
     def start(self) -> None:
         """Look for the processes, from now on."""
@@ -215,6 +247,10 @@ class ProcessAir:
 
     def close(self) -> None:
         self._beside.close()
+
+    def holds(self, service: str, stream: int) -> bool:
+        """Whether the edge has said that it holds the last key of a stream."""
+        return ("held-key", service, stream) in self._edge_alarms
 
     def lights(self) -> Iterator[dict[str, Any]]:
         """How the processes are, as they last said."""
@@ -235,13 +271,36 @@ class ProcessAir:
                 LOG.error("the link to the %s failed", name, exc_info=error, extra={"fields": {"event": "link-failed"}})
                 await asyncio.sleep(AGAIN)
 
-    def _left(self, reports: Collection[Report]) -> None:
-        for report in reports:
-            self._announced(*report)
+    def _came(self, here: Here) -> None:
+        """The edge says what it has, and which alarms hold."""
+        there = {(alarm.code, alarm.service, alarm.stream): alarm for alarm in here.alarms}
+        for name, alarm in list(self._edge_alarms.items()):
+            if name not in there:
+                self._edge_says(Alarm(alarm.code, alarm.service, alarm.stream, active=False))
+        for name, alarm in there.items():
+            if name not in self._edge_alarms:
+                self._edge_says(alarm)
+        self._machine.connected(here)
+
+    def _executed(self, said: Executed) -> None:
+        if isinstance(said, Alarm):
+            self._edge_says(said)
+        else:
+            self._machine.executed(said)
+
+    def _edge_says(self, alarm: Alarm) -> None:
+        name = (alarm.code, alarm.service, alarm.stream)
+        if not alarm.active:
+            self._edge_alarms.pop(name, None)
+        elif alarm.code in LASTING:
+            self._edge_alarms[name] = alarm
+        self._alarm(alarm)
 
     def _changed(self, name: str, there: bool, why: str) -> None:
         code = f"{name}-lost"
         if not there:
+            if name == "sender":
+                self._machine.disconnected()
             if name not in self._raised:
                 self._raised.add(name)
                 self._alarm(Alarm(code, "", None, why))
@@ -250,10 +309,6 @@ class ProcessAir:
             if name in self._raised:
                 self._raised.remove(name)
                 self._alarm(Alarm(code, "", None, active=False))
-
-
-def _not_yet(service: str, stream: int, start: int) -> None:
-    """What was only written down has not left."""
 
 
 def heartbeat_key(pair: Secret) -> bytes:

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The BSD/A as a process: the flow machine, and a sink for what goes on air."""
+"""The BSD/A as a process: the flow machine, and its edge, in the STKM sender's process or, without one, in this."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from pybcast.backend import Client
-from pybcast.broadcast.link import Held, mark_of
-from pybcast.errors import ConfigError
-from pybcast.flows import Edge, Headend, derived_teks, random_teks
-from pybcast.flows.edge import REPEATED, USED
-from pybcast.flows.events import NextKey, Output, State, StopTraffic, UseKey
+from pybcast.broadcast.link import Here
+from pybcast.errors import ConfigError, FlowError
+from pybcast.flows import BSDA, Edge, Headend, derived_teks, random_teks
+from pybcast.flows.edge import REPEATED, USED, mark
+from pybcast.flows.events import NextKey, Output, PlanBegun, PlanRefused, Recalled, State, StopTraffic, UseKey
+from pybcast.flows.headend import ordered
 from pybcast.flows.restart import Start
 from pybcast.flows.tables import EdgeState, PeriodState, Side
 from pybcast.outlets.keyline import Outlet
@@ -31,10 +33,11 @@ from pybcast.servers.witnesses import Word
 _PREPARED: Final = frozenset({PeriodState.SEALED, PeriodState.HANDED})
 
 
-class Bsda(Daemon[Headend]):
-    """A BSD/A daemon.  ``outlets``: who is given each ``NextKey``, ``UseKey`` and ``StopTraffic``, beside ``[air] keys``.
+class Bsda(Daemon[BSDA]):
+    """A BSD/A daemon.
 
-    Its edge is in the same process, and lives on when the machine is made anew.
+    With ``[air] sender`` the edge is in that process.  Without it is here, lives on when the machine is made anew, and ``outlets``
+    are given each ``NextKey``, ``UseKey`` and ``StopTraffic``, beside ``[air] keys``.
     """
 
     role = "bsda"
@@ -42,37 +45,46 @@ class Bsda(Daemon[Headend]):
 
     def __init__(self, config: ServerConfig, clock: Clock | None = None, *, outlets: Sequence[Outlet] = ()) -> None:
         super().__init__(config, clock)
+        if config.sender is not None and outlets:
+            raise ConfigError(f"{config.path}: air.sender: keys are told by the sender, not to outlets of this process")
         self._reports: list[tuple[str, int, int]] = []
+        self._executed: list[Recalled | PlanRefused | PlanBegun] = []
         self._edge: Edge | None = None
-        if config.events:
+        if config.events and (config.sender is None or config.events == "-"):
             self.air = JsonLinesAir(config.events, content=config.air.content, limit=config.air.events_size << 20)
         self._used: dict[tuple[str, int], int] = {}
-        self._keys = None if config.keys is None else KeyOutlet(config.keys)
+        self._keys = None if config.keys is None or config.sender is not None else KeyOutlet(config.keys)
         self._outlets = (*outlets, *(() if self._keys is None else (self._keys,)))
         pair = config.pair_secret()
         self._teks = derived_teks(pair) if pair is not None else random_teks(os.urandom) if config.random_teks else None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._met = False  # whether the sender has said what it has
         self._on_air: ProcessAir | None = None
         if config.sender is not None or config.carousel is not None:
             self.air = self._on_air = ProcessAir(
-                self.air, me=config.me, pair=pair, sender=config.sender, carousel=config.carousel, announced=self._announced,
+                self.air, me=config.me, pair=pair, sender=config.sender, carousel=config.carousel, machine=self,
                 alarm=self.watch.alarm, commit=lambda: self.store.token(), here=self._here, silent=True,
             )  # fmt: skip
 
-    def make(self, config: ServerConfig, state: State, start: Start | None) -> Headend:
+    def make(self, config: ServerConfig, state: State, start: Start | None) -> BSDA:
         """An empty database counts as a lost one (R33): a first start only costs one change of the long-term keys (F4) for it."""
-        if self._edge is None:
-            self._edge = Edge(stream.key for stream in config.streams)
         self._reports.clear()  # like what the edge said last they may be lost: it is said, and reported, again
-        if self._on_air is not None:
-            self._on_air.keep({(h.service, h.stream, p.start) for h in self._edge.held() for p in h.periods if p.state in REPEATED})
+        self._executed.clear()
         if start is not None:
             start = replace(start, empty=not state)
             if start.empty or start.restored is not None:
                 LOG.warning("no store, or an old copy of it: asking for new keys (R33)", extra={"fields": {"event": "store-lost"}})
-        return Headend(
-            me=config.me, streams=config.streams, teks=self._teks, randomness=os.urandom, state=state, start=start,
-            edge=self._edge, again=True,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "me": config.me, "streams": config.streams, "teks": self._teks, "randomness": os.urandom, "state": state,
+            "start": start,
+        }  # fmt: skip
+        if config.sender is not None:
+            if self._on_air is not None and self._on_air.edge is not None:
+                self._on_air.edge.ask_again()
+            return BSDA(**options)
+        if self._edge is None:
+            self._edge = Edge(stream.key for stream in config.streams)
+        return Headend(**options, edge=self._edge, again=True)
 
     async def _run(self, client: Client, listening: Any) -> int:
         try:
@@ -91,16 +103,65 @@ class Bsda(Daemon[Headend]):
             self._on_air.start()
         return {}
 
-    def _here(self, process: str, token: str, held: Collection[Held]) -> None:
-        """What a process has on air, and the last it was told of our store: the store must know both (R51)."""
+    def _here(self, process: str, said: Here) -> None:
+        """What a process has, and the last it was told of our store: the store must know both (R44, R51).
+
+        Later it may have what we have given up and not taken back yet: then only what is on air counts.
+        """
         who = f"the {process}"
-        if self.store.behind(token):
-            self.witnesses.say(Word(who, token))
+        if self.store.behind(said.token):
+            self.witnesses.say(Word(who, said.token))
         machine = self.runner.machine
-        strange = next((one for one in held if machine.unknown(*one, mark_of)), None)
+        strange = next(
+            (
+                held.service
+                for held in said.held
+                for period in held.periods
+                if not self._met or period.state in REPEATED
+                for one in period.marks
+                if machine.unknown(held.service, held.stream, period.start, one, mark)
+            ),
+            None,
+        )
+        self._met = self._met or process == "sender"
         if strange is not None:
-            why = f"{who} has a STKM of {strange[0]} on air that the database does not know"
-            self.witnesses.say(Word(who, why=why))
+            self.witnesses.say(Word(who, why=f"{who} has a STKM of {strange} that the database does not know"))
+
+    # --- the edge in the sender's process -------------------------------------------------------------------------------
+
+    def connected(self, here: Here) -> None:
+        """It says what it has, and is told what it lacks."""
+        task = asyncio.get_running_loop().create_task(self._connect(here))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, here: Here) -> None:
+        with contextlib.suppress(FlowError):  # stopping, or no room on the disk: then it is asked again
+            await self.runner.command(lambda machine, now: machine.connected(here.held, now))
+            if self._on_air is not None and self._on_air.edge is not None:
+                self._on_air.edge.end()
+
+    def disconnected(self) -> None:
+        self.runner.post(lambda machine, now: machine.disconnected(now))
+
+    def executed(self, said: Recalled | PlanRefused | PlanBegun) -> None:
+        """What is said until the machine's next turn comes is one input: plans of thousands of streams begin in the same second."""
+        self._executed.append(said)
+        if len(self._executed) == 1:
+            self.runner.post(self._hear, urgent=True)
+
+    def _hear(self, machine: BSDA, now: float) -> list[Output]:
+        executed, self._executed = self._executed, []
+        outputs: list[Output] = []
+        for said in executed:
+            match said:
+                case Recalled():
+                    outputs += machine.recalled(said, now)
+                case PlanRefused():
+                    outputs += machine.plan_refused(said, now)
+                case PlanBegun():
+                    outputs += machine.plan_begun(said, now)
+        return ordered(outputs)
 
     async def spoken(self) -> None:
         if self._on_air is not None:
@@ -132,15 +193,19 @@ class Bsda(Daemon[Headend]):
         if len(self._reports) == 1:
             self.runner.post(self._report, urgent=True)  # a key is used three repetitions after it (R40)
 
-    def _report(self, machine: Headend, now: float) -> list[Output]:
+    def _report(self, machine: BSDA, now: float) -> list[Output]:
+        assert isinstance(machine, Headend)
         reports, self._reports = self._reports, []
         return machine.announced_many(reports, now)
 
-    def views(self, config: ServerConfig, machine: Headend, now: float) -> Iterable[ServiceView]:
+    def views(self, config: ServerConfig, machine: BSDA, now: float) -> Iterable[ServiceView]:
         for stream in config.streams:
-            used = [period for period in machine.edge.view(*stream.key).periods if period.state in USED]
-            ahead = sum(r.state in _PREPARED and r.period.start > now for r in machine.records(*stream.key))
-            held = any(period.state is EdgeState.HELD for period in used)
+            records = machine.records(*stream.key)
+            states = machine.states(*stream.key, now)
+            used = [r.period for r in records if states[r.period.start] in USED]
+            ahead = sum(r.state in _PREPARED and r.period.start > now for r in records)
+            held = any(states[period.start] is EdgeState.HELD for period in used)
+            held = held or (self._on_air is not None and self._on_air.holds(*stream.key))
             light: Light = "green"
             why = ""
             if held:
@@ -157,7 +222,7 @@ class Bsda(Daemon[Headend]):
                 service=stream.service, stream=stream.stream, light=light, why=why, ahead=ahead, held=held, next_change=change
             )
 
-    def more(self, machine: Headend) -> dict[str, Any]:
+    def more(self, machine: BSDA) -> dict[str, Any]:
         return {} if self._on_air is None else {"air": list(self._on_air.lights())}
 
     # --- commands -------------------------------------------------------------------------------------------------------
@@ -172,21 +237,21 @@ class Bsda(Daemon[Headend]):
 
     async def _keys_in_use(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         streams = inuse.asked(self.config.streams, arguments)
-        found = await self.runner.ask_machine(lambda machine, now: inuse.periods(machine, streams))
+        found = await self.runner.ask_machine(lambda machine, now: inuse.periods(machine, streams, now))
         return await asyncio.to_thread(inuse.shown_periods, found)
 
     async def _periods(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The crypto periods of a service: what is in use, on air, prepared."""
         keys = [s.key for s in self.config.streams if s.service == arguments["service"]]
 
-        def look(machine: Headend, now: float) -> list[dict[str, Any]]:
+        def look(machine: BSDA, now: float) -> list[dict[str, Any]]:
             return [
                 {
                     "stream": key[1], "start": r.period.start, "end": r.period.end, "state": states[r.period.start].value,
                     "stkms": len(r.stkms), "authority_end": r.authority_end,
                 }
                 for key in keys
-                for states in [machine.states(*key)]
+                for states in [machine.states(*key, now)]
                 for r in machine.records(*key)
             ]  # fmt: skip
 
@@ -200,7 +265,7 @@ class Bsda(Daemon[Headend]):
             raise ConfigError(f"no such service or stream here: {service}")
         held: list[int] = []
 
-        def cut(machine: Headend, now: float) -> list[Output]:
+        def cut(machine: BSDA, now: float) -> list[Output]:
             if at <= now:
                 raise ConfigError("the boundary is in the past")
             outputs: list[Output] = []

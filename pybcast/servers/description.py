@@ -11,7 +11,7 @@ from typing import Any, Final
 from pybcast import codec
 from pybcast.broadcast.sdp import KMSTYPES, Description, Endpoint, FluteSession, Media, StkmStream
 from pybcast.errors import ConfigError
-from pybcast.flows import Headend, StreamConfig
+from pybcast.flows import BSDA, StreamConfig
 from pybcast.messages import DrmStkm, Protocol, SmartcardStkm
 from pybcast.servers.config import ServerConfig
 
@@ -48,7 +48,7 @@ class MediaAt:
         return cls(address.removeprefix("[").removesuffix("]"), int(port), kind)
 
 
-def known(machine: Headend, streams: Iterable[StreamConfig]) -> list[dict[str, Any]]:
+def known(machine: BSDA, streams: Iterable[StreamConfig]) -> list[dict[str, Any]]:
     """What STKMs that are prepared or on air say in clear (R37): for each stream and profile the fmtp parameters as hexadecimal."""
     found: dict[tuple[int, str], dict[str, dict[str, None]]] = {}
     for stream in streams:

@@ -76,7 +76,7 @@ _AIR: Final = """
 [air]
 events = "air.jsonl"                  # what goes on air: ids and lengths; "-" for standard output
 keys = "keys.sock"                    # a Unix socket that tells encoders under which key to protect
-sender = "stkm.sock"                  # of `pybcast air stkm`, which repeats the STKMs
+sender = "stkm.sock"                  # of `pybcast air stkm`, which executes the plans: STKMs on air, keys to encoders
 carousel = "carousel.sock"            # of `pybcast air carousel`, which turns LTKMs and registration material
 interface = "127.0.0.1"               # the address of the interface that datagrams leave by
 ttl = 1                               # of multicast

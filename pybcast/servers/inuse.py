@@ -10,7 +10,7 @@ import msgspec
 
 from pybcast import codec
 from pybcast.errors import BcastError, ConfigError
-from pybcast.flows import BSM, Headend, StreamConfig
+from pybcast.flows import BSDA, BSM, StreamConfig
 from pybcast.flows.edge import USED
 from pybcast.flows.events import AirStkm
 from pybcast.flows.periods import PeriodRecord
@@ -40,11 +40,11 @@ Found = list[tuple[StreamConfig, list[tuple[str, PeriodRecord]]]]
 """Of each stream, states and periods."""
 
 
-def periods(machine: Headend, streams: Sequence[StreamConfig]) -> Found:
+def periods(machine: BSDA, streams: Sequence[StreamConfig], now: float) -> Found:
     """Of each stream the period whose key is in use and the next that is prepared.  In the machine's turn: only looks."""
     found = []
     for stream in streams:
-        states = machine.states(*stream.key)
+        states = machine.states(*stream.key, now)
         rows = [(states[r.period.start], r) for r in machine.records(*stream.key)]
         used = [row for row in rows if row[0] in USED][-1:]
         after = used[0][1].period.start if used else 0

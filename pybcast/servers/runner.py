@@ -38,6 +38,8 @@ from pybcast.flows.events import (
     OffAir,
     Output,
     Persist,
+    Plan,
+    Recall,
     Send,
     State,
     StopTraffic,
@@ -60,7 +62,7 @@ ANSWER: Final = 5.0  # seconds for a later input to bring an answer: the edge is
 UNANSWERED: Final = 1000  # requests that a later input may answer - confidence: own
 PATIENCE: Final = 10.0  # seconds that a request which is not about periods is worth sending after it was made - confidence: own
 
-AirOutput = Announce | OffAir | NextKey | UseKey | StopTraffic | CarouselPut | CarouselDrop
+AirOutput = Plan | Recall | Announce | OffAir | NextKey | UseKey | StopTraffic | CarouselPut | CarouselDrop
 
 
 class Machine(Protocol):
@@ -480,12 +482,12 @@ class Runner(Generic[M]):
                         waiting.result.set_result(message)
             case Send(message):
                 self._send(message)
-            case Announce() | OffAir() | NextKey() | UseKey() | StopTraffic() | CarouselPut() | CarouselDrop():
-                self._air(output)
             case Alarm():
                 self._watcher.alarm(output)
             case FlowDone():
                 self._watcher.flow(output)
+            case _ if isinstance(output, AirOutput):
+                self._air(output)
             case _:
                 raise LocalFlowError(f"{type(output).__name__} is nothing a server carries out")
 

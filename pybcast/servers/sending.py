@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of the processes that put on air what a BSD/A says: start, reload, stop, and the exit status, as those of ``daemon``.
 
-They read the BSD/A's configuration file, but none of its keys.
+They read the BSD/A's configuration file, but no key that it names.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from pybcast.broadcast.sender import Sender, Settings
+from pybcast.broadcast.sender import Sender, Settings, Shown
 from pybcast.errors import ConfigError
+from pybcast.outlets.keysocket import KeyServer
 from pybcast.servers import log
+from pybcast.servers.air import JsonLinesAir
 from pybcast.servers.config import ServerConfig, load
 from pybcast.servers.daemon import CLEAN, OUR_FAULT, USAGE
 from pybcast.servers.toml import Address
@@ -39,7 +41,26 @@ def serve_stkms(config: ServerConfig, realtime: int) -> int:
         streams = len({key[:2] for key in settings.groups})
         LOG.info("the STKM sender of %s is ready", config.me, extra={"fields": {"event": "ready", "streams": streams}})
 
-    return lived(config, lambda: Sender(settings, realtime=realtime, reload=reload, ready=ready).run())
+    def life() -> None:
+        keys = None if config.keys is None else KeyServer(config.keys)
+        shown = (
+            None
+            if not config.events
+            else JsonLinesAir(config.events, content=config.air.content, limit=config.air.events_size << 20)
+        )
+        try:
+            Sender(
+                settings, keys=keys, shown=_nothing if shown is None else shown.show, realtime=realtime, reload=reload, ready=ready,
+            ).run()  # fmt: skip
+        finally:
+            if shown is not None:
+                shown.close()
+
+    return lived(config, life)
+
+
+def _nothing(output: Shown) -> None:
+    """Nobody wants to see what goes on air."""
 
 
 def lived(config: ServerConfig, life: Callable[[], None]) -> int:

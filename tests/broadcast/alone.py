@@ -16,8 +16,10 @@ import time
 from pathlib import Path
 from typing import Final
 
-from saying import Saying, announce, configuration, state_until
+from saying import Saying, configuration, plan, state_until
 from servers_support import Process
+
+from pybcast.broadcast.link import Begin
 
 HERE: Final = "10.9.8.7"
 ETH_P_IP: Final = 0x0800
@@ -39,9 +41,9 @@ def main(folder: Path) -> None:
     sender = Process("bsda", folder, command=("air", "stkm"))
     sender.ready()
     now = time.time()
-    said = [announce("A", now), announce("B", now, data=os.urandom(200)), announce("A", now + 60)]
-    with Saying(folder / "air.sock", *said, mark=b"m" * 32) as bsda:
-        assert len(bsda.reports(3)) == 3
+    said = [plan("A", now, now + 60, now + 120, lead=60), plan("B", now, now + 60)]
+    with Saying(folder / "air.sock", *said, begin=Begin("urn:example:bsda", b"m" * 32)):
+        state_until(folder / "air.sock", datagrams=6)
         seen: dict[tuple[str, int], list[bytes]] = {}
         heartbeats = 0
         while heartbeats < 5 or len(seen) < 4 or any(len(rows) < 8 for rows in seen.values()):
@@ -56,7 +58,7 @@ def main(folder: Path) -> None:
                 heartbeats += 1
             else:
                 seen.setdefault((host, port), []).append(data[42 : 34 + length])
-        first, second = said[0], said[2]
+        first, second = said[0].periods
         for at, place in enumerate((("239.1.2.3", 5004), ("239.1.2.3", 5005))):
             content = seen[place]
             both = [first.stkms[at].data, second.stkms[at].data]
@@ -64,7 +66,7 @@ def main(folder: Path) -> None:
             content = content[begin:]
             assert content[0::2] == [both[0]] * len(content[0::2]) and content[1::2] == [both[1]] * len(content[1::2]), place
         for at, place in enumerate((("239.1.2.4", 5006), ("239.1.2.4", 5007))):
-            assert set(seen[place]) == {said[1].stkms[at].data}
+            assert set(seen[place]) == {said[1].periods[0].stkms[at].data}
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
             foreign.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(HERE))
             for garbage in (b"", b"x", bytes(60), b"BCSH" + os.urandom(60), os.urandom(1400)):

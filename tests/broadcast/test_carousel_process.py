@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import pytest
 
 from pybcast.broadcast import link
-from pybcast.broadcast.link import LinkClient
+from pybcast.broadcast.linkclient import ObjectClient
 from pybcast.broadcast.receiver import CarouselReceiver, Listener, LtkmListener
 from pybcast.cli import main
 from pybcast.errors import ConfigError
@@ -131,8 +131,8 @@ async def running(path: Path) -> AsyncIterator[Running]:
 
 
 @contextlib.asynccontextmanager
-async def bsda(path: Path, *outputs: CarouselPut) -> AsyncIterator[LinkClient]:
-    client = LinkClient(path, me="urn:example:bsda")
+async def bsda(path: Path, *outputs: CarouselPut) -> AsyncIterator[ObjectClient]:
+    client = ObjectClient(path, me="urn:example:bsda")
     for output in outputs:
         client.put(output)
     task = asyncio.create_task(client.run())

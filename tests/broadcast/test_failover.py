@@ -80,14 +80,14 @@ class Headends:
             assert time.monotonic() < end, f"{what}: {self.state(PAIR[0])}, {self.state(PAIR[1])}"
 
     def uses(self, name: str, after: float, count: int = 2) -> None:
-        """Until each service of a BSD/A has used so many keys of periods that begin after that Unix time."""
+        """Until each service of a headend has used so many keys of periods that begin after that Unix time."""
         start = after + 2_208_988_800
 
         def enough(seen: list[dict[str, Any]]) -> bool:
             used = {(e["service"][-1], e["start"]) for e in seen if e.get("event") == "UseKey" and e["start"] > start}
             return all(sum(letter == which for which, _ in used) >= count for letter in LETTERS)
 
-        self.system.running[name].wait(enough, f"{count} periods")
+        self.senders[name].wait(enough, f"{count} periods")
 
     def silence(self, quiet: float, since: float, end: float, allowed: float) -> None:
         """No port is silent for longer from ``since`` to ``end``; what the machine itself does to a repetition is measured before,
@@ -120,9 +120,9 @@ def test_without_a_sender_no_key_is_used(headends: Headends) -> None:
     system = headends.system
     system.start("bsm", *PAIR)
     for name in PAIR:
-        system.running[name].wait(lambda seen: any(e.get("event") == "OffAir" for e in seen), "period that was missed")
-        assert not any(e.get("event") == "UseKey" for e in system.running[name].events)
-        assert any(e.get("code") == "sender-lost" for e in system.running[name].events)
+        system.running[name].wait(lambda seen: any(e.get("code") == "sender-lost" for e in seen), "alarm")
+        system.running[name].wait(lambda seen: any(e.get("event") == "at-work" for e in seen), "work")
+        assert not any(e.get("event") in ("Announce", "UseKey") for e in system.running[name].events)
     (shown,) = system.shown("status", "bsda.toml")
     assert [(row["air"], row["light"]) for row in shown["air"]] == [("sender", "red")] and shown["light"] == "red"
     headends.start(*PAIR)
@@ -165,8 +165,8 @@ def test_whoever_sends_one_period_has_one_stkm(headends: Headends) -> None:
     assert system.stop() == dict.fromkeys(("bsm", *PAIR), 0)
     heard = headends.listener.heard
     evidence = Evidence()
-    bsdas = [process for process in system.past if process.argv[-2] == "serve" and process.name in PAIR]
-    evidence.on_air(bsdas)  # no two of one period differ
+    senders = [*(process for process in system.past if process.argv[-2] == "stkm"), *headends.senders.values()]
+    evidence.on_air(senders)  # no two of one period differ
     for (letter, profile), port in headends.ports.items():
         announced = {sha for (service, _, which), sha in evidence.air.items() if (service[-1], which) == (letter, profile)}
         sent = {digest(data) for _, data in heard[port]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The link between a BSD/A and the processes that send: all is said anew on each connection, nothing blocks or grows."""
+"""The link between a BSD/A and the processes that send: what there is is asked on each connection, nothing blocks or grows."""
 
 from __future__ import annotations
 
@@ -17,33 +17,86 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybcast import unixsocket
-from pybcast.broadcast import link
-from pybcast.broadcast.link import Ask, Begin, End, Frames, Gone, LinkClient, LinkServer, Said, told, understood
+from pybcast.broadcast import link, linkclient
+from pybcast.broadcast.link import (
+    Ask,
+    Begin,
+    End,
+    Executed,
+    Frames,
+    Gone,
+    Here,
+    Said,
+    Told,
+    Which,
+    executed,
+    heard,
+    told,
+    understood,
+)
+from pybcast.broadcast.linkclient import LinkClient, ObjectClient, PlanClient
+from pybcast.broadcast.linkserver import LinkServer
 from pybcast.errors import BadLength, BcastError, ConfigError, WireError
-from pybcast.flows.events import AirStkm, Announce, CarouselDrop, CarouselPut, OffAir
+from pybcast.flows.edge import Held, HeldPeriod
+from pybcast.flows.events import (
+    AirStkm,
+    Alarm,
+    CarouselDrop,
+    CarouselPut,
+    Plan,
+    PlanBegun,
+    PlannedPeriod,
+    PlanRefused,
+    Recall,
+    Recalled,
+)
+from pybcast.flows.tables import EdgeState
+from pybcast.messages import Protocol
+from pybcast.secret import Secret
 
 NEWS: Final = "urn:example:news"
+ME: Final = "urn:example:bsda"
 
 
-def announce(start: int, data: bytes = b"stkm", service: str = NEWS) -> Announce:
-    return Announce(service, 1, start, (AirStkm("drm", data), AirStkm("smartcard", data + b"2")), 0.1)
+def plan(*starts: int, data: bytes = b"stkm", service: str = NEWS) -> Plan:
+    periods = tuple(
+        PlannedPeriod(
+            start, start + 2, start - 0.5, (AirStkm("drm", data), AirStkm("smartcard", data + b"2")), b"id", Secret(b"k" * 16),
+            b"s" * 14, Secret(b"a" * 20) if start % 4 else None, start + 9,
+        )
+        for start in starts
+    )  # fmt: skip
+    return Plan(service, 1, Protocol.SRTP, 0.1, periods, hold_through=bool(starts[0] % 4), reserve=3)
 
 
-OUTPUTS: Final = (announce(8), OffAir(NEWS, 1, 8), CarouselPut("a", NEWS, (b"1", b"22")), CarouselDrop("a"))
+def put(name: str, data: bytes = b"1") -> CarouselPut:
+    return CarouselPut(name, NEWS, (data, b"22"))
+
+
+TOLD: Final[tuple[Told, ...]] = (plan(8, 10), Recall(NEWS, 1, 8, off_air=True), put("a"), CarouselDrop("a"))
+EXECUTED: Final[tuple[Executed, ...]] = (
+    Recalled(NEWS, 1, 8, (8, 10), ((12, 14),)), PlanRefused(NEWS, 1, (8,), "it overlaps", unknown=True), PlanBegun(NEWS, 1, 8),
+    Alarm("held-key", NEWS, 1, "why"), Alarm("of-all", "", None, active=False),
+)  # fmt: skip
+HERE: Final = Here(
+    "7.0", 5, 0, (Held(NEWS, 1, (HeldPeriod(8, 10, EdgeState.IN_USE, (b"m" * 16,)),), 8), Held(NEWS, 2, (), None)), EXECUTED[3:4]  # type: ignore[arg-type]
+)  # fmt: skip
 
 
 class Ends:
-    """Both ends in one event loop."""
+    """Both ends in one event loop; the process answers as it is told to."""
 
-    def __init__(self, folder: Path, **changes: Any) -> None:
-        self.server = LinkServer(folder / "link.sock")
+    def __init__(self, folder: Path, client: type[LinkClient] = PlanClient, **changes: Any) -> None:
+        self.path = folder / "link.sock"
+        self.server = LinkServer(self.path)
         self.server.open()
-        self.reports: list[link.Report] = []
+        self.has = Here()
         self.changes: list[tuple[bool, str]] = []
-        self.client = LinkClient(
-            folder / "link.sock", me="urn:example:bsda", mark=b"m" * 32, announced=self.reports.extend,
-            changed=lambda *change: self.changes.append(change), **changes,
-        )  # fmt: skip
+        self.heard: list[Executed | Here] = []
+        options: dict[str, Any] = {"came": self.heard.append, "executed": self.heard.append} if client is PlanClient else {}
+        self.client: Any = client(
+            self.path, me=ME, mark=b"m" * 32, changed=lambda *change: self.changes.append(change), **options, **changes
+        )
         self.task = asyncio.create_task(self.client.run())
 
     async def said(self, until: Callable[[Said], bool], *, keep_asks: bool = False) -> list[Said]:
@@ -51,7 +104,16 @@ class Ends:
         found: list[Said] = []
         while not (found and until(found[-1])):
             await self.readable()
-            found += [said for said in self.server.poll(1) if keep_asks or not isinstance(said, Ask)]
+            found += self.taken(1, keep_asks=keep_asks)
+        return found
+
+    def taken(self, most: int = 64, *, keep_asks: bool = False) -> list[Said]:
+        found: list[Said] = []
+        for said in self.server.poll(most):
+            if isinstance(said, Which):
+                self.server.here(said, self.has)
+            elif keep_asks or not isinstance(said, Ask):
+                found.append(said)
         return found
 
     async def readable(self) -> None:
@@ -68,11 +130,18 @@ class Ends:
         while not what():
             await asyncio.sleep(0)
 
-    async def said_nothing_until(self, what: Callable[[], object]) -> None:
-        """The process reads, and hears nothing, until something has happened."""
+    async def until(self, what: Callable[[], object]) -> list[Said]:
+        """What the process hears until something has happened."""
+        found: list[Said] = []
         while not what():
-            assert not self.server.poll()
+            found += self.taken()
             await asyncio.sleep(0)
+        return found
+
+    async def came(self) -> list[Said]:
+        """Until a connection has begun, and the BSD/A has heard what there is."""
+        before = len(self.heard)
+        return await self.until(lambda: len(self.heard) > before)
 
     async def stop(self) -> None:
         self.task.cancel()
@@ -80,9 +149,9 @@ class Ends:
         self.server.close()
 
 
-def run(folder: Path, test: Callable[[Ends], Awaitable[None]]) -> None:
+def run(folder: Path, test: Callable[[Ends], Awaitable[None]], client: type[LinkClient] = PlanClient, **changes: Any) -> None:
     async def whole() -> None:
-        ends = Ends(folder)
+        ends = Ends(folder, client, **changes)
         try:
             async with asyncio.timeout(30):
                 await test(ends)
@@ -96,8 +165,8 @@ def is_end(said: Said) -> bool:
     return isinstance(said, End)
 
 
-@pytest.mark.parametrize("output", OUTPUTS, ids=lambda output: type(output).__name__)
-def test_an_output_comes_as_it_was_said(output: link.Told) -> None:
+@pytest.mark.parametrize("output", TOLD, ids=lambda output: type(output).__name__)
+def test_an_output_comes_as_it_was_said(output: Told) -> None:
     frames = Frames()
     for octet in told(output):
         frames.feed(bytes([octet]))
@@ -105,116 +174,292 @@ def test_an_output_comes_as_it_was_said(output: link.Told) -> None:
     assert body is not None and understood(body) == output and frames.next() is None
 
 
-def test_a_process_that_is_told_and_reports(tmp_path: Path) -> None:
+def test_what_an_edge_says_comes_as_it_was_said() -> None:
+    for output in EXECUTED:
+        assert heard(executed(output)[4:]) == output
+    assert heard(link.here(HERE)[4:]) == HERE
+    assert "6b6b" not in repr(plan(8)), "no key in what is shown"
+
+
+# --- an edge ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_edge_that_is_told_plans_and_says_what_became_of_them(tmp_path: Path) -> None:
     async def test(ends: Ends) -> None:
-        assert (tmp_path / "link.sock").stat().st_mode & 0o777 == 0o600
-        ends.client.put(announce(8))
-        ends.client.put(OUTPUTS[2])
-        heard = await ends.said(is_end)
-        assert heard == [Begin("urn:example:bsda", b"m" * 32), announce(8), OUTPUTS[2], End()]
+        assert ends.path.stat().st_mode & 0o777 == 0o600
+        ends.client.put(plan(4))
+        ends.has = HERE
+        assert await ends.came() == [Begin(ME, b"m" * 32, 1)], "of what was put before, the edge was asked what it has of it"
         assert ends.server.connected and ends.changes == [(True, "")]
-        for report in ((NEWS, 1, 8), (NEWS, 1, 999)):  # of what it was never told nothing can be reported
-            ends.server.announced(report)
+        assert ends.heard == [Here("", 1, 0, HERE.held, HERE.alarms)]
+        ends.client.put(plan(8, 10))
+        ends.client.put(TOLD[1])
+        ends.client.end()
+        assert await ends.said(is_end) == [plan(8, 10), TOLD[1], End()]
+        for output in EXECUTED:
+            ends.server.say(output)
         ends.server.flush()
-        await ends.seen(lambda: ends.reports)
-        assert ends.reports == [(NEWS, 1, 8)]
-        ends.client.put(announce(8))  # a machine that was made anew says it again: it is on air
-        assert ends.reports == [(NEWS, 1, 8)] * 2
-        ends.client.put(announce(10))
-        ends.client.put(OffAir(NEWS, 1, 8))
-        ends.client.put(OffAir(NEWS, 1, 4))  # never said
-        ends.client.put(CarouselDrop("a"))
-        heard = await ends.said(lambda said: isinstance(said, CarouselDrop))
-        assert heard == [announce(10), OffAir(NEWS, 1, 8), CarouselDrop("a")]
+        await ends.seen(lambda: len(ends.heard) > len(EXECUTED))
+        assert tuple(ends.heard[1:]) == EXECUTED
+        ends.client.ask_again()  # the machine was made anew
+        assert await ends.came() == []
 
     run(tmp_path, test)
 
 
-def test_everything_is_said_anew_to_a_process_that_comes_back(tmp_path: Path) -> None:
+def test_what_is_there_is_said_after_what_was_executed_before(tmp_path: Path) -> None:
     async def test(ends: Ends) -> None:
-        ends.client.put(announce(8))
-        await ends.said(is_end)
-        ends.server.announced((NEWS, 1, 8))
-        ends.server.flush()
-        await ends.seen(lambda: ends.reports)
+        await ends.came()
+        ends.client.put(plan(8))
+        ends.client.ask_again()
+        await ends.readable()
+        first, second, *_ = [said for said in ends.server.poll() if not isinstance(said, Ask)]
+        assert first == plan(8) and isinstance(second, Which), "each in its turn"
+        ends.server.say(EXECUTED[0])
+        ends.server.here(second, HERE)
+        await ends.seen(lambda: len(ends.heard) >= 3)
+        assert ends.heard[1] == EXECUTED[0] and isinstance(ends.heard[2], Here)
+
+    run(tmp_path, test)
+
+
+def test_an_edge_that_comes_back_is_asked_what_it_has(tmp_path: Path) -> None:
+    async def test(ends: Ends) -> None:
+        await ends.came()
+        ends.client.put(plan(8))
         ends.server.close()
         await ends.seen(lambda: not ends.client.connected)
-        ends.client.put(announce(10))
-        ends.client.put(OffAir(NEWS, 1, 8))
-        ends.client.put(announce(12))
-        ends.server = LinkServer(tmp_path / "link.sock")
+        ends.client.put(plan(10))
+        ends.client.end()
+        ends.server = LinkServer(ends.path)
         ends.server.open()
-        assert (await ends.said(is_end))[1:-1] == [announce(10), announce(12)]
+        begin, *rest = await ends.came()
+        assert begin == Begin(ME, b"m" * 32, 1) and rest == [], "nothing is kept to be said again"
         assert [there for there, _ in ends.changes][:2] == [True, False] and ends.changes[-1] == (True, "")
 
     run(tmp_path, test)
 
 
-def test_streams_that_the_configuration_forgot_are_taken_off(tmp_path: Path) -> None:
+def test_of_an_epoch_that_is_over_nothing_is_taken(tmp_path: Path) -> None:
+    """R44: a BSD/A that comes takes the place of the one before, which does not come back."""
+
     async def test(ends: Ends) -> None:
-        ends.client.put(announce(8))
-        ends.client.put(announce(8, service="urn:other"))
-        ends.client.put(OUTPUTS[2])
-        await ends.said(is_end)
-        ends.client.keep({(NEWS, 1, start) for start in (8, 10)})
-        ends.client.put(announce(10))
-        assert await ends.said(lambda said: said == announce(10)) == [OffAir("urn:other", 1, 8), announce(10)]
-
-    run(tmp_path, test)
-
-
-def test_a_bsda_that_comes_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
-    async def test(ends: Ends) -> None:
-        await ends.said(is_end)
-        other = LinkClient(tmp_path / "link.sock", me="urn:example:other")
-        other.put(announce(20))
+        await ends.came()
+        taken: list[Here] = []
+        other = PlanClient(ends.path, me="urn:example:other", came=taken.append, executed=lambda _: None)
         task = asyncio.create_task(other.run())
-        heard = await ends.said(is_end)
-        assert heard[0] == Begin("urn:example:other") and announce(20) in heard
-        assert Gone() not in heard
-        assert not any(isinstance(said, Announce) and said != announce(20) for said in heard)
+        said = await ends.until(lambda: taken)
+        assert said == [Begin("urn:example:other", epoch=2)], "nobody is reported gone after another has come"
+        why = (False, "another BSD/A has taken our place there")
+        await ends.until(lambda: why in ends.changes)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        heard = await ends.said(lambda said: isinstance(said, Begin) and said.me == "urn:example:bsda")
-        assert not any(isinstance(said, Gone) for said in heard[1:]), "nobody is reported gone after another has come"
+        assert ends.client.why == why[1] and ends.changes.count(why) == 1
 
     run(tmp_path, test)
 
 
-def test_a_process_that_does_not_read_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "STUCK", 0.2)
+@pytest.mark.parametrize(("begin", "why"), [(Begin(ME, epoch=3), "frame.epoch"), (Begin(ME, epoch=4, shard=1), "frame.shard")])
+def test_a_lower_epoch_and_another_shard_are_cut_off(tmp_path: Path, begin: Begin, why: str) -> None:
+    server = LinkServer(tmp_path / "link.sock")
+    server.open()
+    try:
+        with stranger(server, tmp_path / "link.sock") as first, stranger(server, tmp_path / "link.sock") as second:
+            first.sendall(link.begin(Begin(ME, epoch=4)))
+            assert server.poll() == [Begin(ME, epoch=4)]
+            second.sendall(link.begin(begin))
+            assert server.poll() == [] and second.recv(1) == b"" and server.refused == 1 and server.connected, why
+    finally:
+        server.close()
+
+
+def test_an_edge_of_another_shard_is_not_ours(tmp_path: Path) -> None:
+    async def test(ends: Ends) -> None:
+        await ends.until(lambda: ends.changes)
+        assert ends.changes == [(False, "it is of shard 0, not 3")] and not ends.server.connected
+
+    run(tmp_path, test, shard=3)
+
+
+def test_an_edge_that_does_not_read_is_told_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linkclient, "STUCK", 0.2)
+
+    async def test(ends: Ends) -> None:
+        await ends.came()
+        for start in range(0, 8000, 2):
+            ends.client.put(plan(start, data=bytes(1000)))
+        await ends.seen(lambda: (False, "it does not read") in ends.changes)
+        assert not ends.client._unsaid and ends.client._octets == 0
+        said = await ends.came()
+        assert isinstance(said[-1], Begin), "what it has is asked"
+
+    run(tmp_path, test)
+
+
+def test_what_waits_for_an_edge_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linkclient, "MAX_UNSAID", 1 << 20)
+
+    async def test(ends: Ends) -> None:
+        await ends.came()
+        for start in range(0, 8000, 2):
+            ends.client.put(plan(start, data=bytes(1000)))
+        await ends.seen(lambda: (False, "everything is said anew") in ends.changes)
+        assert ends.client._octets == 0
+
+    run(tmp_path, test)
+
+
+# --- a carousel ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_carousel_is_told_everything_anew_when_it_comes_back(tmp_path: Path) -> None:
+    async def test(ends: Ends) -> None:
+        ends.client.put(put("a"))
+        ends.client.put(put("b"))
+        assert await ends.said(is_end) == [Begin(ME, b"m" * 32), put("a"), put("b"), End()]
+        ends.client.put(put("a"))  # said already
+        ends.client.put(put("c"))
+        ends.client.put(CarouselDrop("b"))
+        ends.client.put(CarouselDrop("never said"))
+        assert await ends.said(lambda said: isinstance(said, CarouselDrop)) == [put("c"), CarouselDrop("b")]
+        ends.server.close()
+        await ends.seen(lambda: not ends.client.connected)
+        ends.client.put(CarouselDrop("a"))
+        ends.client.put(put("d"))
+        ends.server = LinkServer(ends.path)
+        ends.server.open()
+        assert (await ends.said(is_end))[1:-1] == [put("c"), put("d")]
+
+    run(tmp_path, test, ObjectClient)
+
+
+def test_after_forgetting_only_what_is_new_is_said(tmp_path: Path) -> None:
+    """The store was put back: what was said before was another's; the carousel holds what nobody speaks of (R33)."""
+
+    async def test(ends: Ends) -> None:
+        ends.client.put(put("a"))
+        await ends.said(is_end)
+        ends.client.forget()
+        ends.client.put(put("b"))
+        said = await ends.said(is_end)
+        assert [one for one in said if not isinstance(one, Gone)] == [Begin(ME, b"m" * 32), put("b"), End()]
+
+    run(tmp_path, test, ObjectClient)
+
+
+def test_a_carousel_that_does_not_read_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linkclient, "STUCK", 0.2)
 
     async def test(ends: Ends) -> None:
         await ends.said(is_end)
-        writing = link.CHUNK
-        for start in range(0, 40_000, 2):  # each period takes the place of the one before
-            ends.client.put(announce(start, bytes(1000)))
-            ends.client.put(OffAir(NEWS, 1, start - 2))
-            if start % 400 == 0:
+        for number in range(20_000):  # each takes the place of the one before
+            ends.client.put(put(str(number), bytes(4000)))
+            ends.client.put(CarouselDrop(str(number - 1)))
+            if number % 200 == 0:
                 await asyncio.sleep(0)
         assert len(ends.client._holds) == 1
-        assert len(ends.client._unsaid) + len(ends.client._said) < 3 * writing // 1000
+        assert len(ends.client._unsaid) + len(ends.client._said_here) < 3 * unixsocket.CHUNK // 1000
         await ends.seen(lambda: (False, "it does not read") in ends.changes)
-        heard = await ends.said(lambda said: said == announce(39_998, bytes(1000)))
-        assert isinstance(heard[-2], Begin), "it is said anew, and only what holds"
+        said = await ends.said(lambda said: said == put("19999", bytes(4000)))
+        assert isinstance(said[-2], Begin), "it is said anew, and only what holds"
 
-    run(tmp_path, test)
+    run(tmp_path, test, ObjectClient)
+
+
+# --- both ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_state_is_told_to_the_bsda_and_to_who_asks(tmp_path: Path) -> None:
     async def test(ends: Ends) -> None:
-        heard = await ends.said(lambda said: isinstance(said, Ask), keep_asks=True)
-        assert isinstance(heard[-1], Ask)
-        ends.server.answer(heard[-1], {"light": "green", "streams": 3})
+        said = await ends.said(lambda said: isinstance(said, Ask), keep_asks=True)
+        assert isinstance(said[-1], Ask)
+        ends.server.answer(said[-1], {"light": "green", "streams": 3})
         await ends.seen(lambda: ends.client.state)
         assert ends.client.state == {"light": "green", "streams": 3}
-        asking = asyncio.create_task(asyncio.to_thread(link.ask, tmp_path / "link.sock"))
+        asking = asyncio.create_task(asyncio.to_thread(link.ask, ends.path))
         question = (await ends.said(lambda said: isinstance(said, Ask), keep_asks=True))[-1]
         assert isinstance(question, Ask)
         ends.server.answer(question, {"light": "red"})
         assert await asking == {"light": "red"} and ends.server.connected, "who asks takes nobody's place"
 
     run(tmp_path, test)
+
+
+def test_the_process_speaks_first_and_sends_the_commit_back(tmp_path: Path) -> None:
+    """R51: it knows how far our store has come."""
+    commit = "1.0.0.0.first"
+    spoken: list[str] = []
+
+    async def test(ends: Ends) -> None:
+        nonlocal commit
+        await ends.came()
+        assert spoken == [""] and ends.client.tried.is_set()
+        ends.client.put(plan(8))
+        await ends.said(lambda said: isinstance(said, Plan))
+        commit = "2.0.0.0.second"
+        ends.client.put(plan(10))
+        await ends.said(lambda said: said == plan(10))
+        ends.server.again()  # it connects anew
+        await ends.came()
+        assert spoken == ["", "2.0.0.0.second"]
+
+    run(tmp_path, test, commit=lambda: commit, here=lambda said: spoken.append(said.token))
+
+
+def test_nothing_is_said_before_the_bsda_may_speak(tmp_path: Path) -> None:
+    """So what it finds out from the process comes before anything that it says."""
+    spoken: list[Here] = []
+
+    async def test(ends: Ends) -> None:
+        assert await ends.until(lambda: spoken) == []
+        assert not ends.client.connected
+        ends.client.put(put("a"))
+        ends.client.speaking.set()
+        assert [type(one) for one in await ends.said(is_end)] == [Begin, CarouselPut, End]
+
+    run(tmp_path, test, ObjectClient, silent=True, here=spoken.append)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", link.executed(EXECUTED[2]), b"\0\0\0\1\xc1"], ids=["nothing", "something else", "no frame"]
+)
+def test_a_process_that_does_not_say_what_it_has_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:  # fmt: skip
+    monkeypatch.setattr(linkclient, "ANSWERED", 0.05)
+
+    async def test() -> None:
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(answer)
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_unix_server(silent, tmp_path / "link.sock")
+        changes: list[str] = []
+        client = ObjectClient(tmp_path / "link.sock", me=ME, changed=lambda there, why: changes.append(why))
+        task = asyncio.create_task(client.run())
+        async with asyncio.timeout(30):
+            await client.tried.wait()
+        assert changes and not client.connected
+        assert changes[0] == "it does not say what it has" or "a message of the link" in changes[0]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(test())
+
+
+def test_nobody_is_a_witness_who_is_not_there(tmp_path: Path) -> None:
+    async def test() -> None:
+        client = ObjectClient(tmp_path / "nobody.sock", me=ME)
+        task = asyncio.create_task(client.run())
+        async with asyncio.timeout(30):
+            await client.tried.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(test())
 
 
 @contextlib.contextmanager
@@ -230,7 +475,7 @@ def stranger(server: LinkServer, path: Path) -> Any:
     "garbage",
     [
         b"\0\0\0\0", b"\xff\xff\xff\xff", b"GET / HTTP/1.1\r\n\r\n", struct.pack(">I", 3) + b"\xc1\xc1\xc1",
-        told(announce(8)), told(CarouselDrop("a")),  # before begin
+        told(plan(8)), told(CarouselDrop("a")),  # before begin
         struct.pack(">I", 2000) + b"\x91" * 2000,  # nested deeper than anything
     ],
     ids=["empty", "endless", "http", "no-msgpack", "no-begin", "no-begin-either", "nested"],
@@ -258,10 +503,10 @@ def test_who_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with stranger(server, path) as other:
             assert other.recv(1) == b""
         patch.setattr(unixsocket, "socket_user", lambda _: 0)
-        patch.setattr(link, "MAX_PEERS", 1)
+        patch.setattr(server, "_most", 1)
         with stranger(server, path) as other:
             assert other.recv(1) == b""
-        idle.sendall(link.frame(link._Ask()))
+        idle.sendall(link.ASK)
         assert isinstance(server.poll()[0], Ask)
     assert server.refused == 2
     server.close()
@@ -289,7 +534,7 @@ def test_any_bytes_are_frames_or_an_error(parts: list[bytes]) -> None:
 
 @given(st.one_of(st.binary(max_size=300), st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=8) | st.binary(max_size=8) | st.floats()
-    | st.sampled_from(["begin", "end", "announce", "off-air", "put", "drop", "ask", "drm", "smartcard"]),
+    | st.sampled_from(["begin", "end", "plan", "recall", "put", "drop", "ask", "which", "drm", "smartcard"]),
     lambda inner: st.lists(inner, max_size=6), max_leaves=12,
 ).map(msgspec.msgpack.encode)))  # fmt: skip
 def test_any_message_is_understood_or_an_error(body: bytes) -> None:
@@ -298,115 +543,6 @@ def test_any_message_is_understood_or_an_error(body: bytes) -> None:
     except WireError as error:
         assert isinstance(error, BcastError) and error.field == "frame"
     else:
-        if isinstance(said, Announce | OffAir | CarouselPut | CarouselDrop):
+        if isinstance(said, Plan | Recall | CarouselPut | CarouselDrop):
             again = understood(told(said)[4:])
             assert again == said
-
-
-# --- what the process knows of the BSD/A's store (R51) ------------------------------------------------------------------
-
-
-class Witness(Ends):
-    """Ends whose process has something on air, and a BSD/A that listens to it."""
-
-    def __init__(self, folder: Path, held: tuple[link.Held, ...] = (), **changes: Any) -> None:
-        self.here: list[tuple[str, tuple[link.Held, ...]]] = []
-        self.commit = "1.0.0.0.first"
-        super().__init__(
-            folder, commit=lambda: self.commit, here=lambda token, held: self.here.append((token, tuple(held))), **changes
-        )
-        self.server._on_air = lambda: held
-
-
-def run_witness(folder: Path, test: Callable[[Witness], Awaitable[None]], **options: Any) -> None:
-    async def whole() -> None:
-        ends = Witness(folder, **options)
-        try:
-            async with asyncio.timeout(30):
-                await test(ends)
-        finally:
-            await ends.stop()
-
-    asyncio.run(whole())
-
-
-def test_the_process_speaks_first_and_sends_the_commit_back(tmp_path: Path) -> None:
-    held = ((NEWS, 1, 8, link.mark_of(b"stkm")), (NEWS, 1, 16, link.mark_of(b"later")))
-
-    async def test(ends: Witness) -> None:
-        await ends.said(lambda said: isinstance(said, Begin))
-        assert ends.here == [("", held)] and ends.client.tried.is_set()
-        ends.client.put(announce(8))
-        await ends.said(lambda said: isinstance(said, Announce))
-        ends.commit = "2.0.0.0.second"
-        ends.client.put(announce(16))
-        await ends.said(lambda said: isinstance(said, Announce) and said.start == 16)
-        ends.server.again()  # it connects anew
-        await ends.said(lambda said: isinstance(said, Begin))
-        assert ends.here == [("", held), ("2.0.0.0.second", held)]
-
-    run_witness(tmp_path, test, held=held)
-
-
-def test_nothing_is_said_before_the_bsda_may_speak(tmp_path: Path) -> None:
-    """So what it finds out from the process comes before anything that it says."""
-
-    async def test(ends: Witness) -> None:
-        await ends.said_nothing_until(lambda: ends.here)
-        assert not ends.client.connected
-        ends.client.put(announce(8))
-        ends.client.speaking.set()
-        said = await ends.said(lambda said: isinstance(said, End))
-        assert [type(one) for one in said] == [Begin, Announce, End]
-
-    run_witness(tmp_path, test, silent=True)
-
-
-def test_after_forgetting_only_what_is_new_is_said(tmp_path: Path) -> None:
-    """The store was put back: what was said before was another's; the process holds what nobody speaks of (R33)."""
-
-    async def test(ends: Witness) -> None:
-        ends.client.put(announce(8))
-        await ends.said(lambda said: isinstance(said, End))
-        ends.client.forget()
-        ends.client.put(announce(24))
-        said = await ends.said(lambda said: isinstance(said, End))
-        assert [type(one) for one in said if not isinstance(one, Gone)] == [Begin, Announce, End]
-        assert [one.start for one in said if isinstance(one, Announce)] == [24]
-
-    run_witness(tmp_path, test)
-
-
-def test_a_process_that_does_not_say_what_is_on_air_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "ANSWERED", 0.05)
-
-    async def test() -> None:
-        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read()
-            writer.close()
-
-        server = await asyncio.start_unix_server(silent, tmp_path / "link.sock")
-        changes: list[str] = []
-        client = LinkClient(tmp_path / "link.sock", me="urn:example:bsda", changed=lambda there, why: changes.append(why))
-        task = asyncio.create_task(client.run())
-        async with asyncio.timeout(30):
-            await client.tried.wait()
-        assert changes == ["it does not say what is on air"] and not client.connected
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        server.close()
-        await server.wait_closed()
-
-    asyncio.run(test())
-
-
-def test_nobody_is_a_witness_who_is_not_there(tmp_path: Path) -> None:
-    async def test() -> None:
-        client = LinkClient(tmp_path / "nobody.sock", me="urn:example:bsda")
-        task = asyncio.create_task(client.run())
-        async with asyncio.timeout(30):
-            await client.tried.wait()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-    asyncio.run(test())

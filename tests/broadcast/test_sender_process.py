@@ -17,13 +17,16 @@ from typing import Any
 
 import pytest
 from hearing import Heard, Listener
-from saying import NTP_UNIX, Saying, announce, configuration, state_until
+from saying import NTP_UNIX, Saying, configuration, plan, service, state_until, stkm, tek
 from servers_support import Process, free_ports
 
 from pybcast.backend import pki
 from pybcast.broadcast import link
+from pybcast.broadcast.link import Begin
 from pybcast.cli import main
-from pybcast.flows.events import OffAir
+from pybcast.flows.events import NextKey, PlanBegun, PlanRefused, Recall, Recalled, UseKey
+from pybcast.outlets.keyline import KeyOutput
+from pybcast.outlets.keysocket import follow
 
 
 @contextlib.contextmanager
@@ -48,70 +51,134 @@ def more(count: int, port: int, since: float) -> Callable[[dict[int, list[Heard]
     return lambda heard: sum(when > since for when, _ in heard.get(port, ())) >= count
 
 
-def test_what_is_said_is_on_air_and_stays(tmp_path: Path) -> None:
+def told_to_an_encoder(path: Path, until: Callable[[KeyOutput], bool]) -> list[tuple[float, KeyOutput]]:
+    """What an encoder hears, with the Unix time, to the line that is waited for."""
+    found = []
+    for output in follow(path, patience=30):
+        found.append((time.time(), output))
+        if until(output):
+            return found
+    raise AssertionError
+
+
+def test_what_is_planned_happens_whatever_becomes_of_the_bsda(tmp_path: Path) -> None:
+    """Both servers are dead, and STKMs and keys change on."""
+    path = tmp_path / "air.sock"
+    with on_air(tmp_path, keys="keys.sock") as (sender, listener, ports):
+        begin = int(time.time()) + 2
+        edges = [begin + 2 * n for n in range(-1, 5)]  # of two seconds
+        ntp = [edge + NTP_UNIX for edge in edges]
+        with Saying(path, plan("A", *edges, reserve=10), plan("B", begin - 4, begin + 60)) as bsda:
+            assert set(bsda.executed(2)) == {PlanBegun(service("A"), 1, ntp[0]), PlanBegun(service("B"), 1, begin - 4 + NTP_UNIX)}
+            here = bsda.here()
+            assert {held.service: [p.start for p in held.periods] for held in here.held} == {
+                service("A"): ntp[:-1], service("B"): [begin - 4 + NTP_UNIX],
+            }  # fmt: skip
+        state_until(path, able=False)
+        heard = told_to_an_encoder(
+            tmp_path / "keys.sock", lambda output: isinstance(output, UseKey) and output.start == ntp[4]
+        )  # fmt: skip
+        uses = [(when, use) for when, use in heard if isinstance(use, UseKey) and use.service == service("A")]
+        assert [use.tek.reveal() for _, use in uses] == [tek("A", start) for start in ntp[5 - len(uses) : 5]]
+        for when, use in uses[1:]:
+            assert 0 <= when - (use.start - NTP_UNIX) < 2, "in time, of a machine that others use too"
+        nexts = [(when, said.use.start) for when, said in heard if isinstance(said, NextKey)]
+        assert [start for _, start in nexts] == ntp[5 - len(nexts) : 5]
+        for when, start in nexts[1:]:
+            left = [at for at, data in listener.heard[ports["A"]] if data == stkm("drm", "A", start)]
+            assert sum(at < when for at in left) >= 3, "named to the encoder only after its STKM was sent three times (R47)"
+        state = state_until(path, held=1, changes=4)
+        assert state["light"] == "red" and state["why"] == "the last key of 1 streams is held" and state["reach"] <= 0
+    alarms = [(e["code"], e["service"], e["active"]) for e in sender.events if e.get("event") == "alarm"]
+    assert alarms == [("plan-short", service("A"), True), ("held-key", service("A"), True)]
+    for profile, offset in (("drm", 0), ("smartcard", 1)):
+        rows = listener.heard[ports["A"] + offset]
+        for n, start in enumerate(ntp[1:-1], 1):
+            mine = [when for when, data in rows if data == stkm(profile, "A", start)]
+            assert mine[0] < edges[n], "on air before its start"
+            gone = max(when for when, data in rows if data == stkm(profile, "A", ntp[n - 1]))
+            assert gone < edges[n] + 1, "and the one before it is off air then"
+        both = [data for when, data in rows if edges[2] - 0.5 < when < edges[2]]
+        assert all(a != b for a, b in pairwise(both)), "n, n+1, n, n+1"
+
+
+def test_a_bsda_that_comes_is_told_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "air.sock"
     with on_air(tmp_path) as (sender, listener, ports):
         now = time.time()
-        first = [announce("A", now - 5), announce("B", now - 5)]
-        with Saying(path, *first) as bsda:
-            assert sorted(bsda.reports(2)) == [(said.service, 1, said.start) for said in first]
-            begin = int(time.time()) + 2
-            second = announce("A", begin)
-            bsda.say(second)
-            assert bsda.reports(1) == [(second.service, 1, second.start)]
-            listener.wait(more(5, ports["A"], begin + 0.3), "the second period")
-            assert state_until(path, handovers=1)["handovers_late"] == 0
-            bsda.say(announce("B", begin + 60))
-            bsda.reports(1)
-        died = time.time()
+        far = plan("A", now - 5, now + 60, now + 120, now + 180)
+        starts = [period.start for period in far.periods]
+        with Saying(path, far) as bsda:
+            assert bsda.executed(1) == [PlanBegun(service("A"), 1, starts[0])]
+            bsda.say(plan("A", now + 110, now + 130), plan("C", now, now + 60))
+            overlaps, stranger = bsda.executed(2)
+            assert isinstance(overlaps, PlanRefused) and "overlap" in overlaps.why and not overlaps.unknown
+            assert isinstance(stranger, PlanRefused) and stranger.unknown and stranger.service == service("C")
         state_until(path, able=False)
-        listener.wait(more(12, ports["B"], died + 0.2), "what is held")
-        with Saying(path, second, announce("B", now - 5)) as again:  # it says less: one period was taken back
-            assert sorted(again.reports(2)) == [(second.service, 1, second.start), (first[1].service, 1, first[1].start)]
-            came = time.time()
-            listener.wait(more(8, ports["B"], came + 0.2), "what it said again")
-            with Saying(path, me="urn:example:other") as other:  # and another has lost its store
-                state_until(path, bsda="urn:example:other", able=True)
-                listener.wait(more(3, ports["A"], time.time() + 0.2), "what is held")
-                assert again.connection.recv(100) == b"", "its place is taken"
-                other.say(OffAir(first[1].service, 1, first[1].start))
-                state_until(path, streams=1, datagrams=2)
-    heard = listener.heard
-    for profile, offset in (("drm", 0), ("smartcard", 1)):
-        rows = heard[ports["A"] + offset]
-        old, new = (f"{profile} A {said.start} ".encode() for said in (first[0], second))
-        assert {data for _, data in rows} == {old, new}
-        assert max(when for when, data in rows if data == old) < begin + 0.1, "off air when the next period begins: nobody said so"
-        both = [data for when, data in rows if when < begin]
-        both = both[both.index(new) - 1 :]
-        assert all(a != b for a, b in pairwise(both)), "n, n+1, n, n+1"
-        rows = heard[ports["B"] + offset]
-        assert {data for when, data in rows if died + 0.2 < when < came} == {
-            f"{profile} B {said + NTP_UNIX} ".encode() for said in (int(now - 5), begin + 60)
-        }
-        assert {data for when, data in rows if when > came + 0.2} == {f"{profile} B {first[1].start} ".encode()}
+        again = Begin("urn:example:other", epoch=2)
+        with Saying(path, begin=again) as other:
+            (held,) = other.here().held
+            assert ([p.start for p in held.periods], held.used) == (starts, starts[0])
+            other.say(Recall(service("A"), 1, 0))
+            assert other.executed(1) == [Recalled(service("A"), 1, 0, tuple(starts[1:]), ((starts[0], starts[1]),))]
+            listener.wait(more(3, ports["A"], time.time()), "what is on air")
+            with Saying(path, far) as older, pytest.raises(AssertionError, match="hung up"):
+                older.next()  # who was before it may say nothing any more (R44)
+            assert other.here().epoch == 2
+            with Saying(path, begin=Begin("urn:example:third", epoch=2)) as third:
+                state_until(path, bsda="urn:example:third", able=True)
+                assert other.connection.recv(1 << 20) == b"" and third.here().held, "its place is taken"
     events = [e.get("event") for e in sender.events]
     assert [e for e in events if e in ("ready", "bsda-came", "bsda-gone", "stopped")] == [
         "ready", "bsda-came", "bsda-gone", "bsda-came", "bsda-came", "bsda-gone", "stopped",
     ]  # fmt: skip
 
 
+def test_an_edge_that_starts_is_empty_and_encoders_keep_their_key(tmp_path: Path) -> None:
+    """Killed: the next one knows nothing, is told everything, and counts repetitions anew (R48)."""
+    path, keys = tmp_path / "air.sock", tmp_path / "keys.sock"
+    port = free_ports(2)[0]
+    configuration(tmp_path, {"A": f"127.0.0.1:{port}"}, air={"keys": "keys.sock"})
+    now = time.time()
+    said = plan("A", now - 5, now + 60, now + 120)
+    start = said.periods[0].start
+    first = Process("bsda", tmp_path, command=("air", "stkm"))
+    first.ready()
+    with Saying(path, said) as bsda:
+        assert bsda.executed(1) == [PlanBegun(service("A"), 1, start)]
+        first.process.kill()
+        first.gone()
+    second = Process("bsda", tmp_path, command=("air", "stkm"))
+    second.ready()
+    with Saying(path) as bsda:
+        assert bsda.here().held == ()
+        began = time.time()
+        bsda.say(said)
+        heard = told_to_an_encoder(keys, lambda output: isinstance(output, UseKey))
+        assert [output.start for _, output in heard if isinstance(output, UseKey)] == [start]
+        assert heard[-1][0] - began >= 0.3, "three repetitions of a tenth of a second"
+    assert second.end(signal.SIGTERM) == 0
+    second.check()
+
+
 def test_the_configuration_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "air.sock"
+    now = time.time()
+    both = [plan(letter, now, now + 600) for letter in "AC"]
     with on_air(tmp_path, "A") as (sender, listener, ports):
-        with Saying(path, announce("A", 1e9), announce("C", 1e9)) as bsda:
-            bsda.reports(1)
+        with Saying(path, *both) as bsda:
+            said = bsda.executed(2)
+            assert [one.service for one in said if isinstance(one, PlanRefused)] == [service("C")]
             assert state_until(path, streams=1)["strangers"] == 1
-            sender.wait(lambda seen: any(e.get("event") == "stkm-stranger" for e in seen), "word of the stranger")
             (tmp_path / "bsda.toml").write_text("nonsense")
             sender.process.send_signal(signal.SIGHUP)
             sender.wait(lambda seen: any(e.get("event") == "not-reloaded" for e in seen), "refusal")
             configuration(tmp_path, {"C": f"127.0.0.1:{ports['A']}"})
             sender.process.send_signal(signal.SIGHUP)
             sender.wait(lambda seen: any(e.get("event") == "reloaded" for e in seen), "reload")
-            assert bsda.connection.recv(100) == b"", "everything is to be said anew"
-        with Saying(path, announce("A", 1e9), announce("C", 1e9)) as bsda:
-            bsda.reports(1)
+            with pytest.raises(AssertionError, match="hung up"):  # everything is to be said anew
+                bsda.executed(2)
+        with Saying(path, *both) as bsda:
             since = time.time()
             listener.wait(more(3, ports["A"], since), "the new service")
         assert {data[:5] for when, data in listener.heard[ports["A"]] if when > since} == {b"drm C"}
@@ -120,16 +187,23 @@ def test_the_configuration_is_read_again(tmp_path: Path) -> None:
 
 def test_who_says_nonsense_is_cut_off_and_nothing_else_happens(tmp_path: Path) -> None:
     path = tmp_path / "air.sock"
-    with on_air(tmp_path, "A") as (_, listener, ports), Saying(path, announce("A", 1e9)) as bsda:
-        bsda.reports(1)
-        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 9, link.frame(link._End())):
+    now = time.time()
+    with on_air(tmp_path, "A") as (_, listener, ports), Saying(path, plan("A", now, now + 60)) as bsda:
+        bsda.executed(1)
+        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 9, link.END):
             with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
                 connection.settimeout(30)
                 connection.connect(str(path))
                 connection.sendall(nonsense)
                 assert connection.recv(1) == b""
-        bsda.say(announce("A", 2e9))
-        bsda.reports(1)
+        whole = link.told(plan("A", now, now + 60, now + 120))
+        cut = socket.socket(socket.AF_UNIX)
+        with contextlib.closing(cut):  # a link that breaks in the middle of a plan
+            cut.connect(str(path))
+            cut.sendall(whole[: len(whole) // 2])
+        assert len(bsda.here().held[0].periods) == 1
+        bsda.say(plan("A", now + 60, now + 120))
+        assert len(bsda.here().held[0].periods) == 2
         assert state_until(path, refused=3)["able"]
         listener.wait(more(4, ports["A"], time.time()), "the service")
 

@@ -249,7 +249,7 @@ def test_a_period_across_the_end_of_its_key_is_not_sealed() -> None:
     assert answer.status == 0
     made = records(machine)
     assert 0 not in made
-    assert machine.states(*NAME)[START + 4] is EdgeState.ON_AIR
+    assert machine.states(*NAME, START)[START + 4] is EdgeState.ON_AIR
     assert made[4].traffic_id[:4] == second.key_id[3:]
 
 
@@ -713,10 +713,10 @@ def test_a_late_report_of_the_sender_changes_nothing() -> None:
     machine = bsda(HERE)
     tell(machine, Tag.KeyDelivery, START - 50, sek_material())
     run(machine, START + 9, START - 50)
-    before = machine.states(*NAME)
+    before = machine.states(*NAME, START)
     assert before[START + 8] is EdgeState.IN_USE
     assert machine.announced(*NAME, START + 8, START + 9) == []
-    assert machine.states(*NAME) == before
+    assert machine.states(*NAME, START) == before
 
 
 def test_a_stkm_of_a_tek_that_was_made_before_is_refused() -> None:

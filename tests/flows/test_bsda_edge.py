@@ -153,6 +153,34 @@ def test_a_plan_that_is_refused_is_an_alarm() -> None:
     assert [states(machine)[n] for n in range(3)] == [PeriodState.MISSED, PeriodState.MISSED, PeriodState.HANDED]
 
 
+def test_a_stream_that_the_edge_does_not_know_is_handed_out_when_it_comes_again() -> None:
+    """Its configuration was read before the stream was in it; COUNTERs that nobody has sent are not burnt."""
+    machine, outputs = with_keys()
+    (plan,) = of(Plan, outputs)
+    refused = machine.plan_refused(PlanRefused(*NAME, tuple(p.start for p in plan.periods), "not known", unknown=True), START - 40)
+    assert [a.code for a in of(Alarm, refused)] == ["plan-refused"] and not of(Plan, refused)
+    assert set(states(machine).values()) == {PeriodState.SEALED} and not of(Plan, machine.tick(START - 39))
+    (again,) = of(Plan, machine.connected([], START - 38))
+    assert again == plan, "the same bytes"
+    late = machine.plan_refused(PlanRefused("urn:example:nobody", 1, (START,), "not known", unknown=True), START - 37)
+    assert [a.service for a in of(Alarm, late)] == ["urn:example:nobody"]
+
+
+def test_states_as_they_are_planned() -> None:
+    """What a BSD/A shows of an edge in another process, without asking it."""
+    machine, _ = with_keys()
+
+    def at(seconds: float) -> dict[int, object]:
+        return {(start - START) // 8: state for start, state in machine.states(*NAME, START + seconds).items()}
+
+    assert set(at(-40).values()) == {EdgeState.WAITING}
+    assert (at(-4)[0], at(-4)[1]) == (EdgeState.ON_AIR, EdgeState.WAITING)
+    assert (at(4)[0], at(4)[1]) == (EdgeState.IN_USE, EdgeState.ON_AIR)
+    assert (at(8)[0], at(8)[1]) == (EdgeState.PAST, EdgeState.IN_USE)
+    last = max(at(0))
+    assert at(8 * last + 9)[last] is EdgeState.HELD, "nothing follows"
+
+
 def test_an_edge_that_has_more_than_the_store_knows() -> None:
     """R44: what can be given back is asked back, and what stays has its time: nothing is prepared beside it."""
     machine = bsda(start=RESTORED)

@@ -349,3 +349,78 @@ def test_work_for_one_stream_touches_no_other() -> None:
     edge._work = note  # type: ignore[method-assign]
     edge.tick(START + 0.25)
     assert len(worked) == 3
+
+
+# --- silent, while another headend sends (R47) --------------------------------------------------------------------------
+
+
+def silent_edge() -> Edge:
+    """The lead of the first period has begun, and another headend sends."""
+    edge = told(0, 1)
+    assert edge.silent(True, START - 10) == []
+    assert starts(Announce, edge.tick(START - 4)) == [0]
+    return edge
+
+
+def test_what_the_other_headend_sends_counts_when_its_heartbeat_is_three_repetitions_behind_the_lead() -> None:
+    edge = silent_edge()
+    assert edge.other_sends(START - 4 + 0.29, START - 3.7) == [] and states(edge)[0] is EdgeState.ON_AIR
+    outputs = edge.other_sends(START - 4 + 0.3, START - 3.6)
+    assert [(n.use.start, n.end) for n in of(NextKey, outputs)] == [(START, START + 8)] and states(edge)[0] is EdgeState.READY
+    assert starts(UseKey, edge.tick(START)) == [0], "both encoders change at the same start"
+    assert edge.other_sends(START + 3.99, START + 4) == []
+
+
+def test_who_takes_over_counts_from_nothing() -> None:
+    edge = silent_edge()
+    assert edge.silent(False, START - 3) == [] and edge.other_sends(START - 1, START - 1) == []
+    assert run(edge, -1, 2, sends=False) == [], "it has sent nothing yet"
+    edge.announced(*NAME, START, START + 2)
+    assert starts(UseKey, run(edge, 2, 2.4)) == [0]
+
+
+def test_who_is_silenced_counts_by_the_other_alone() -> None:
+    edge = told(0)
+    edge.tick(START - 4)
+    edge.announced(*NAME, START, START - 4)
+    assert edge.silent(True, START - 3.9) == [] and edge.silent(True, START - 3.9) == []
+    assert run(edge, -3.9, 1, sends=False) == [], "two of its repetitions were never sent"
+    assert starts(UseKey, edge.other_sends(START + 1, START + 1)) == [0]
+
+
+# --- what it says of itself (R44, R49) ----------------------------------------------------------------------------------
+
+
+def test_streams_that_lack_what_comes_are_counted() -> None:
+    edge = Edge([NAME, ("urn:example:sport", 2)])
+    assert edge.lacking == 2
+    edge.plan(plan(0, 1), START - 10)
+    assert edge.lacking == 1
+    run(edge, -10, 11.9)
+    assert edge.lacking == 1
+    run(edge, 12, 12.1)
+    assert edge.lacking == 2, "the lead of a third period has begun"
+    edge.plan(plan(2), START + 12.2)
+    assert edge.lacking == 1
+    edge.keep([NAME, ("urn:example:a", 1), ("urn:example:b", 1)])
+    assert edge.lacking == 2
+    edge.keep([("urn:example:a", 1)])
+    assert edge.lacking == 1 and edge.next_wakeup() is None
+    edge.plan(plan(3), START + 13)
+    assert edge.lacking == 1
+
+
+def test_how_far_the_plans_reach_and_which_alarms_hold() -> None:
+    edge = told(0, 1, reserve=5)
+    assert edge.reach(START - 10) == 26 and edge.alarms() == ()
+    run(edge, -10, 15.9)
+    assert [alarm.code for alarm in edge.alarms()] == ["plan-short"] and edge.reach(START + 15) == 1
+    run(edge, 16, 17)
+    texts = {alarm.code: alarm.text for alarm in edge.alarms()}
+    assert texts == {
+        "plan-short": "fewer than 3 periods are left in the plan", "held-key": f"no new key at {START + 16}: the last one is held",
+    }  # fmt: skip
+    edge.plan(plan(2, 3, 4, 5, 6, reserve=5), START + 17)
+    edge.announced(*NAME, START + 16, START + 17)
+    run(edge, 17, 18)
+    assert edge.alarms() == () and Edge([]).reach(START) == 0 == Edge([NAME]).reach(START)

@@ -1020,7 +1020,7 @@ def test_stkms_of_another_key_are_refused(generation: Generation) -> None:
     system.run(50)
     machine = system.headends[MAIN].machine
     assert machine is not None
-    waiting = [start for start, state in machine.states(*config.key).items() if state is EdgeState.WAITING]
+    waiting = [start for start, state in machine.states(*config.key, 0.0).items() if state is EdgeState.WAITING]
     a, b = (r for r in machine.records(*config.key) if r.period.start in waiting[:2])
 
     def item(content: bytes) -> StkmItem:
@@ -1032,7 +1032,7 @@ def test_stkms_of_another_key_are_refused(generation: Generation) -> None:
         return
     fields: dict[str, object] = {"source": BSM_ID, "destination": MAIN, "replace": True}
     assert to_bsda(system, request(Tag.STKMDelivery, config, items=(wrong,), **fields)).status == Status.WRONG_KEY_INFORMATION
-    states = machine.states(*config.key)
+    states = machine.states(*config.key, 0.0)
     on_air = next(r for r in machine.records(*config.key) if states[r.period.start] is EdgeState.IN_USE)
     late = StkmItem(stream=1, period_start=on_air.period.start, period_end=on_air.period.end, tek_id="x", content=b.stkms[0].data)
     fields["message_id"] = "c" * 32

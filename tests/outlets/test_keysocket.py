@@ -51,10 +51,12 @@ def with_outlet(folder: Path, test: Callable[[KeyOutlet, Path], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def encoder(path: Path, *, says: bytes = b"") -> AsyncIterator[asyncio.StreamReader]:
+async def encoder(path: Path, *, says: bytes = b"", first: bool = True) -> AsyncIterator[asyncio.StreamReader]:
     reader, writer = await asyncio.open_unix_connection(path)
     try:
         writer.write(says)
+        if first:
+            assert await told(reader) == {"event": "Keys", "version": 1}
         yield reader
     finally:
         writer.close()
@@ -102,7 +104,7 @@ def test_an_encoder_that_does_not_read_is_cut_off_and_holds_nobody_back(
         async with encoder(path) as slow, encoder(path) as good:
             await told(slow), await told(good)
             count = 0
-            while len(outlet._readers) == 2:
+            while outlet.readers == 2:
                 outlet.put(use("a", count))
                 assert (await told(good))["start"] == count
                 count += 1
@@ -119,15 +121,15 @@ def test_who_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
         outlet.put(use("a"))
         async with encoder(path) as talker:
             await told(talker)
-        async with encoder(path, says=b"x") as talker:
-            assert (await talker.read()).count(b"\n") <= 1
+        async with encoder(path, says=b"x", first=False) as talker:
+            assert (await talker.read()).count(b"\n") <= 2
         with monkeypatch.context() as patch:
             patch.setattr(unixsocket, "socket_user", lambda _: 54321)
-            async with encoder(path) as stranger:
+            async with encoder(path, first=False) as stranger:
                 assert await stranger.read() == b""
         with monkeypatch.context() as patch:
-            patch.setattr(keysocket, "MAX_READERS", 0)
-            async with encoder(path) as one_more:
+            patch.setattr(outlet._server, "_most", 0)
+            async with encoder(path, first=False) as one_more:
                 assert await one_more.read() == b""
         assert [m.partition("it ")[2] for m in caplog.messages] == ["writes", "runs as another user", "is one too many"]
         assert TEK.hex() not in caplog.text
@@ -208,6 +210,36 @@ def test_a_reader_passes_over_what_it_cannot_read(tmp_path: Path, caplog: pytest
 
     asyncio.run(run())
     assert "tek" in caplog.text and TEK.hex()[:-2] not in caplog.text
+
+
+def test_keys_in_lines_of_another_version_are_not_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "keys.sock"
+    first = b'{"event": "Keys", "version": 2}\n'
+
+    async def run() -> None:
+        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(first + write_line(use("a")))
+            writer.close()
+
+        server = await asyncio.start_unix_server(serve, path)
+        heard: list[KeyOutput] = []
+        reader = KeyReader(path, heard.append)
+        running = asyncio.create_task(reader.run())
+        async with asyncio.timeout(30):
+            while reader.strangers < 2:
+                await asyncio.sleep(0.01)
+            with pytest.raises(TransportError, match="expected version 1, found 2"):
+                await asyncio.to_thread(next, follow(path))
+        assert heard == [] and not reader.connected and reader.losses == 0
+        running.cancel()
+        server.close()
+
+    asyncio.run(run())
+    assert caplog.messages.count("keys are not taken: lines of keys: expected version 1, found 2") == 1
+    assert read_line(b'{"event": "Keys", "version": 1, "more": []}') is None
+    for version in ("null", '"1"', "-1", "true"):
+        with pytest.raises(BadValue, match="version"):
+            read_line(b'{"event": "Keys", "version": %s}' % version.encode())
 
 
 def test_a_script_follows_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,9 +340,15 @@ def test_a_callback_hears_the_newest_and_its_faults_stay_its_own(caplog: pytest.
     assert outlet.failures == 1 and "a callback for keys failed" in caplog.text
 
 
+def test_a_bsda_whose_sender_tells_the_keys_calls_nobody_back(tmp_path: Path) -> None:
+    (config,) = (path for path in write(tmp_path) if path.name == "bsda.toml")
+    with pytest.raises(ConfigError, match=r"air\.sender: keys are told by the sender"):
+        Bsda(load(config), outlets=[CallbackOutlet(lambda _: None)])
+
+
 def test_a_bsda_tells_callbacks_beside_its_socket(tmp_path: Path) -> None:
     (config,) = (path for path in write(tmp_path) if path.name == "bsda.toml")
-    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("events")))
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith(("events", "sender"))))
     heard: list[KeyOutput] = []
     outlet = CallbackOutlet(heard.append)
     bsda = Bsda(load(config), outlets=[outlet])

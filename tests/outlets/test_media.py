@@ -26,7 +26,7 @@ from outlet_support import FAR, SERVICE, KeySocket, key_socket, mki, ready, rtp,
 from pybcast.cli.app import run as run_cli
 from pybcast.cli.protect import protect as protect_command
 from pybcast.errors import ConfigError
-from pybcast.flows import Alarm, StopTraffic, TekExpired, TekReady, UseKey
+from pybcast.flows import Alarm, NextKey, StopTraffic, TekExpired, TekReady, UseKey
 from pybcast.messages import Protocol
 from pybcast.outlets.keyline import HANDOVER
 from pybcast.outlets.media import Route, Routing, figures_line
@@ -109,6 +109,36 @@ def test_nothing_goes_out_before_a_key_or_after_stop_or_the_end_of_authority() -
     assert bench.head.figures() == {
         "mki": mki(2).hex(), "roc": 0, "protected": 4, "stopped": 4, "refused": 0, "too_large": 0, "changes": 2, "alarms": [],
     }  # fmt: skip
+
+
+def test_a_key_that_was_named_ahead_is_taken_at_its_start() -> None:
+    """R47: whoever is dead then."""
+    bench = Bench()
+    for number in (1, 10, 20, 30):
+        bench.tail.put(ready(number))
+    bench.head.put(NextKey(use(10), 20))
+    assert bench.carry(0, 9.9) is None and not bench.head.may_pass(9.9) and bench.head.may_pass(10.0)
+    assert bench.carry(1, 10.0) == rtp(1), "the first key of all"
+    bench.head.put(NextKey(use(20, end=25), 30))
+    assert bench.carry(2, 19.9) == rtp(2) and bench.on_air[-1][-16:-10] == mki(10)
+    assert bench.carry(3, 20.0) == rtp(3) and bench.on_air[-1][-16:-10] == mki(20)
+    bench.head.put(use(20, end=25))  # its own line comes late: nothing changes
+    assert bench.carry(4, 24.0) == rtp(4) and bench.head.changes == 2
+    bench.head.put(NextKey(use(30), 40))
+    bench.head.put(STOP)
+    assert bench.carry(5, 31.0) is None, "stop takes back what was named ahead"
+    bench.head.put(NextKey(use(30), 40))
+    bench.head.put(use(20))
+    assert bench.carry(6, 31.0) == rtp(6) and bench.on_air[-1][-16:-10] == mki(20), "and so does another key"
+    bench.said()
+    bench.head.put(use(20, end=31))
+    bench.head.put(NextKey(use(30), 40))
+    bench.head.look(30.9)
+    bench.head.look(31.0)
+    assert bench.head.changes == 3 and bench.said() == [], "it takes it when no packet comes, too"
+    bench.head.put(NextKey(use(40), 50))
+    bench.head.wipe()
+    assert not bench.head.may_pass(41.0)
 
 
 def test_an_end_of_authority_is_alarmed_when_no_packet_comes() -> None:

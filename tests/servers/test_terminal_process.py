@@ -43,7 +43,8 @@ PERIOD: Final = 1
 KEY_PERIOD: Final = 12
 SERVICE: Final = Service(name="N", number=7, period=PERIOD, key_period=KEY_PERIOD, rollover_lead=8, look_ahead=3, interaction=True)
 NAMES: Final = (
-    "plain", "slow", "fast", "sleeper", "dying", "replayed", "noisy", "channel", "shut-out", "not-yet", "over", "odd-entry", "slower",
+    "plain", "slow", "fast", "sleeper", "dying", "replayed", "noisy", "channel", "shut-out", "not-yet", "over", "odd-entry",
+    "slower",
 )  # fmt: skip
 PROFILE: Final = {name: "drm" if i % 2 else "smartcard" for i, name in enumerate(NAMES)}
 CHILD: Final = Path(__file__).with_name("clocked_terminal.py")
