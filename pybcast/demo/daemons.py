@@ -47,11 +47,13 @@ Report = Callable[[dict[str, object]], None]
 DEAD: Final = (0.25, 0.65)  # of the seconds that are played: when both servers die, and are started again
 WATCH_AT: Final = 0.9  # of the seconds that are played: both servers have come back
 FULL_NAMES: Final = {"bsm": "BSM", "bsda": "BSD/A"}
-# The next long-term key is there longer before its time than the servers are dead, and as long ahead all is planned.
-_KEYS: Final = {"period": 1, "key_period": 20, "rollover_lead": 18, "look_ahead": 20}
+# The next long-term key is there longer before its time than the servers are dead, and as long ahead all is planned.  A new BSD/A
+# has its first key renewed (R33), and the one after that is issued when all that may be planned under the first has run out (R10):
+# B's keys last for longer than that.
+_KEYS: Final = {"period": 1, "rollover_lead": 18, "look_ahead": 20}
 SERVICES: Final = (
-    Service(name="A", number=1, generation="bsm", delivery="push", **_KEYS),  # type: ignore[arg-type]
-    Service(name="B", number=2, generation="bsda", delivery="pull", interaction=True, **_KEYS),  # type: ignore[arg-type]
+    Service(name="A", number=1, generation="bsm", delivery="push", key_period=20, **_KEYS),  # type: ignore[arg-type]
+    Service(name="B", number=2, generation="bsda", delivery="pull", interaction=True, key_period=60, **_KEYS),  # type: ignore[arg-type]
 )
 
 

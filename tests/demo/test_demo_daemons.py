@@ -35,7 +35,7 @@ def test_a_server_that_does_not_start_is_an_error_that_says_why(monkeypatch: pyt
     notes: list[dict[str, object]] = []
     monkeypatch.setattr(chain, "_AIR", chain._AIR.replace("air.jsonl", "missing/air.jsonl"))
     keys = DaemonKeys(("drm",), NOW, 1.0, notes.append)
-    with pytest.raises(TransportError, match=r"bsda did not start: .*air\.events.*No such file"), keys:
+    with pytest.raises(TransportError, match=r"stkm did not start: .*air\.events.*No such file"), keys:
         pass
     assert notes == [] and not keys.chain.folder.exists()
     assert all(process.poll() is not None for process in keys.chain.processes.values())

@@ -21,6 +21,7 @@ from pybcast.cli import main
 from pybcast.flows import Alarm, FlowDone
 from pybcast.flows.spcp import BackendMessage
 from pybcast.flows.tables import STATUS_WORDS, Status, Tag, status_words
+from pybcast.servers import edgeview
 from pybcast.servers.watch import KEY_LATE, ServiceView, Watch, _Peer
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -80,7 +81,8 @@ def test_every_metric_of_the_dashboard_exists(capsys: pytest.CaptureFixture[str]
 
 
 def test_every_metric_of_the_document_exists() -> None:
-    exist = names(watch().metrics().decode())
+    edge = dict.fromkeys((*edgeview.GAUGES, *edgeview.COUNTERS), 0) | {"lateness": [[20, 1], [0, 1]]}
+    exist = names(watch().metrics().decode()) | {metric.name for metric in edgeview.metrics(edge)}
     told = set(re.findall(r"pybcast_\w+", (DOCS / "operating.md").read_text("utf-8")))
     assert told and told <= exist
 
@@ -95,9 +97,10 @@ def test_late_keys_and_strangers_are_counted() -> None:
 
 SPELLED: Final = {
     "servers/air.py": {"sender-lost", "carousel-lost"}, "outlets/media.py": set[str](),
-    "servers/daemon.py": {"certificate-ends", "certificate-ended"},
+    "servers/daemon.py": {"certificate-ends", "certificate-ended"}, "broadcast/link.py": set[str](),
 }  # fmt: skip
-"""Files that put an alarm's code together, and what comes out; the outlets' own are given to ``Alarms.set``."""
+"""Files that put an alarm's code together, and what comes out; the outlets' own are given to ``Alarms.set``; the link carries
+the edge's."""
 
 
 def alarm_codes() -> set[str]:
