@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,7 +17,7 @@ from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
-from pybcast.flows.allocator import Allocator
+from pybcast.flows.allocator import Allocator, Ask
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.cutting import Cutting
 from pybcast.flows.edge import Held
@@ -36,12 +36,12 @@ from pybcast.flows.events import (
     Send,
 )
 from pybcast.flows.peer import RETRY, Asked, Peering
-from pybcast.flows.periods import FINAL, NOT_ON_AIR, PeriodRecord, Periods
+from pybcast.flows.periods import FINAL, NOT_ON_AIR, Cover, PeriodRecord, Periods
 from pybcast.flows.restart import Recoveries, Start
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import later_key
-from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
-from pybcast.flows.tables import PeriodEvent, PeriodState, Side, Status, Tag, status_words
+from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
+from pybcast.flows.tables import PERIOD, PeriodEvent, PeriodState, Side, Status, Tag, status_words, step
 from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks
 from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
@@ -396,9 +396,7 @@ class BSDA:
             if self._lost:  # R33: nothing made before is used again; the edge goes on with what it has
                 self._periods.lose(config)
             self.recoveries.alarm(config)
-            for record in self._periods.records(config):
-                if record.key_ids and record.period.end > now:
-                    self._deliver(config, record, now)
+            self._deliver(config, [r for r in self._periods.records(config) if r.key_ids and r.period.end > now], now)
 
     def _plan(self, config: StreamConfig, now: float) -> None:
         """Prepare the running period and ``look_ahead`` more; never one whose key is missing (F4)."""
@@ -406,76 +404,99 @@ class BSDA:
             return
         if self._secrets is not None and now >= self._secrets_due.get(config.key, now):
             self._secrets_due[config.key] = self._secrets.keep(config, now)
-        for period in self._periods.missing(config, now):
-            if self._may_prepare(config, period):
-                self._key(config, period)
+        missing = self._periods.missing(config, now)
+        if missing:
+            self._key(config, missing)
 
-    def _may_prepare(self, config: StreamConfig, period: Period) -> bool:
+    def _key(self, config: StreamConfig, periods: Iterable[Period]) -> None:
+        """Make the TEKs of periods that may be prepared, and store them (R41: before anything with them leaves)."""
+        cover, state = self._periods.cover(config), step(PERIOD, PeriodState.PLANNED, PeriodEvent.TEK_STORED)
+        first, identity, records = None, b"", []
+        for period in periods:
+            if not self._may_prepare(config, period, cover):
+                continue
+            held = cover.at(period.start)
+            key = held.get("SEK") or held.get("SEAK")
+            if key is not first:
+                first, identity = key, b"" if key is None else stkm.key_identity(config, key)
+            records.append(PeriodRecord(period, state, self._teks(config, period, identity)))
+        self._periods.put(config, *records)
+
+    def _may_prepare(self, config: StreamConfig, period: Period, cover: Cover) -> bool:
         """A period is sealed here when its keys are here (F4), else by the BSM where that is its work (F3)."""
-        if self._periods.covered(config, period):
-            return True
-        if config.generation == "bsm":
+        if config.generation == "bsm" or cover.covers(period):
             return True
         if self._journal.get("before", config.key, str) is None:
             return False
         return all(period.start < key.valid_from for key in self._periods.keys(config))  # F3 to the first key of F4
 
-    def _key(self, config: StreamConfig, period: Period) -> PeriodRecord:
-        """Make the TEK of a period and store it (R41: before anything with it leaves)."""
-        held = self._periods.keys_at(config, period.start)
-        first = held.get("SEK") or held.get("SEAK")
-        key = self._teks(config, period, b"" if first is None else stkm.key_identity(config, first))
-        return self._periods.fire(config, PeriodRecord(period, PeriodState.PLANNED, key), PeriodEvent.TEK_STORED)
-
     def _seal_or_ask(self, config: StreamConfig, now: float) -> None:
         keyed = self._periods.keyed(config)
         if not keyed:
             return
-        for record in keyed:
-            if self._periods.covered(config, record.period):
-                self._seal(config, record, now)
+        cover = self._periods.cover(config)
+
+        def alike(record: PeriodRecord) -> object:
+            return cover.covers(record.period) and (cover.span, self._periods.length_at(config, record.period))
+
+        for covered, group in itertools.groupby(keyed, alike):
+            if covered:
+                records = list(group)
+                self._seal(config, records, dict(cover.at(records[0].period.start)), now)
         if config.delivery == "push":
             self._send_teks(config, now)
 
-    def _seal(self, config: StreamConfig, record: PeriodRecord, now: float) -> None:
-        """F4: seal under the delivered keys, through the allocator (R1)."""
-        held = self._periods.keys_at(config, record.period.start)
-        policy = stkm.Policy.of(held.get("SEAK"), held.get("SEK"), held.get("PEAK"))
-        sek = held.get("SEK")
-        stkms, key_ids, waived = [], [], []
+    def _seal(self, config: StreamConfig, records: list[PeriodRecord], held: dict[str, KeyMaterial], now: float) -> None:
+        """F4: seal periods together that have the same keys and length, through the allocator (R1)."""
+        policy, sek = stkm.Policy.of(held.get("SEAK"), held.get("SEK"), held.get("PEAK")), held.get("SEK")
+        at = self._periods.config_at(config, records[0].period)
+        identities: dict[Profile, bytes] = {}
+        made = []
         for profile in config.profiles:
-            content = stkm.partial(self._periods.config_at(config, record.period), profile, record.period, record.key)
-            key = held["SEK" if profile == "smartcard" else "SEAK"]
-            identity = stkm.key_identity(config, key)
+            identities[profile] = stkm.key_identity(config, held["SEK" if profile == "smartcard" else "SEAK"])
+            contents = stkm.partials(at, profile, [(record.period, record.key) for record in records])
+            asks = [Ask(r.period, stkm.owned_digest(at, r.period, content)) for r, content in zip(records, contents, strict=True)]
 
-            def make(content: object = content) -> bytes:
-                return stkm.seal(content, config, record.period, held, policy, self._periods.rings)  # type: ignore[arg-type]
+            def make(new: list[int], contents: Sequence[stkm.Partial] = contents) -> Sequence[bytes | BcastError]:
+                wanted = [(contents[n], records[n].period) for n in new]
+                return stkm.seal_many(wanted, at, held, policy, self._periods.rings)
 
-            try:
-                digest = stkm.owned_digest(config, record.period, content)
-                stkms.append(AirStkm(profile, self._allocator.seal(identity, record.period, digest, make)))
-                key_ids.append((profile, identity))
-            except WireError as error:
-                if not self._waive(config, record, profile, str(error)):
-                    return
-                waived.append(profile)
-            except PeerFlowError as error:
-                self._give_up(config, record, str(error))
-                return
-        sealed = self._periods.fire(
-            config,
-            record,
-            PeriodEvent.STKM_STORED,
-            stkms=tuple(stkms),
-            key_ids=tuple(key_ids),
-            waived=tuple(waived),
-            traffic_id=stkm.traffic_id(config, record.period, sek),
-            csb_id=sek.csb_id if sek else None,
-            authority_end=self._periods.authority(config, record.period, (k.valid_to for k in held.values())),
-        )
-        self._deliver(config, sealed, now)
-        for profile in config.profiles:
-            self._journal.emit(FlowDone("F4", profile, config.service, record.period.start))
+            made.append(self._allocator.seal_many(identities[profile], asks, make))
+        authority, ends, done, changes = self._periods.authority(config), [key.valid_to for key in held.values()], [], []
+        for record, *results in zip(records, *made, strict=True):
+            stkms = self._sort_out(config, record, results)
+            if stkms is not None:
+                done.append(record)
+                has = [one.profile for one in stkms]
+                changes.append({
+                    "stkms": stkms,
+                    "key_ids": tuple((profile, identities[profile]) for profile in has),
+                    "waived": tuple(profile for profile in config.profiles if profile not in has),
+                    "traffic_id": stkm.traffic_id(config, record.period, sek),
+                    "csb_id": sek.csb_id if sek else None,
+                    "authority_end": authority(record.period, ends),
+                })  # fmt: skip
+        if done:
+            self._deliver(config, self._periods.fire_all(config, done, PeriodEvent.STKM_STORED, changes), now)
+            for profile in config.profiles:
+                self._journal.emit(FlowDone("F4", profile, config.service, done[0].period.start))
+
+    def _sort_out(
+        self, config: StreamConfig, record: PeriodRecord, results: Sequence[bytes | BcastError]
+    ) -> tuple[AirStkm, ...] | None:
+        """The STKMs of a period; ``None``, and it is given up, where there are none, or one is refused."""
+        stkms: list[AirStkm] = []
+        for profile, result in zip(config.profiles, results, strict=True):
+            if isinstance(result, bytes):
+                stkms.append(AirStkm(profile, result))
+            elif not isinstance(result, WireError):
+                self._give_up(config, record, str(result))
+                return None
+            elif self._waive(config, record, profile, str(result)):
+                record = record.but(waived=(*record.waived, profile))
+            else:
+                return None
+        return tuple(stkms)
 
     def _waive_unsayable(self, config: StreamConfig) -> None:
         """F3: no DRM timestamp can be said after 2038-04-22 (R15); the other profile goes on, a stream of DRM alone does not."""
@@ -564,7 +585,9 @@ class BSDA:
             case _:  # Tag.STKMRequest: check() lets no other through
                 assert message.profile is not None
                 self._periods.pass_over(config, now)
-                items = self._items(config, message.profile, message.start, message.end)
+                low, high = message.start or 0, message.end or 1 << 62
+                wanted = [r for r in self._periods.records(config) if low <= r.period.start < high]
+                items = self._items(config, message.profile, wanted)
                 return message.answer(Status.SUCCESS if items else Status.NON_EXISTENT, items, now=now)
 
     def _stream_of(self, message: BackendMessage) -> StreamConfig:
@@ -658,14 +681,14 @@ class BSDA:
                 if edge is not None and edge > now:
                     self._periods.cut(config, edge)
         self._plan(config, now)
-        low, high = message.start or 0, message.end or 1 << 62
+        low, high, cover = message.start or 0, message.end or 1 << 62, self._periods.cover(config)
         items = tuple(
             self._partial(config, message.profile, r)
             for r in self._periods.records(config)
             if r.state is PeriodState.KEYED
             and not r.has(message.profile)
             and low <= r.period.start < high
-            and not self._periods.covered(config, r.period)
+            and not cover.covers(r.period)
         )
         return message.answer(Status.SUCCESS if items else Status.DELAYED, items, now=now)
 
@@ -754,7 +777,7 @@ class BSDA:
             stkms=tuple(sorted((*others, AirStkm(profile, item.content)), key=lambda s: config.profiles.index(s.profile))),
             traffic_id=name,
             csb_id=getattr(message, "csb_id", record.csb_id),
-            authority_end=self._periods.authority(config, record.period, ends),
+            authority_end=self._periods.authority(config)(record.period, ends),
         )
         self._complete(config, record)
         if item.authority_end is not None and item.authority_end >= self._periods._horizon(config):
@@ -766,9 +789,8 @@ class BSDA:
         else:
             self._periods.put(config, record)
 
-    def _items(self, config: StreamConfig, profile: Profile, start: int | None, end: int | None) -> tuple[StkmItem, ...]:
-        """F6: the STKMs of a window, for the BSM."""
-        low, high = start or 0, end or 1 << 62
+    def _items(self, config: StreamConfig, profile: Profile, records: Iterable[PeriodRecord]) -> tuple[StkmItem, ...]:
+        """F6: the STKMs of some periods, for the BSM."""
         return tuple(
             StkmItem(
                 stream=config.stream,
@@ -778,22 +800,22 @@ class BSDA:
                 content=s.data,
                 authority_end=r.authority_end,
             )
-            for r in self._periods.records(config)
-            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, PeriodState.ASIDE, *FINAL) and low <= r.period.start < high
+            for r in records
+            if r.state is PeriodState.SEALED or r.state is PeriodState.HANDED
             for s in r.stkms
             if s.profile == profile
         )
 
-    def _deliver(self, config: StreamConfig, record: PeriodRecord, now: float) -> None:
-        """F6, pushed."""
+    def _deliver(self, config: StreamConfig, records: Collection[PeriodRecord], now: float) -> None:
+        """F6, pushed: the STKMs of some periods in one delivery for each profile."""
         if not config.interaction or config.delivery != "push":
             return
         for profile in config.profiles:
-            items = self._items(config, profile, record.period.start, record.period.start + 1)
-            if items:
+            items = self._items(config, profile, records)
+            for some in (items[n : n + MAX_DATA] for n in range(0, len(items), MAX_DATA)):
                 self._peers.ask(
-                    Tag.STKMDelivery, config.bsm, config.service, now, until=record.period.end, profile=profile,
-                    stream=config.stream, items=items, about=frozenset({record.period.start}),
+                    Tag.STKMDelivery, config.bsm, config.service, now, until=max(i.period_end for i in some), profile=profile,
+                    stream=config.stream, items=some, about=frozenset(i.period_start for i in some),
                 )  # fmt: skip
 
     # --- asking, and answers ------------------------------------------------------------------------------------------
@@ -802,13 +824,15 @@ class BSDA:
         """F4, pulled: the first period without a key, early enough; at once when the store was lost (R33)."""
         if config.generation != "bsda":
             return
-        fresh = config.key in self._fresh
-        period = next((p for p in self._periods.upcoming(config, now) if fresh or not self._periods.covered(config, p)), None)
-        if period is None or (config.delivery == "push" and not fresh and period.start - now > 2 * config.period):
+        fresh, cover = config.key in self._fresh, self._periods.cover(config)
+        latest = now + 2 * config.period if config.delivery == "push" and not fresh else float("inf")
+        upcoming = itertools.takewhile(lambda period: period.start <= latest, self._periods.upcoming(config, now))
+        period = next((p for p in upcoming if fresh or not cover.covers(p)), None)
+        if period is None:
             return
         for profile in config.profiles:
             wanted = "SEK" if profile == "smartcard" else "SEAK"
-            held = {k.key_type for k in self._periods.keys(config)} if fresh else self._periods.keys_at(config, period.start).keys()
+            held = {k.key_type for k in self._periods.keys(config)} if fresh else cover.at(period.start).keys()
             asked = self._peers.outstanding(Tag.KeyRequest, config.service, profile, config.stream)
             if wanted not in held and not asked and self._may_ask(config, Tag.KeyRequest, profile, now):
                 # To the BSM another messageID says that the store was lost once more: one that is on its way is waited for.

@@ -16,7 +16,7 @@ from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
-from pybcast.flows.allocator import RESTORE_JUMP, Allocator
+from pybcast.flows.allocator import RESTORE_JUMP, Allocator, Ask
 from pybcast.flows.attempts import Attempts
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
@@ -842,13 +842,13 @@ class BSM:
             if first.sealer != "bsm":
                 raise PeerFlowError(Status.INVALID_REQUEST, "the key of that period is the BSD/A's to seal under (R1)")
             held = {key_type: row.material for key_type, row in rows.items()}
-            data = self._allocator.seal(
+            (data,) = self._allocator.seal_many(
                 stkm.key_identity(config, first.material),
-                period,
-                stkm.owned_digest(config, period, content),
-                lambda: stkm.seal(content, config, period, held, policy, self._keys.rings),
-                item.tek_id,
+                [Ask(period, stkm.owned_digest(config, period, content), item.tek_id)],
+                lambda _: stkm.seal_many([(content, period)], config, held, policy, self._keys.rings),
             )
+            if isinstance(data, BcastError):
+                raise data
             return replace(out, content=data, authority_end=min(m.valid_to for m in held.values()))
         except PeerFlowError as error:
             return replace(out, status=error.status)

@@ -8,12 +8,12 @@ under ``KeyMaterial``.  The same input gives the same bytes on every headend.  W
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from pybcast import codec
-from pybcast.errors import BadValue, PeerFlowError
+from pybcast.errors import BadValue, BcastError, PeerFlowError
 from pybcast.flows.config import LAST_TEK_ID, StreamConfig
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import MOD, counter_of
@@ -49,6 +49,10 @@ LAST_MJD_TIME: Final = (65535 - 15020 + 1) * 86400 - 1
 """2038-04-22T23:59:59Z in NTP seconds: the last time that 16 bits of MJD can say (R15)."""
 
 LOWEST_SPI: Final = 256  # RFC 4303 2.1
+
+
+StkmKind = Literal["drm-stkm", "smartcard-stkm"]
+Partial = PartialDrmStkm | PartialSmartcardStkm
 
 
 @dataclass(frozen=True)
@@ -104,30 +108,48 @@ def auth_key(config: StreamConfig, key: TrafficKey, csb_id: bytes | None) -> Sec
     return ipsec_auth_key_smartcard(key.tek, csb_id)
 
 
-def partial(config: StreamConfig, profile: Profile, period: Period, key: TrafficKey) -> PartialDrmStkm | PartialSmartcardStkm:
+def partial(config: StreamConfig, profile: Profile, period: Period, key: TrafficKey) -> Partial:
     """The BSD/A's half of a STKM (F3, R31): what it owns; the BSM's fields zero or at the configured default."""
-    if profile == "smartcard":
-        return PartialSmartcardStkm(
-            counter=0,
-            key_domain_id=bytes(3),
-            sek_id=bytes(4),
-            tek_id=bytes(2),
-            management=config.management,
-            tek=key.tek,
-            salt=key.salt,
-        )
-    id_size = (4 if config.protocol is Protocol.IPSEC else 6) if config.dual else 0
+    return partials(config, profile, [(period, key)])[0]
+
+
+def partials(config: StreamConfig, profile: Profile, periods: Iterable[tuple[Period, TrafficKey]]) -> list[Partial]:
+    """The same of some periods with their keys: what they have in common is put together once."""
+    like: Partial | None = None
+    made: list[Partial] = []
+    for period, key in periods:
+        changes: dict[str, object] = {"salt": key.salt}
+        if profile == "smartcard":
+            changes["tek"] = key.tek
+        else:
+            changes["traffic_key_material"] = key.tek if key.tas is None else Secret(key.tek.reveal() + key.tas.reveal())
+            changes["timestamp"] = period.start
+            if not config.dual:
+                changes["id"] = traffic_id(config, period, None)
+        if like is None:
+            like = _smartcard_partial(config, key) if profile == "smartcard" else _drm_partial(config)
+        one = object.__new__(type(like))
+        vars(one).update(vars(like), **changes)
+        made.append(one)
+    return made
+
+
+def _smartcard_partial(config: StreamConfig, key: TrafficKey) -> PartialSmartcardStkm:
+    return PartialSmartcardStkm(
+        counter=0, key_domain_id=bytes(3), sek_id=bytes(4), tek_id=bytes(2), management=config.management, tek=key.tek
+    )
+
+
+def _drm_partial(config: StreamConfig) -> PartialDrmStkm:
     return PartialDrmStkm(
         protection_after_reception=config.protection_after_reception,
         traffic_protection_protocol=config.protocol,
         traffic_authentication_flag=config.traffic_authentication_flag,
         traffic_key_lifetime=config.lifetime,
-        id=bytes(id_size) if id_size else traffic_id(config, period, None),
-        salt=key.salt,
-        timestamp=period.start,
+        id=bytes(4 if config.protocol is Protocol.IPSEC else 6),
         access_criteria=config.access_criteria,
         service_CID_extension=0,
-        traffic_key_material=key.tek if key.tas is None else Secret(key.tek.reveal() + key.tas.reveal()),
+        traffic_key_material=Secret(b""),
     )
 
 
@@ -222,30 +244,28 @@ class Rings:
     """Key rings of the long-term keys in use: what a cipher needs of a key is made once, not for each STKM under it."""
 
     def __init__(self) -> None:
-        self._made: dict[int, tuple[Secret, dict[int, tuple[Secret | None, Keys]]]] = {}  # by the identity of the keys
+        # By the identity of the keys, which are held here: nothing else takes their place.
+        self._made: dict[int, tuple[Secret, dict[int, tuple[Secret | None, codec.PreparedKeys]]]] = {}
 
-    def smartcard(self, sek: KeyMaterial) -> Keys:
-        """Of a SEK."""
-        return self._get(sek.key, None, lambda: smartcard_keys(sek))
-
-    def drm(self, seak: KeyMaterial, peak: KeyMaterial | None) -> Keys:
-        """Of a SEAK, and a PEAK where a programme has one."""
-        return self._get(seak.key, None if peak is None else peak.key, lambda: drm_keys(seak, peak))
-
-    def _get(self, key: Secret, other: Secret | None, make: Callable[[], Keys]) -> Keys:
-        _, rings = self._made.setdefault(id(key), (key, {}))  # who is held here keeps his identity
-        held = rings.get(id(other))
+    def prepared(self, kind: StkmKind, keys: Mapping[str, KeyMaterial]) -> codec.PreparedKeys:
+        """To seal STKMs of a kind: under the SEK, or the SEAK and the PEAK where a programme has one."""
+        first, other = (keys["SEK"], None) if kind == "smartcard-stkm" else (keys["SEAK"], keys.get("PEAK"))
+        _, rings = self._made.setdefault(id(first.key), (first.key, {}))
+        second = None if other is None else other.key
+        held = rings.get(id(second))
         if held is None:
-            held = rings[id(other)] = other, make()
+            ring = smartcard_keys(first) if kind == "smartcard-stkm" else drm_keys(first, other)
+            held = rings[id(second)] = second, codec.prepare(ring, kind, use="seal")
         return held[1]
 
     def forget(self, key: KeyMaterial) -> None:
         """The key has ended."""
-        self._made.pop(id(key.key), None)
+        for _, prepared in self._made.pop(id(key.key), (None, {}))[1].values():
+            prepared.wipe()
 
 
 def seal(
-    content: PartialDrmStkm | PartialSmartcardStkm,
+    content: Partial,
     config: StreamConfig,
     period: Period,
     keys: Mapping[str, KeyMaterial],
@@ -257,18 +277,49 @@ def seal(
     Raises ``PeerFlowError`` 17 when a key that the profile needs is missing, ``WireError`` when the content cannot be coded
     (a DRM timestamp beyond 2038, R15; a message beyond one card command, R20).
     """
-    rings = rings or Rings()
+    (sealed,) = seal_many([(content, period)], config, keys, policy, rings or Rings())
+    if isinstance(sealed, BcastError):
+        raise sealed
+    return sealed
+
+
+def seal_many(
+    contents: Sequence[tuple[Partial, Period]],
+    config: StreamConfig,
+    keys: Mapping[str, KeyMaterial],
+    policy: Policy,
+    rings: Rings,
+) -> list[bytes | BcastError]:
+    """The STKMs of one profile of some periods under the same keys, in one call; each its bytes, or what :func:`seal` raises."""
+    sealed: list[bytes | BcastError | None] = []
+    filled: list[ClearDrmStkm | ClearSmartcardStkm] = []
+    for content, period in contents:
+        try:
+            filled.append(codec.filled(content, **_fields(content, config, period, keys, policy)))
+            sealed.append(None)
+        except BcastError as error:
+            sealed.append(error)
+    results: Iterator[bytes | BcastError] = iter(())
+    if filled:
+        kind: StkmKind = "drm-stkm" if isinstance(filled[0], ClearDrmStkm) else "smartcard-stkm"
+        results = codec.seal_many(filled, rings.prepared(kind, keys)).results()
+    return [next(results) if one is None else one for one in sealed]
+
+
+def _fields(
+    content: Partial, config: StreamConfig, period: Period, keys: Mapping[str, KeyMaterial], policy: Policy
+) -> dict[str, object]:
+    """What the sealing server fills in; ``PeerFlowError`` where it cannot."""
     sek = keys.get("SEK")
-    if isinstance(content, PartialDrmStkm) and content.timestamp != period.start:
-        raise PeerFlowError(Status.INFORMATION_INVALID, "timestamp is not the start of the period (R14)")
     if isinstance(content, PartialSmartcardStkm):
         if sek is None:
             raise PeerFlowError(Status.NON_EXISTENT, "no SEK for that period")
-        return codec.complete(content, rings.smartcard(sek), **smartcard_fields(content, period, sek, policy))
+        return smartcard_fields(content, period, sek, policy)
+    if content.timestamp != period.start:
+        raise PeerFlowError(Status.INFORMATION_INVALID, "timestamp is not the start of the period (R14)")
     if "SEAK" not in keys or (config.dual and sek is None):
         raise PeerFlowError(Status.NON_EXISTENT, "no SEAK for that period")
-    ring = rings.drm(keys["SEAK"], keys.get("PEAK"))
-    return codec.complete(content, ring, **drm_fields(content, config, period, keys, policy))
+    return drm_fields(content, config, period, keys, policy)
 
 
 def key_id_in(profile: Profile, data: bytes) -> bytes:
