@@ -61,6 +61,7 @@ class Allocator:
         self._sealed: dict[bytes, dict[int, Sealed]] = {}
         self._row_of: dict[bytes, dict[int, int]] = {}  # key id -> start -> the first start of its row
         self._rows: dict[tuple[bytes, int], set[int]] = {}  # what of a row is still needed
+        self._until: dict[bytes, int] = {}  # the end of the last period that was sealed under a key
         self._changed: dict[tuple[bytes, int], None] = {}
         self._open: dict[bytes, int] = {}  # the row that this input has begun under a key
         self._floors: dict[bytes, int] = {}
@@ -78,6 +79,7 @@ class Allocator:
         self._row_of.setdefault(key_id, {})[start] = first
         self._rows.setdefault((key_id, first), set()).add(start)
         self._ends.sooner((key_id, first), sealed.until)
+        self._until[key_id] = max(sealed.until, self._until.get(key_id, 0))
 
     def floor(self, key_id: bytes) -> int:
         """The start of the last period sent (or burnt) under this key; only later ones may be sealed."""
@@ -120,13 +122,12 @@ class Allocator:
         """What has been sealed under a key and is not forgotten, burnt ones too: {start: STKM}.  Not to be changed."""
         return self._sealed.get(key_id, {})
 
-    def edges(self, key_id: bytes, period: Period) -> list[int]:
-        """Where periods that were sealed under a key begin or end inside ``period``."""
-        low, high, found = period.start, period.end, []
-        for start, sealed in self.sealed(key_id).items():
-            if start < high and sealed.until > low and not sealed.burnt:
-                found += [edge for edge in (start, sealed.until) if low < edge < high]
-        return found
+    def edges(self, key_id: bytes, low: int, high: int) -> list[int]:
+        """Where periods that were sealed under a key begin or end inside (low, high)."""
+        if low >= self._until.get(key_id, low):
+            return []
+        held = [(start, sealed.until) for start, sealed in self.sealed(key_id).items() if not sealed.burnt]
+        return [edge for both in held for edge in both if low < edge < high]
 
     def sent(self, key_id: bytes, start: int) -> None:
         """The STKM of ``start`` went on air: nothing at or below it is sealed any more."""
@@ -174,6 +175,7 @@ class Allocator:
             self._drop(key_id, start)
         self.flush()
         self._floors.pop(key_id, None)
+        self._until.pop(key_id, None)
         self._journal.drop(self.FLOOR, (key_id,))
 
     def flush(self) -> None:

@@ -46,7 +46,7 @@ from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks
 from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
 
-_Checked = tuple[PeriodRecord, DrmStkm | SmartcardStkm, bytes]
+_Checked = tuple[StkmItem, PeriodRecord, DrmStkm | SmartcardStkm, bytes]
 _Recall = tuple[tuple[str, int], int]
 """(stream, from when): what is asked back."""
 
@@ -500,10 +500,10 @@ class BSDA:
 
     def _waive_unsayable(self, config: StreamConfig) -> None:
         """F3: no DRM timestamp can be said after 2038-04-22 (R15); the other profile goes on, a stream of DRM alone does not."""
-        for record in self._periods.records(config) if config.drm else ():
-            unsayable = record.state is PeriodState.KEYED and record.period.start > stkm.LAST_MJD_TIME and not record.has("drm")
+        for record in self._periods.keyed(config) if config.drm else ():
+            unsayable = record.period.start > stkm.LAST_MJD_TIME and not record.has("drm")
             if unsayable and self._waive(config, record, "drm", "its timestamp cannot be said any more (R15)"):
-                self._complete(config, record.but(waived=("drm",)))
+                self._complete(config, [record.but(waived=("drm",))])
 
     def _waive(self, config: StreamConfig, record: PeriodRecord, profile: Profile, why: str) -> bool:
         """Let a period go on with the other profile alone; False, and the period is given up, where there is no other."""
@@ -523,9 +523,7 @@ class BSDA:
         for profile in config.profiles:
             asked = self._peers.outstanding(Tag.TEKDelivery, config.service, profile, config.stream)
             records = [
-                r
-                for r in self._periods.records(config)
-                if r.state is PeriodState.KEYED and not r.has(profile) and r.period.start not in asked and r.period.end > now
+                r for r in self._periods.keyed(config) if not r.has(profile) and r.period.start not in asked and r.period.end > now
             ]
             if records and self._may_ask(config, Tag.TEKDelivery, profile, now):
                 self._peers.ask(
@@ -536,7 +534,7 @@ class BSDA:
                     until=max(r.period.end for r in records),
                     profile=profile,
                     stream=config.stream,
-                    items=tuple(self._partial(config, profile, r) for r in records),
+                    items=self._partials(config, profile, records),
                     about=frozenset(r.period.start for r in records),
                 )
 
@@ -544,15 +542,24 @@ class BSDA:
         """Not at once again after a refusal."""
         return now >= self._not_before.get((*config.key, tag, profile), now)
 
-    def _partial(self, config: StreamConfig, profile: Profile, record: PeriodRecord) -> PartialItem:
-        content = stkm.partial(self._periods.config_at(config, record.period), profile, record.period, record.key)
-        return PartialItem(
-            stream=config.stream,
-            period_start=record.period.start,
-            period_end=record.period.end,
-            tek_id=_tek_id(config, record),
-            content=Secret(codec.encode(content)),
-        )
+    def _partials(self, config: StreamConfig, profile: Profile, records: Sequence[PeriodRecord]) -> tuple[PartialItem, ...]:
+        items: list[PartialItem] = []
+        for _, group in itertools.groupby(records, lambda record: self._periods.length_at(config, record.period)):
+            some = list(group)
+            contents = stkm.partials(
+                self._periods.config_at(config, some[0].period), profile, [(record.period, record.key) for record in some]
+            )
+            items += [
+                PartialItem(
+                    stream=config.stream,
+                    period_start=record.period.start,
+                    period_end=record.period.end,
+                    tek_id=_tek_id(config, record),
+                    content=Secret(codec.encode(content)),
+                )
+                for record, content in zip(some, contents, strict=True)
+            ]
+        return tuple(items)
 
     def _wake(self, config: StreamConfig, now: float) -> float | None:
         """When the stream needs work without an input."""
@@ -682,14 +689,8 @@ class BSDA:
                     self._periods.cut(config, edge)
         self._plan(config, now)
         low, high, cover = message.start or 0, message.end or 1 << 62, self._periods.cover(config)
-        items = tuple(
-            self._partial(config, message.profile, r)
-            for r in self._periods.records(config)
-            if r.state is PeriodState.KEYED
-            and not r.has(message.profile)
-            and low <= r.period.start < high
-            and not cover.covers(r.period)
-        )
+        wanted = [r for r in self._periods.keyed(config) if not r.has(message.profile) and low <= r.period.start < high]
+        items = self._partials(config, message.profile, [r for r in wanted if not cover.covers(r.period)])
         return message.answer(Status.SUCCESS if items else Status.DELAYED, items, now=now)
 
     def _replace(self, config: StreamConfig, profile: Profile, start: int) -> None:
@@ -727,16 +728,14 @@ class BSDA:
         if message.replace and items:
             self._give_back(config, min(item.period_start for item in items), message)
         checked = [self._check_stkm(config, message.profile, item, message.replace) for item in items]
-        for item, good in zip(items, checked, strict=True):
-            if good is not None:
-                self._store_stkm(config, message.profile, item, good)
+        self._store_stkms(config, message.profile, [one for one in checked if one is not None])
         for tag in (Tag.TEKDelivery, Tag.STKMRequest):
             self._peers.delivered(tag, config.service, message.profile, config.stream, {i.period_start for i in items})
         self._journal.emit(FlowDone("F5", message.profile, config.service, min((i.period_start for i in items), default=None)))
 
     def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, replacing: bool) -> _Checked | None:
-        """The record an STKM is for, what it says, and its traffic id; ``None`` when it is known already.  ``PeerFlowError`` with
-        the item's status.
+        """An STKM with the record it is for, what it says, and its traffic id; ``None`` when it is known already.
+        ``PeerFlowError`` with the item's status.
         """
         record = self._periods.record(config, item.period_start)
         if record is None or record.key_ids or record.period.end != item.period_end:
@@ -761,33 +760,45 @@ class BSDA:
             raise PeerFlowError(Status.ALREADY_IN_USE, f"period {item.period_start} has a STKM under a key that was made later")
         if record.traffic_id and held is None and name != record.traffic_id:
             raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "the two profiles name the key differently (R38)")
-        return record, said, name
+        return item, record, said, name
 
-    def _store_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, checked: _Checked) -> None:
-        record, message, name = checked
+    def _store_stkms(self, config: StreamConfig, profile: Profile, checked: Sequence[_Checked]) -> None:
         end = self._periods.cut_of(config).at
-        if end is not None and end <= record.period.start:  # F3: its one sealer goes on with another key (R50)
-            self._periods.end_keys(config)
-        if record.state is PeriodState.SEALED:
-            record = self._periods.fire(config, record, PeriodEvent.REPLACED)
-            record = self._periods.fire(config, record, PeriodEvent.TEK_STORED)
-        others = tuple(s for s in record.stkms if s.profile != profile)
-        ends = [e for e in (record.authority_end if others else None, item.authority_end) if e is not None]
-        record = record.but(
-            stkms=tuple(sorted((*others, AirStkm(profile, item.content)), key=lambda s: config.profiles.index(s.profile))),
-            traffic_id=name,
-            csb_id=getattr(message, "csb_id", record.csb_id),
-            authority_end=self._periods.authority(config)(record.period, ends),
-        )
-        self._complete(config, record)
-        if item.authority_end is not None and item.authority_end >= self._periods._horizon(config):
-            self._periods.cut(config, item.authority_end)  # where the key ends a period ends, even if nobody said so before (R9)
+        if end is not None and any(end <= record.period.start for _, record, _, _ in checked):
+            self._periods.end_keys(config)  # F3: its one sealer goes on with another key (R50)
+        authority, after = self._periods.authority(config), []
+        for item, record, message, name in checked:
+            if record.state is PeriodState.SEALED:
+                record = self._periods.fire(config, record, PeriodEvent.REPLACED)
+                record = self._periods.fire(config, record, PeriodEvent.TEK_STORED)
+            stkms: tuple[AirStkm, ...] = (AirStkm(profile, item.content),)
+            ends = [] if item.authority_end is None else [item.authority_end]
+            others = tuple(one for one in record.stkms if one.profile != profile)
+            if others:
+                stkms = tuple(sorted((*others, *stkms), key=lambda one: config.profiles.index(one.profile)))
+                ends += [] if record.authority_end is None else [record.authority_end]
+            after.append(
+                record.but(
+                    stkms=stkms,
+                    traffic_id=name,
+                    csb_id=getattr(message, "csb_id", record.csb_id),
+                    authority_end=authority(record.period, ends),
+                )
+            )
+        self._complete(config, after)
+        for edge in sorted({item.authority_end for item, _, _, _ in checked if item.authority_end is not None}):
+            if edge >= self._periods._horizon(config):
+                self._periods.cut(config, edge)  # where the key ends a period ends, even if nobody said so before (R9)
 
-    def _complete(self, config: StreamConfig, record: PeriodRecord) -> None:
-        if record.stkms and all(record.has(profile) for profile in config.profiles):
-            self._periods.fire(config, record, PeriodEvent.STKM_STORED)
-        else:
-            self._periods.put(config, record)
+    def _complete(self, config: StreamConfig, records: Sequence[PeriodRecord]) -> None:
+        """Periods that have all their STKMs are sealed."""
+        whole: list[PeriodRecord] = []
+        others: list[PeriodRecord] = []
+        for record in records:
+            done = record.stkms and all(record.has(profile) for profile in config.profiles)
+            (whole if done else others).append(record)
+        self._periods.fire_all(config, whole, PeriodEvent.STKM_STORED)
+        self._periods.put(config, *others)
 
     def _items(self, config: StreamConfig, profile: Profile, records: Iterable[PeriodRecord]) -> tuple[StkmItem, ...]:
         """F6: the STKMs of some periods, for the BSM."""
@@ -903,8 +914,7 @@ class BSDA:
             self._touched[config.key] = None
         match message.tag:
             case Tag.TEKDelivery | Tag.STKMRequest if config is not None and profile is not None:
-                for item in [i for i in answer.items if isinstance(i, StkmItem)]:
-                    self._take_item(config, profile, item, now)
+                self._take_items(config, profile, [i for i in answer.items if isinstance(i, StkmItem)], now)
                 if good:
                     earliest = min((i.period_start for i in answer.items if isinstance(i, StkmItem) and i.content), default=None)
                     flow = "F5" if message.tag is Tag.STKMRequest else "F3"
@@ -941,21 +951,31 @@ class BSDA:
                 )
             )
 
-    def _take_item(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
-        """One STKM of an answer: each has its own status (R27)."""
-        record = self._periods.record(config, item.period_start)
-        if record is None or record.state is not PeriodState.KEYED:
-            return  # late, or already there
-        if item.status == Status.GENERATION_FAILURE and len(config.profiles) > 1 + len(record.waived):
-            self._journal.emit(Alarm("profile-waived", *config.key, f"period {item.period_start} has no {profile} STKM"))
-            self._complete(config, record.but(waived=(*record.waived, profile)))
-        elif item.status == Status.SUCCESS:
+    def _take_items(self, config: StreamConfig, profile: Profile, items: Sequence[StkmItem], now: float) -> None:
+        """The STKMs of an answer: each has its own status (R27), and one that is refused here costs the others nothing."""
+        checked: dict[int, _Checked] = {}
+        for item in items:
+            record = self._periods.record(config, item.period_start)
+            if record is None or record.state is not PeriodState.KEYED or item.period_start in checked:
+                continue  # late, or already there
+            if item.status != Status.SUCCESS:
+                self._store_stkms(config, profile, list(checked.values()))  # what comes of a refusal depends on them
+                checked.clear()
+                self._not_made(config, profile, item, record, now)
+                continue
             try:
-                checked = self._check_stkm(config, profile, item, False)
-                if checked is not None:
-                    self._store_stkm(config, profile, item, checked)
+                good = self._check_stkm(config, profile, item, False)
             except BcastError as error:
                 self._journal.emit(Alarm("stkm-refused", *config.key, f"period {item.period_start}: {error}"))
+            else:
+                if good is not None:
+                    checked[item.period_start] = good
+        self._store_stkms(config, profile, list(checked.values()))
+
+    def _not_made(self, config: StreamConfig, profile: Profile, item: StkmItem, record: PeriodRecord, now: float) -> None:
+        if item.status == Status.GENERATION_FAILURE and len(config.profiles) > 1 + len(record.waived):
+            self._journal.emit(Alarm("profile-waived", *config.key, f"period {item.period_start} has no {profile} STKM"))
+            self._complete(config, [record.but(waived=(*record.waived, profile))])
         elif item.status != Status.DELAYED:
             self._not_before[*config.key, Tag.TEKDelivery, profile] = now + RETRY
             self._complain(config, f"period {item.period_start}: {status_words(item.status, Tag.TEKDelivery.name)}")

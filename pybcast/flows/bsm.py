@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
@@ -64,6 +64,30 @@ class Issuing:
     stream: int
     done: int
     of: int
+
+
+class _Wanted(NamedTuple):
+    """A partial STKM that may be completed, and its place in the message."""
+
+    n: int
+    item: PartialItem
+    content: stkm.Partial
+    ask: Ask
+
+
+def _refused(item: PartialItem, status: int, edge: int | None = None) -> StkmItem:
+    return StkmItem(
+        stream=item.stream, period_start=item.period_start, period_end=item.period_end, tek_id=item.tek_id, status=status,
+        authority_end=edge,
+    )  # fmt: skip
+
+
+def _status_of(error: BcastError, item: PartialItem) -> int:
+    """What a BSD/A is told of an item that is not sealed (R27)."""
+    if isinstance(error, PeerFlowError):
+        return error.status
+    late = getattr(error, "field", "") == "timestamp" and item.period_start > stkm.LAST_MJD_TIME
+    return Status.GENERATION_FAILURE if late else Status.INFORMATION_INVALID
 
 
 def _registration(subscriber: str) -> str:
@@ -815,46 +839,69 @@ class BSM:
                 )  # fmt: skip
         return message.answer(Status.SUCCESS, tuple(done), now=now)
 
-    def _complete_items(self, config: StreamConfig, profile: Profile, items: Iterable[PartialItem], now: float) -> list[StkmItem]:
-        chain, policy = self._keys.rows(config), self._keys.policy(config)
-        return [self._complete_item(config, profile, item, now, chain, policy) for item in items]
+    def _complete_items(self, config: StreamConfig, profile: Profile, items: Sequence[PartialItem], now: float) -> list[StkmItem]:
+        """What becomes of each item; those of the same keys are sealed together."""
+        chain, policy, kind = self._keys.rows(config), self._keys.policy(config), stkm.kind_of(profile)
+        edges = self._keys.edges(config, items, chain)
+        stops, span, rows = self._attempts.ends(config), (0, 0.0), dict[str, LongTermKey]()
+        done: dict[int, StkmItem] = {}
+        until, later = 0, []
+        groups: dict[tuple[int, ...], tuple[dict[str, LongTermKey], list[_Wanted]]] = {}
+        for n, item in enumerate(items):
+            if item.period_start < until:  # it overlaps another one: what that one becomes decides
+                later.append(n)
+                continue
+            edge = edges.first_in(item.period_start, item.period_end)
+            if edge is not None:  # R32: the BSD/A learns where to cut
+                done[n] = _refused(item, Status.INFORMATION_INVALID, edge)
+                continue
+            try:
+                self._check_horizon(config, item, now)
+                content = codec.decode(item.content.reveal(), kind, partial=True)
+                assert isinstance(content, PartialDrmStkm | PartialSmartcardStkm)
+                period = Period(0, item.period_start, item.period_end)
+                if stops is not None and period.end > stops:
+                    raise PeerFlowError(Status.DELAYED, "its key may end before it (R50)")
+                if not span[0] <= period.start < span[1]:
+                    rows, span = self._keys.at(config, period, chain), edges.around(period.start)
+                first = rows.get("SEK" if profile == "smartcard" else "SEAK")
+                if first is None:
+                    coming = any(r.material.valid_to <= period.start for r in chain)
+                    raise PeerFlowError(Status.DELAYED if coming else Status.NON_EXISTENT, "no key for that period")
+                if first.sealer != "bsm":
+                    raise PeerFlowError(Status.INVALID_REQUEST, "the key of that period is the BSD/A's to seal under (R1)")
+                ask = Ask(period, stkm.owned_digest(config, period, content), item.tek_id)
+            except (PeerFlowError, WireError) as error:
+                done[n] = _refused(item, _status_of(error, item))
+            else:
+                groups.setdefault(tuple(map(id, rows.values())), (rows, []))[1].append(_Wanted(n, item, content, ask))
+                until = period.end
+        for rows, wanted in groups.values():
+            done |= self._seal(config, profile, rows, wanted, policy)
+        if later:
+            done |= zip(later, self._complete_items(config, profile, [items[n] for n in later], now), strict=True)
+        return [done[n] for n in range(len(items))]
 
-    def _complete_item(
-        self, config: StreamConfig, profile: Profile, item: PartialItem, now: float, chain: list[LongTermKey], policy: stkm.Policy
-    ) -> StkmItem:
-        out = StkmItem(stream=item.stream, period_start=item.period_start, period_end=item.period_end, tek_id=item.tek_id)
-        period = Period(0, item.period_start, item.period_end)
-        edge = self._keys.edge_in(config, period, chain)
-        if edge is not None:  # R32: the BSD/A learns where to cut
-            return replace(out, status=Status.INFORMATION_INVALID, authority_end=edge)
-        try:
-            self._check_horizon(config, item, now)
-            content = codec.decode(item.content.reveal(), "drm-stkm" if profile == "drm" else "smartcard-stkm", partial=True)
-            assert isinstance(content, PartialDrmStkm | PartialSmartcardStkm)
-            ends = self._attempts.ends(config)
-            if ends is not None and period.end > ends:
-                raise PeerFlowError(Status.DELAYED, "its key may end before it (R50)")
-            rows = self._keys.at(config, period, chain)
-            first = rows.get("SEK" if profile == "smartcard" else "SEAK")
-            if first is None:
-                coming = any(r.material.valid_to <= period.start for r in chain)
-                raise PeerFlowError(Status.DELAYED if coming else Status.NON_EXISTENT, "no key for that period")
-            if first.sealer != "bsm":
-                raise PeerFlowError(Status.INVALID_REQUEST, "the key of that period is the BSD/A's to seal under (R1)")
-            held = {key_type: row.material for key_type, row in rows.items()}
-            (data,) = self._allocator.seal_many(
-                stkm.key_identity(config, first.material),
-                [Ask(period, stkm.owned_digest(config, period, content), item.tek_id)],
-                lambda _: stkm.seal_many([(content, period)], config, held, policy, self._keys.rings),
-            )
-            if isinstance(data, BcastError):
-                raise data
-            return replace(out, content=data, authority_end=min(m.valid_to for m in held.values()))
-        except PeerFlowError as error:
-            return replace(out, status=error.status)
-        except WireError as error:
-            late = getattr(error, "field", "") == "timestamp" and period.start > stkm.LAST_MJD_TIME
-            return replace(out, status=Status.GENERATION_FAILURE if late else Status.INFORMATION_INVALID)
+    def _seal(
+        self, config: StreamConfig, profile: Profile, rows: dict[str, LongTermKey], wanted: list[_Wanted], policy: stkm.Policy
+    ) -> Iterator[tuple[int, StkmItem]]:
+        """Seal items that have the same keys, through the allocator (R1)."""
+        held = {key_type: row.material for key_type, row in rows.items()}
+        ends, identity = min(m.valid_to for m in held.values()), held["SEK" if profile == "smartcard" else "SEAK"]
+
+        def make(new: list[int]) -> list[bytes | BcastError]:
+            contents = [(wanted[n].content, wanted[n].ask.period) for n in new]
+            return stkm.seal_many(contents, config, held, policy, self._keys.rings)
+
+        made = self._allocator.seal_many(stkm.key_identity(config, identity), [one.ask for one in wanted], make)
+        for (n, item, _, _), data in zip(wanted, made, strict=True):
+            if isinstance(data, bytes):
+                yield n, StkmItem(
+                    stream=item.stream, period_start=item.period_start, period_end=item.period_end, tek_id=item.tek_id,
+                    content=data, authority_end=ends,
+                )  # fmt: skip
+            else:
+                yield n, _refused(item, _status_of(data, item))
 
     def _check_horizon(self, config: StreamConfig, item: PartialItem | StkmItem, now: float) -> None:
         """periodStart within [now - 1 period, now + horizon] (R27)."""

@@ -227,6 +227,8 @@ class Periods:
 
     def put(self, config: StreamConfig, *records: PeriodRecord) -> None:
         """Keep periods as they are now."""
+        if not records:
+            return
         self.note(config, *records)
         line = self._lines[config.key]
         for record in records:

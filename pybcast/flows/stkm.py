@@ -41,6 +41,7 @@ from pybcast.messages import (
     PartialSmartcardStkm,
     Protocol,
     SmartcardStkm,
+    StkmManagement,
 )
 from pybcast.secret import Secret
 from pybcast.wire.content_id import BCI
@@ -62,6 +63,11 @@ class TrafficKey:
     tek: TEK
     salt: bytes | None = None
     tas: TAS | None = None
+
+
+def kind_of(profile: Profile) -> StkmKind:
+    """The kind of message that a STKM of a profile is."""
+    return "drm-stkm" if profile == "drm" else "smartcard-stkm"
 
 
 def key_identity(config: StreamConfig, key: KeyMaterial) -> bytes:
@@ -301,7 +307,7 @@ def seal_many(
             sealed.append(error)
     results: Iterator[bytes | BcastError] = iter(())
     if filled:
-        kind: StkmKind = "drm-stkm" if isinstance(filled[0], ClearDrmStkm) else "smartcard-stkm"
+        kind = kind_of("drm" if isinstance(filled[0], ClearDrmStkm) else "smartcard")
         results = codec.seal_many(filled, rings.prepared(kind, keys)).results()
     return [next(results) if one is None else one for one in sealed]
 
@@ -324,11 +330,24 @@ def _fields(
 
 def key_id_in(profile: Profile, data: bytes) -> bytes:
     """The id of the key that a STKM names, as ``later_key`` compares it: Key Domain ID and SEK ID, or the service CID extension."""
-    message = codec.decode(data, "drm-stkm" if profile == "drm" else "smartcard-stkm")
+    message = codec.decode(data, kind_of(profile))
     if isinstance(message, DrmStkm):
         return (message.service_CID_extension or 0).to_bytes(4, "big")
     assert isinstance(message, SmartcardStkm)
     return message.key_domain_id + message.sek_id
+
+
+def _require(good: bool, what: str) -> None:
+    if not good:
+        raise PeerFlowError(Status.WRONG_KEY_INFORMATION, what)
+
+
+def _require_own(said: DrmStkm | StkmManagement, config: StreamConfig) -> None:
+    _require(said.traffic_protection_protocol is config.protocol, "traffic_protection_protocol is not the BSD/A's")
+    _require(
+        said.traffic_authentication_flag == config.traffic_authentication_flag, "traffic_authentication_flag is not the BSD/A's"
+    )
+    _require(said.traffic_key_lifetime == config.lifetime, "traffic_key_lifetime is not the BSD/A's")
 
 
 def check_received(
@@ -340,35 +359,28 @@ def check_received(
     ``WireError`` when it does not parse.
     """
 
-    def require(good: bool, what: str) -> None:
-        if not good:
-            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, what)
-
-    message = codec.decode(data, "drm-stkm" if profile == "drm" else "smartcard-stkm")
+    message = codec.decode(data, kind_of(profile))
     if isinstance(message, DrmStkm):
-        mine = partial(config, profile, period, key)
-        assert isinstance(mine, PartialDrmStkm)
-        for name in ("traffic_protection_protocol", "traffic_authentication_flag", "traffic_key_lifetime", "salt", "timestamp"):
-            require(getattr(message, name) == getattr(mine, name), f"{name} is not the BSD/A's")
-        require(config.dual or message.id == mine.id, "id is not the BSD/A's")
-        require(message.next_id is None, "next key material where none was made")
-        clear = mine.traffic_key_material.reveal()
-        require(len(message.encrypted_traffic_key_material) == len(clear), "key material of wrong size")
-        require(message.encrypted_traffic_key_material[:16] != clear[:16], "the key is in clear")
+        _require_own(message, config)
+        _require(message.salt == key.salt, "salt is not the BSD/A's")
+        _require(message.timestamp == period.start, "timestamp is not the BSD/A's")
+        _require(config.dual or message.id == traffic_id(config, period, None), "id is not the BSD/A's")
+        _require(message.next_id is None, "next key material where none was made")
+        size = 16 if key.tas is None else 32
+        _require(len(message.encrypted_traffic_key_material) == size, "key material of wrong size")
+        _require(message.encrypted_traffic_key_material[:16] != key.tek.reveal(), "the key is in clear")
         for mac in (message.service_MAC, message.programme_MAC):
-            require(mac is None or any(mac), "a MAC is missing")
+            _require(mac is None or any(mac), "a MAC is missing")
         return message, message.id
-    require(isinstance(message, SmartcardStkm), "not a completed STKM")
+    _require(isinstance(message, SmartcardStkm), "not a completed STKM")
     assert isinstance(message, SmartcardStkm)
-    m, mine_says = message.management, config.management
-    require(m is not None, "no STKM management data")
-    assert m is not None
-    for name in ("traffic_protection_protocol", "traffic_authentication_flag", "traffic_key_lifetime"):
-        require(getattr(m, name) == getattr(mine_says, name), f"{name} is not the BSD/A's")
-    require(message.counter == counter_of(period.start), "COUNTER is not the period's start")
-    require(len(message.encr_data) == (36 if key.salt else 20), "key data of wrong size")
-    require(key.tek.reveal() not in message.encr_data, "the key is in clear")
-    require(any(message.mac), "the MAC is missing")
+    _require(message.management is not None, "no STKM management data")
+    assert message.management is not None
+    _require_own(message.management, config)
+    _require(message.counter == counter_of(period.start), "COUNTER is not the period's start")
+    _require(len(message.encr_data) == (36 if key.salt else 20), "key data of wrong size")
+    _require(key.tek.reveal() not in message.encr_data, "the key is in clear")
+    _require(any(message.mac), "the MAC is missing")
     if config.protocol is Protocol.IPSEC:
         return message, ipsec_spi(message.sek_id, message.tek_id)
     if config.protocol is Protocol.SRTP:
