@@ -405,11 +405,11 @@ class BSDA:
         if self._secrets is not None and now >= self._secrets_due.get(config.key, now):
             self._secrets_due[config.key] = self._secrets.keep(config, now)
         missing = self._periods.missing(config, now)
-        if missing:
-            self._key(config, missing)
+        if missing and self._key(config, missing) == len(missing):
+            self._periods.complete(config)
 
-    def _key(self, config: StreamConfig, periods: Iterable[Period]) -> None:
-        """Make the TEKs of periods that may be prepared, and store them (R41: before anything with them leaves)."""
+    def _key(self, config: StreamConfig, periods: Iterable[Period]) -> int:
+        """Make the TEKs of periods that may be prepared, and store them (R41: before anything with them leaves); how many."""
         cover, state = self._periods.cover(config), step(PERIOD, PeriodState.PLANNED, PeriodEvent.TEK_STORED)
         first, identity, records = None, b"", []
         for period in periods:
@@ -421,6 +421,7 @@ class BSDA:
                 first, identity = key, b"" if key is None else stkm.key_identity(config, key)
             records.append(PeriodRecord(period, state, self._teks(config, period, identity)))
         self._periods.put(config, *records)
+        return len(records)
 
     def _may_prepare(self, config: StreamConfig, period: Period, cover: Cover) -> bool:
         """A period is sealed here when its keys are here (F4), else by the BSM where that is its work (F3)."""
@@ -933,7 +934,7 @@ class BSDA:
                 self._journal.emit(FlowDone("F1" if message.tag is Tag.RegRequest else "F2", None, message.service))
         if message.tag in (Tag.LTKMRequest, Tag.RegRequest) and answer.status == Status.NON_EXISTENT:
             self._journal.drop("refetch", (message.service,))
-        elif not good:
+        elif not good and not self._peers.split(asked, answer.status, now):
             self._refused(config, message, answer.status or 0, now)
 
     def _refused(self, config: StreamConfig | None, message: BackendMessage, status: int, now: float) -> None:

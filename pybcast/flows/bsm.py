@@ -557,8 +557,8 @@ class BSM:
         for key in touched:
             config = self._streams[key]
             self._keys.age(config, now)
-            for name, item in self._journal.select("received", config.key, StkmItem).items():
-                if item.period_end <= now:
+            for name, items in self._keys.received(config).items():
+                if items[-1].period_end <= now:
                     self._journal.drop("received", name)
             self._keys.roll(config, now)
             self._recover(config, now)
@@ -576,7 +576,7 @@ class BSM:
         times: list[float] = [self._polls.get(config.key, now), *self._keys.times(config)]
         for row in self._keys.rows(config):
             times += [self._offers[(*self._keys.name(config, row), b)][1] for b in self._owed(config, row)]
-        times += [item.period_end for item in self._journal.select("received", config.key, StkmItem).values()]
+        times += [items[-1].period_end for items in self._keys.received(config).values()]
         return min((t for t in times if t > now), default=None)
 
     # --- LTKMs (F2) and registration (F1) -------------------------------------------------------------------------------
@@ -782,11 +782,11 @@ class BSM:
         config = self._streams.get((message.service, number))
         if config is None or message.profile not in config.profiles or message.source not in config.bsdas:
             raise PeerFlowError(Status.INVALID_REQUEST, "stream or profile not known here")
-        self._touched[config.key] = None
         match message.tag:
             case Tag.TEKDelivery:
                 return self._complete(config, message, now)
             case Tag.KeyRequest:
+                self._touched[config.key] = None
                 return self._give_keys(config, message, now)
             case Tag.STKMDelivery:
                 return self._take_stkms(config, message, now)
@@ -960,39 +960,60 @@ class BSM:
                         stream=config.stream, period_start=start, period_end=sealed.until, tek_id=sealed.tek_id,
                         content=sealed.data, authority_end=row.material.valid_to,
                     )  # fmt: skip
-        for item in self._journal.select("received", (*config.key, profile), StkmItem).values():
-            found[item.period_start] = item
+        for name, items in self._keys.received(config).items():
+            found |= {item.period_start: item for item in items} if name[2] == profile else {}
         return iter([found[start] for start in sorted(found) if ends is None or start < ends])
 
     def _take_stkms(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F6: STKMs sealed by the BSD/A, for terminals on the interaction channel.  All or nothing."""
         items = [i for i in message.items if isinstance(i, StkmItem) and i.status == Status.SUCCESS]
         assert message.profile is not None
-        for item in items:
-            self._check_stkm(config, message.profile, item, now)
-        for item in items:
-            self._journal.put("received", (*config.key, message.profile, item.period_start), item)
+        for error in self._check_stkms(config, message.profile, items, now):
+            if error is not None:
+                raise error
+        self._keep(config, message.profile, items)
         if items:
             self._journal.emit(FlowDone("F6", message.profile, config.service))
         return message.answer(Status.SUCCESS, now=now)
 
-    def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
-        self._check_horizon(config, item, now)
-        held = {t: row.material for t, row in self._keys.at(config, Period(0, item.period_start, item.period_end)).items()}
-        key = held.get("SEK" if profile == "smartcard" else "SEAK")
-        if key is None:
-            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "no key for that period")
-        try:
-            if profile == "smartcard":
-                clear = codec.open(item.content, stkm.smartcard_keys(key), "smartcard-stkm")
-                when = near(getattr(clear, "counter", -1), now)
+    def _keep(self, config: StreamConfig, profile: Profile, items: Iterable[StkmItem]) -> None:
+        """STKMs that came together are one row, in the order of their time."""
+        row = tuple(sorted(items, key=lambda item: item.period_start))
+        if row:
+            self._journal.put("received", (*config.key, profile, row[0].period_start), row)
+            self._wakes.sooner(config.key, row[-1].period_end)
+
+    def _check_stkms(
+        self, config: StreamConfig, profile: Profile, items: Sequence[StkmItem], now: float
+    ) -> list[PeerFlowError | None]:
+        """What is wrong with each: it must open under the key of its period, and be of that period."""
+        chain, kind, first = self._keys.rows(config), stkm.kind_of(profile), "SEK" if profile == "smartcard" else "SEAK"
+        wrong: list[PeerFlowError | None] = []
+        groups: dict[tuple[int, ...], tuple[dict[str, KeyMaterial], list[int]]] = {}
+        for n, item in enumerate(items):
+            try:
+                self._check_horizon(config, item, now)
+                rows = self._keys.at(config, Period(0, item.period_start, item.period_end), chain)
+                if first not in rows:
+                    raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "no key for that period")
+            except PeerFlowError as error:
+                wrong.append(error)
             else:
-                clear = codec.open(item.content, stkm.drm_keys(key, held.get("PEAK")), "drm-stkm")
-                when = getattr(clear, "timestamp", None) or -1
-        except BcastError as error:
-            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, f"does not open under the key of its period: {error}") from error
-        if when != item.period_start:
-            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "is not of the period it says")
+                wrong.append(None)
+                held = {key_type: row.material for key_type, row in rows.items()}
+                groups.setdefault(tuple(map(id, rows.values())), (held, []))[1].append(n)
+        for held, which in groups.values():
+            with codec.open_many([items[n].content for n in which], self._keys.rings.prepared(kind, held, "open"), kind) as opened:
+                whens = opened.records.column("timestamp" if profile == "drm" else "counter")
+                for i, n in enumerate(which):
+                    unopened = opened.error(i)
+                    when = whens[i] if profile == "drm" else near(whens[i], now)
+                    if unopened is not None:
+                        why = f"does not open under the key of its period: {unopened}"
+                        wrong[n] = PeerFlowError(Status.WRONG_KEY_INFORMATION, why)
+                    elif when != items[n].period_start:
+                        wrong[n] = PeerFlowError(Status.WRONG_KEY_INFORMATION, "is not of the period it says")
+        return wrong
 
     def request_stkms(self, service: str, stream: int, profile: Profile, start: int, end: int, now: float) -> list[Output]:
         """F6, pulled."""
@@ -1045,7 +1066,11 @@ class BSM:
                 self._take_answered_stkms(config, message, answer, now)
         if answer.status == Status.DELAYED:
             self._peers.cancel(message.message_id)  # a BSD/A that has nothing yet is asked again, or sends it (F3); see _offer_keys
-        elif not good and not (message.tag is Tag.STKMRequest and answer.status == Status.NON_EXISTENT):
+        elif (
+            not good
+            and not (message.tag is Tag.STKMRequest and answer.status == Status.NON_EXISTENT)
+            and not self._peers.split(asked, answer.status, now)
+        ):
             self._journal.emit(
                 Alarm(
                     "refused",
@@ -1057,14 +1082,12 @@ class BSM:
 
     def _take_answered_stkms(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
         assert message.profile is not None
-        for item in answer.items:
-            if isinstance(item, StkmItem) and item.status == Status.SUCCESS:
-                try:
-                    self._check_stkm(config, message.profile, item, now)
-                except PeerFlowError as error:
-                    self._journal.emit(Alarm("stkm-refused", *config.key, str(error)))
-                else:
-                    self._journal.put("received", (*config.key, message.profile, item.period_start), item)
+        items = [item for item in answer.items if isinstance(item, StkmItem) and item.status == Status.SUCCESS]
+        wrong = self._check_stkms(config, message.profile, items, now)
+        for error in wrong:
+            if error is not None:
+                self._journal.emit(Alarm("stkm-refused", *config.key, str(error)))
+        self._keep(config, message.profile, [item for item, error in zip(items, wrong, strict=True) if error is None])
         self._journal.emit(FlowDone("F6", message.profile, message.service))
 
     def _complete_pulled(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:

@@ -120,6 +120,10 @@ class KeyChain:
         rows = self._journal.select("key", config.key, LongTermKey).values()
         return sorted((r for r in rows if key_type in (None, r.material.key_type)), key=lambda r: r.material.valid_from)
 
+    def received(self, config: StreamConfig) -> dict[tuple[object, ...], tuple[StkmItem, ...]]:
+        """The STKMs that the BSD/A sealed for terminals with an interaction channel (F6), those that came together in one row."""
+        return self._journal.select("received", config.key, tuple)
+
     def name(self, config: StreamConfig, row: LongTermKey) -> tuple[object, ...]:
         """What a key is called in the journal."""
         return (*config.key, row.material.key_type, row.material.key_id)
@@ -326,9 +330,12 @@ class KeyChain:
                 for start in self._allocator.sealed(identity):
                     if start >= at:
                         self._allocator.burn(identity, start)
-        for name, item in self._journal.select("received", config.key, StkmItem).items():
-            if item.period_start >= at:
+        for name, items in self.received(config).items():
+            kept = tuple(item for item in items if item.period_start < at)
+            if not kept:
                 self._journal.drop("received", name)
+            elif len(kept) < len(items):
+                self._journal.put("received", name, kept)
 
     def _create(
         self, config: StreamConfig, start: int, now: float, *, at_once: bool = False, but: Collection[KeyType] = ()

@@ -145,15 +145,21 @@ class _Line:
         self.begun: int | None = None  # the row that this input has begun
         self.prune_at: float | None = None
         self.full: tuple[int, int] | None = None  # from when to when nothing has to be prepared
+        self.coming: tuple[int, int] | None = None  # the same, when what is missing is prepared
         self.strange = 0  # end of what the edge has on air that is not known here
         self.last: int | None = None  # start of the last period there was, past its end: an edge that lost it is told it again
         self.changed_ends: set[int] = set()  # periods at the edge that end at another time now
 
-    def put(self, record: PeriodRecord) -> None:
-        start, late = record.period.start, bool(self.records) and record.period.start < next(reversed(self.records))
-        if late and start not in self.records:
-            self.records = dict(sorted({**self.records, start: record}.items()))
-        self.records[start] = record
+    def put(self, *records: PeriodRecord) -> None:
+        for record in records:
+            start = record.period.start
+            if start not in self.records and self.records and start < next(reversed(self.records)):
+                self.records = dict(sorted({**self.records, start: record}.items()))
+            self.records[start] = record
+            if record.state in OPEN:
+                self.open[start] = None
+            else:
+                self.open.pop(start, None)
 
     def keep(self, start: int) -> None:
         """The row of a period is written at the end of this input."""
@@ -194,8 +200,6 @@ class Periods:
                 line.put(record)
                 line.row_of[record.period.start] = first
                 line.rows.setdefault(first, {})[record.period.start] = None
-                if record.state in OPEN:
-                    line.open[record.period.start] = None
 
     def at(self, config: StreamConfig, time: float) -> Period | None:
         """The period that contains ``time``."""
@@ -237,13 +241,7 @@ class Periods:
 
     def note(self, config: StreamConfig, *records: PeriodRecord) -> None:
         """What periods are now, for this life of the process: a restart finds it out by itself."""
-        line = self._lines[config.key]
-        for record in records:
-            line.put(record)
-            if record.state in OPEN:
-                line.open[record.period.start] = None
-            else:
-                line.open.pop(record.period.start, None)
+        self._lines[config.key].put(*records)
 
     def drop(self, config: StreamConfig, start: int) -> None:
         """Forget a period."""
@@ -321,9 +319,15 @@ class Periods:
             return []
         upcoming = list(self.upcoming(config, now))
         missing = [period for period in upcoming if period.start >= line.strange and period.start not in line.records]
+        line.coming = upcoming[0].start, upcoming[-1 - config.look_ahead].end
         if not missing:
-            line.full = upcoming[0].start, upcoming[-1 - config.look_ahead].end
+            self.complete(config)
         return missing
+
+    def complete(self, config: StreamConfig) -> None:
+        """What was missing is prepared."""
+        line = self._lines[config.key]
+        line.full = line.coming
 
     def upcoming(self, config: StreamConfig, now: float) -> Iterator[Period]:
         """The running period, ``look_ahead`` more, and those that are prepared together with the last of them.

@@ -151,7 +151,9 @@ def _digest(value: object) -> bytes:
     stack = [value]
     while stack:
         item = stack.pop()
-        if item is None:
+        if type(item) is int:
+            parts.append(b"i%d " % item)
+        elif item is None:
             parts.append(b"n")
         elif isinstance(item, str):
             text = item.encode()

@@ -251,17 +251,19 @@ class Rings:
 
     def __init__(self) -> None:
         # By the identity of the keys, which are held here: nothing else takes their place.
-        self._made: dict[int, tuple[Secret, dict[int, tuple[Secret | None, codec.PreparedKeys]]]] = {}
+        self._made: dict[int, tuple[Secret, dict[tuple[int, str], tuple[Secret | None, codec.PreparedKeys]]]] = {}
 
-    def prepared(self, kind: StkmKind, keys: Mapping[str, KeyMaterial]) -> codec.PreparedKeys:
-        """To seal STKMs of a kind: under the SEK, or the SEAK and the PEAK where a programme has one."""
+    def prepared(
+        self, kind: StkmKind, keys: Mapping[str, KeyMaterial], use: Literal["seal", "open"] = "seal"
+    ) -> codec.PreparedKeys:
+        """For STKMs of a kind: under the SEK, or the SEAK and the PEAK where a programme has one."""
         first, other = (keys["SEK"], None) if kind == "smartcard-stkm" else (keys["SEAK"], keys.get("PEAK"))
         _, rings = self._made.setdefault(id(first.key), (first.key, {}))
         second = None if other is None else other.key
-        held = rings.get(id(second))
+        held = rings.get((id(second), use))
         if held is None:
             ring = smartcard_keys(first) if kind == "smartcard-stkm" else drm_keys(first, other)
-            held = rings[id(second)] = second, codec.prepare(ring, kind, use="seal")
+            held = rings[id(second), use] = second, codec.prepare(ring, kind, use=use)
         return held[1]
 
     def forget(self, key: KeyMaterial) -> None:
