@@ -348,11 +348,12 @@ class BSDA:
         touched, self._touched = self._touched, {}
         for key in touched:
             config = self._streams[key]
-            self._plan(config, now)
-            self._seal_or_ask(config, now)
+            cover = self._periods.cover(config)
+            self._plan(config, cover, now)
+            self._seal_or_ask(config, cover, now)
             self._hand_out(config, now)
             self._periods.pass_over(config, now)
-            self._ask_for_keys(config, now)
+            self._ask_for_keys(config, cover, now)
             self._periods.prune(config, now)
             self._wakes.set(key, self._wake(config, now))
         for service in list(self._polls.due(now)):
@@ -398,19 +399,19 @@ class BSDA:
             self.recoveries.alarm(config)
             self._deliver(config, [r for r in self._periods.records(config) if r.key_ids and r.period.end > now], now)
 
-    def _plan(self, config: StreamConfig, now: float) -> None:
+    def _plan(self, config: StreamConfig, cover: Cover, now: float) -> None:
         """Prepare the running period and ``look_ahead`` more; never one whose key is missing (F4)."""
         if config.key in self._fresh:
             return
         if self._secrets is not None and now >= self._secrets_due.get(config.key, now):
             self._secrets_due[config.key] = self._secrets.keep(config, now)
         missing = self._periods.missing(config, now)
-        if missing and self._key(config, missing) == len(missing):
+        if missing and self._key(config, cover, missing) == len(missing):
             self._periods.complete(config)
 
-    def _key(self, config: StreamConfig, periods: Iterable[Period]) -> int:
+    def _key(self, config: StreamConfig, cover: Cover, periods: Iterable[Period]) -> int:
         """Make the TEKs of periods that may be prepared, and store them (R41: before anything with them leaves); how many."""
-        cover, state = self._periods.cover(config), step(PERIOD, PeriodState.PLANNED, PeriodEvent.TEK_STORED)
+        state = step(PERIOD, PeriodState.PLANNED, PeriodEvent.TEK_STORED)
         first, identity, records = None, b"", []
         for period in periods:
             if not self._may_prepare(config, period, cover):
@@ -431,11 +432,10 @@ class BSDA:
             return False
         return all(period.start < key.valid_from for key in self._periods.keys(config))  # F3 to the first key of F4
 
-    def _seal_or_ask(self, config: StreamConfig, now: float) -> None:
+    def _seal_or_ask(self, config: StreamConfig, cover: Cover, now: float) -> None:
         keyed = self._periods.keyed(config)
         if not keyed:
             return
-        cover = self._periods.cover(config)
 
         def alike(record: PeriodRecord) -> object:
             return cover.covers(record.period) and (cover.span, self._periods.length_at(config, record.period))
@@ -443,7 +443,7 @@ class BSDA:
         for covered, group in itertools.groupby(keyed, alike):
             if covered:
                 records = list(group)
-                self._seal(config, records, dict(cover.at(records[0].period.start)), now)
+                self._seal(config, records, cover.at(records[0].period.start), now)
         if config.delivery == "push":
             self._send_teks(config, now)
 
@@ -688,8 +688,9 @@ class BSDA:
             for edge in (message.start, message.end):
                 if edge is not None and edge > now:
                     self._periods.cut(config, edge)
-        self._plan(config, now)
-        low, high, cover = message.start or 0, message.end or 1 << 62, self._periods.cover(config)
+        cover = self._periods.cover(config)
+        self._plan(config, cover, now)
+        low, high = message.start or 0, message.end or 1 << 62
         wanted = [r for r in self._periods.keyed(config) if not r.has(message.profile) and low <= r.period.start < high]
         items = self._partials(config, message.profile, [r for r in wanted if not cover.covers(r.period)])
         return message.answer(Status.SUCCESS if items else Status.DELAYED, items, now=now)
@@ -832,11 +833,11 @@ class BSDA:
 
     # --- asking, and answers ------------------------------------------------------------------------------------------
 
-    def _ask_for_keys(self, config: StreamConfig, now: float) -> None:
+    def _ask_for_keys(self, config: StreamConfig, cover: Cover, now: float) -> None:
         """F4, pulled: the first period without a key, early enough; at once when the store was lost (R33)."""
         if config.generation != "bsda":
             return
-        fresh, cover = config.key in self._fresh, self._periods.cover(config)
+        fresh = config.key in self._fresh
         latest = now + 2 * config.period if config.delivery == "push" and not fresh else float("inf")
         upcoming = itertools.takewhile(lambda period: period.start <= latest, self._periods.upcoming(config, now))
         period = next((p for p in upcoming if fresh or not cover.covers(p)), None)

@@ -95,13 +95,14 @@ _NO_FIELDS: Final[Fields] = {}
 
 
 class Cover:
-    """The keys of a stream that are here, for periods in the order of their time: looked up once for those that have the same.
+    """The keys of a stream that are here, looked up once for periods that have the same, and not before they are needed.
 
-    ``end``: where they end, by what was confirmed to the BSM (R50).
+    ``find()``: the keys, and where they end by what was confirmed to the BSM (R50).
     """
 
-    def __init__(self, config: StreamConfig, keys: Sequence[KeyMaterial], end: int | None) -> None:
-        self._config, self._keys, self._end = config, keys, end
+    def __init__(self, config: StreamConfig, find: Callable[[], tuple[list[KeyMaterial], int | None]]) -> None:
+        self._config, self._find = config, find
+        self._found: tuple[list[KeyMaterial], int | None] | None = None
         self.span = (0.0, 0.0)
         """From when to when the keys are in force that were looked up last."""
         self._held: dict[str, KeyMaterial] = {}
@@ -114,15 +115,18 @@ class Cover:
         return self._held
 
     def _look(self, time: float) -> None:
-        config, held = self._config, dict[str, KeyMaterial]()
-        held.update((k.key_type, k) for k in self._keys if k.valid_from <= time < k.valid_to)
+        if self._found is None:
+            self._found = self._find()
+        config, (keys, end), held = self._config, self._found, dict[str, KeyMaterial]()
+        held.update((key.key_type, key) for key in keys if key.valid_from <= time < key.valid_to)
+        edges = [edge for key in keys for edge in (key.valid_from, key.valid_to)]
         self._held = held
-        self.span = time, min((e for k in self._keys for e in (k.valid_from, k.valid_to) if e > time), default=float("inf"))
+        self.span = max((e for e in edges if e <= time), default=0.0), min((e for e in edges if e > time), default=float("inf"))
         if config.dual:  # the SEK names the key in both profiles (R38), so both roll together
             enough = "SEAK" in held and "SEK" in held and held["SEAK"].valid_from == held["SEK"].valid_from
         else:
             enough = ("SEK" if config.smartcard else "SEAK") in held
-        ends = [key.valid_to for key in held.values()] + ([] if self._end is None else [self._end])
+        ends = [key.valid_to for key in held.values()] + ([] if end is None else [end])
         self._whole = min(ends) if enough else 0
 
     def covers(self, period: Period) -> bool:
@@ -390,8 +394,8 @@ class Periods:
         return list(self._journal.select("key", config.key, KeyMaterial).values())
 
     def cover(self, config: StreamConfig) -> Cover:
-        """The keys as they are now."""
-        return Cover(config, self.keys(config), self.cut_of(config).at)
+        """The keys as they are when they are needed first."""
+        return Cover(config, lambda: (self.keys(config), self.cut_of(config).at))
 
     def covered(self, config: StreamConfig, period: Period) -> bool:
         """Whether the keys of a whole period are here."""
