@@ -451,20 +451,29 @@ class BSDA:
         """F4: seal periods together that have the same keys and length, through the allocator (R1)."""
         policy, sek = stkm.Policy.of(held.get("SEAK"), held.get("SEK"), held.get("PEAK")), held.get("SEK")
         at = self._periods.config_at(config, records[0].period)
+        named: list[tuple[PeriodRecord, bytes]] = []
+        for record in records:
+            try:
+                named.append((record, stkm.traffic_id(config, record.period, sek)))
+            except PeerFlowError as error:
+                self._give_up(config, record, str(error))
+        if not named:
+            return
         identities: dict[Profile, bytes] = {}
         made = []
         for profile in config.profiles:
             identities[profile] = stkm.key_identity(config, held["SEK" if profile == "smartcard" else "SEAK"])
-            contents = stkm.partials(at, profile, [(record.period, record.key) for record in records])
-            asks = [Ask(r.period, stkm.owned_digest(at, r.period, content)) for r, content in zip(records, contents, strict=True)]
+            contents = stkm.contents(at, profile, [(record.period, record.key, name) for record, name in named], held, policy)
+            asks = [
+                Ask(r.period, stkm.owned_digest(at, r.period, content)) for (r, _), content in zip(named, contents, strict=True)
+            ]
 
-            def make(new: list[int], contents: Sequence[stkm.Partial] = contents) -> Sequence[bytes | BcastError]:
-                wanted = [(contents[n], records[n].period) for n in new]
-                return stkm.seal_many(wanted, at, held, policy, self._periods.rings)
+            def make(new: list[int], contents: Sequence[stkm.Content] = contents) -> Sequence[bytes | BcastError]:
+                return stkm.seal_contents([contents[n] for n in new], held, self._periods.rings)
 
             made.append(self._allocator.seal_many(identities[profile], asks, make))
         authority, ends, done, changes = self._periods.authority(config), [key.valid_to for key in held.values()], [], []
-        for record, *results in zip(records, *made, strict=True):
+        for (record, name), *results in zip(named, *made, strict=True):
             stkms = self._sort_out(config, record, results)
             if stkms is not None:
                 done.append(record)
@@ -473,7 +482,7 @@ class BSDA:
                     "stkms": stkms,
                     "key_ids": tuple((profile, identities[profile]) for profile in has),
                     "waived": tuple(profile for profile in config.profiles if profile not in has),
-                    "traffic_id": stkm.traffic_id(config, record.period, sek),
+                    "traffic_id": name,
                     "csb_id": sek.csb_id if sek else None,
                     "authority_end": authority(record.period, ends),
                 })  # fmt: skip

@@ -296,7 +296,12 @@ class Periods:
             if record.state is not before:
                 before = record.state
                 after = step(PERIOD, before, event)
-            taken.append(record.but(state=after, **fields))
+            made = object.__new__(PeriodRecord)
+            own = vars(made)
+            own.update(vars(record))
+            own.update(fields)
+            own["state"] = after
+            taken.append(made)
         (self.note if event in _UNSTORED else self.put)(config, *taken)
         return taken
 
@@ -383,6 +388,8 @@ class Periods:
         boundaries = [at for (_, _, at) in self._journal.select("boundary", config.key, bool) if isinstance(at, int)]
 
         def end(period: Period, ends: Iterable[int]) -> int | None:
+            if not boundaries:
+                return min(ends, default=None)
             return min([*ends, *(at for at in boundaries if at >= period.end)], default=None)
 
         return end
@@ -529,7 +536,9 @@ class Periods:
         again = [r for start in changed if (r := line.records.get(start)) is not None and r.state is PeriodState.HANDED]
         for identity, start in {identity: record.period.start for record in sealed for _, identity in record.key_ids}.items():
             self._allocator.sent(identity, start)  # the last one: all below it count as sent too
-        planned = sorted([*again, *self.fire_all(config, sealed, PeriodEvent.HAND_OUT)], key=lambda r: r.period.start)
+        planned = self.fire_all(config, sealed, PeriodEvent.HAND_OUT)
+        if again:
+            planned = sorted([*again, *planned], key=lambda record: record.period.start)
         if not planned:
             return None
         return Plan(

@@ -8,7 +8,7 @@ under ``KeyMaterial``.  The same input gives the same bytes on every headend.  W
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -54,6 +54,7 @@ LOWEST_SPI: Final = 256  # RFC 4303 2.1
 
 StkmKind = Literal["drm-stkm", "smartcard-stkm"]
 Partial = PartialDrmStkm | PartialSmartcardStkm
+Content = ClearDrmStkm | ClearSmartcardStkm
 
 
 @dataclass(frozen=True)
@@ -124,18 +125,46 @@ def partials(config: StreamConfig, profile: Profile, periods: Iterable[tuple[Per
     like: Partial | None = None
     made: list[Partial] = []
     for period, key in periods:
-        changes: dict[str, object] = {"salt": key.salt}
-        if profile == "smartcard":
-            changes["tek"] = key.tek
-        else:
-            changes["traffic_key_material"] = key.tek if key.tas is None else Secret(key.tek.reveal() + key.tas.reveal())
-            changes["timestamp"] = period.start
-            if not config.dual:
-                changes["id"] = traffic_id(config, period, None)
         if like is None:
             like = _smartcard_partial(config, key) if profile == "smartcard" else _drm_partial(config)
         one = object.__new__(type(like))
-        vars(one).update(vars(like), **changes)
+        own = vars(one)
+        own.update(vars(like))
+        _put_own(own, profile, period, key)
+        if profile == "drm" and not config.dual:
+            own["id"] = traffic_id(config, period, None)
+        made.append(one)
+    return made
+
+
+def _put_own(fields: dict[str, object], profile: Profile, period: Period, key: TrafficKey) -> None:
+    """What is a period's alone of what the BSD/A owns; its id beside."""
+    fields["salt"] = key.salt
+    if profile == "smartcard":
+        fields["tek"] = key.tek
+    else:
+        fields["traffic_key_material"] = key.tek if key.tas is None else Secret(key.tek.reveal() + key.tas.reveal())
+        fields["timestamp"] = period.start
+
+
+def contents(
+    config: StreamConfig, profile: Profile, periods: Sequence[tuple[Period, TrafficKey, bytes]], keys: Mapping[str, KeyMaterial],
+    policy: Policy,
+) -> list[Content]:  # fmt: skip
+    """What the STKMs of some periods say under the same keys (F4), of each with its traffic key and traffic id."""
+    period, key, _ = periods[0]
+    first = partial(config, profile, period, key)
+    like: Content = codec.filled(first, **_fields(first, config, period, keys, policy))
+    made: list[Content] = []
+    for period, key, name in periods:
+        one = object.__new__(type(like))
+        own = vars(one)
+        own.update(vars(like))
+        _put_own(own, profile, period, key)
+        if profile == "smartcard":
+            own["counter"], own["tek_id"] = counter_of(period.start), name[-2:]  # every traffic id ends with the MTK ID
+        else:
+            own["id"] = name
         made.append(one)
     return made
 
@@ -300,18 +329,23 @@ def seal_many(
 ) -> list[bytes | BcastError]:
     """The STKMs of one profile of some periods under the same keys, in one call; each its bytes, or what :func:`seal` raises."""
     sealed: list[bytes | BcastError | None] = []
-    filled: list[ClearDrmStkm | ClearSmartcardStkm] = []
+    filled: list[Content] = []
     for content, period in contents:
         try:
             filled.append(codec.filled(content, **_fields(content, config, period, keys, policy)))
             sealed.append(None)
         except BcastError as error:
             sealed.append(error)
-    results: Iterator[bytes | BcastError] = iter(())
-    if filled:
-        kind = kind_of("drm" if isinstance(filled[0], ClearDrmStkm) else "smartcard")
-        results = codec.seal_many(filled, rings.prepared(kind, keys)).results()
+    results = iter(seal_contents(filled, keys, rings))
     return [next(results) if one is None else one for one in sealed]
+
+
+def seal_contents(contents: Sequence[Content], keys: Mapping[str, KeyMaterial], rings: Rings) -> list[bytes | BcastError]:
+    """The same of what is complete already."""
+    if not contents:
+        return []
+    kind = kind_of("drm" if isinstance(contents[0], ClearDrmStkm) else "smartcard")
+    return list(codec.seal_many(contents, rings.prepared(kind, keys)).results())
 
 
 def _fields(
