@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pybcast.errors import BcastError, PeerFlowError
 from pybcast.flows.agenda import Agenda
@@ -28,8 +28,7 @@ class Sealed:
     tek_id: str = ""
 
 
-@dataclass(frozen=True)
-class Ask:
+class Ask(NamedTuple):
     """The STKM of a period is asked for.  ``digest``: of its plaintext and the BSD/A's fields.  ``tek_id``: as in ``Sealed``."""
 
     period: Period
@@ -112,9 +111,9 @@ class Allocator:
             for n, made in zip(new.values(), make(list(new.values())) if new else (), strict=True):
                 found[n] = made
                 if isinstance(made, bytes):
-                    ask = asks[n]
-                    first = self._open.setdefault(key_id, ask.period.start)
-                    self._keep(key_id, ask.period.start, Sealed(ask.digest, made, ask.period.end, tek_id=ask.tek_id), first)
+                    period, digest, tek_id = asks[n]
+                    first = self._open.setdefault(key_id, period.start)
+                    self._keep(key_id, period.start, Sealed(digest, made, period.end, tek_id=tek_id), first)
                     self._changed[key_id, first] = None
         return [found[n] for n in range(len(asks))]
 

@@ -473,19 +473,17 @@ class BSDA:
 
             made.append(self._allocator.seal_many(identities[profile], asks, make))
         authority, ends, done, changes = self._periods.authority(config), [key.valid_to for key in held.values()], [], []
+        alike = {"key_ids": tuple(identities.items()), "waived": (), "csb_id": sek.csb_id if sek else None}
         for (record, name), *results in zip(named, *made, strict=True):
             stkms = self._sort_out(config, record, results)
             if stkms is not None:
                 done.append(record)
-                has = [one.profile for one in stkms]
-                changes.append({
-                    "stkms": stkms,
-                    "key_ids": tuple((profile, identities[profile]) for profile in has),
-                    "waived": tuple(profile for profile in config.profiles if profile not in has),
-                    "traffic_id": name,
-                    "csb_id": sek.csb_id if sek else None,
-                    "authority_end": authority(record.period, ends),
-                })  # fmt: skip
+                change = {**alike, "stkms": stkms, "traffic_id": name, "authority_end": authority(record.period, ends)}
+                if len(stkms) < len(config.profiles):
+                    has = [one.profile for one in stkms]
+                    change["key_ids"] = tuple((profile, identities[profile]) for profile in has)
+                    change["waived"] = tuple(profile for profile in config.profiles if profile not in has)
+                changes.append(change)
         if done:
             self._deliver(config, self._periods.fire_all(config, done, PeriodEvent.STKM_STORED, changes), now)
             for profile in config.profiles:

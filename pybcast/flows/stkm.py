@@ -81,7 +81,7 @@ def key_identity(config: StreamConfig, key: KeyMaterial) -> bytes:
 def tek_id(key: KeyMaterial, period: Period) -> bytes:
     """MTK ID of a period (R8).  ``PeerFlowError`` 21 when the key does not reach that far or the period is off its grid."""
     assert key.first_counter is not None and key.granularity is not None
-    number, off = divmod((counter_of(period.start) - key.first_counter) % MOD, key.granularity)
+    number, off = divmod((period.start - key.first_counter) % MOD, key.granularity)
     if off or number >= LAST_TEK_ID:
         raise PeerFlowError(Status.INFORMATION_INVALID, f"period {period.start} has no TEK ID under this key (R8)")
     return (1 + number).to_bytes(2, "big")

@@ -97,6 +97,30 @@ def test_r01_another_ask_for_the_same_counter_is_refused() -> None:
     assert journal.take() == []
 
 
+def test_r01_asks_for_one_counter_in_one_go() -> None:
+    """A message that names a period twice: the same gets the same bytes, another one is refused, and its neighbours are sealed."""
+    allocator, calls = Allocator(Journal()), list[list[int]]()
+    asks = [Ask(period(1), b"d"), Ask(period(2), b"d"), Ask(period(1), b"d"), Ask(period(1), b"e")]
+
+    def make(new: list[int]) -> list[bytes | BcastError]:
+        calls.append(new)
+        return [b"%d" % n for n in new]
+
+    *good, other = allocator.seal_many(KEY_ID, asks, make)
+    assert (good, calls) == ([b"0", b"1", b"0"], [[0, 1]])
+    assert isinstance(other, PeerFlowError) and other.status == 27
+
+
+def test_r01_what_could_not_be_sealed_uses_no_counter() -> None:
+    """One of a batch cannot be said: it may be sealed when it can, and the others are kept."""
+    allocator = Allocator(Journal())
+    asks = [Ask(period(n), b"d") for n in (1, 2, 3)]
+    first, bad, last = allocator.seal_many(KEY_ID, asks, lambda _: [b"1", BadValue(None, "field", "good", "bad"), b"3"])
+    assert (first, last) == (b"1", b"3") and isinstance(bad, BadValue)
+    assert set(allocator.sealed(KEY_ID)) == {period(1).start, period(3).start}
+    assert allocator.seal_many(KEY_ID, asks, lambda new: [b"%d" % n for n in new]) == [b"1", b"1", b"3"]
+
+
 def test_r01_drm_asks_are_told_apart_too() -> None:
     """The back-up with another TEK or another id: two headends with different STKMs for one period."""
     config = stream_config(profiles=("drm",))
