@@ -206,7 +206,7 @@ def measure(
                 one.stop()
     bsm, bsda = (_growth(a, b) for a, b in zip(before, after, strict=True))
     flow = "F3" if generation == "bsm" else "F4"
-    stkms = _sum(bsda, "pybcast_flows_total", f"flow={flow}") * (together if generation == "bsm" else 1)
+    stkms = _sum(bsda, "pybcast_flows_total", f"flow={flow}") * together
     return {
         "services": services, "generation": generation, "profile": profile, "period_s": period, "look_ahead": look_ahead,
         "batch": together, "seconds": round(took, 1), "stkms_per_s": round(stkms / took, 1),

@@ -68,6 +68,7 @@ __all__ = [
     "decode",
     "encode",
     "explain",
+    "filled",
     "from_dict",
     "open",
     "open_many",
@@ -160,32 +161,33 @@ _BSDA_OWNED: Final = frozenset(
 
 
 def complete(partial: PartialDrmStkm | PartialSmartcardStkm, keys: Keys, **replacements: Any) -> bytes:
-    """What the BSM makes of a partial STKM (flow F3): its own policy put in, then sealed.
+    """What the BSM makes of a partial STKM (flow F3): its own policy put in (:func:`filled`), then sealed.  Raises as both."""
+    return seal(filled(partial, **replacements), keys)
+
+
+def filled(partial: PartialDrmStkm | PartialSmartcardStkm, **replacements: Any) -> ClearDrmStkm | ClearSmartcardStkm:
+    """The content of the STKM that a partial STKM becomes.
 
     ``replacements``: fields of the message by name, for example ``service_CID_extension``, ``access_criteria``, ``sek_id``,
     ``counter``, ``management``.  Where none is given the partial's values stay.
 
     ``TypeError`` for anything but a partial STKM (rules R13), for an unknown field, and for one that is the BSD/A's to fill (R31);
-    ``BadValue`` when ``management`` changes such a field.  Otherwise raises as :func:`seal`.
+    ``BadValue`` when ``management`` changes such a field.
     """
     if not isinstance(partial, PartialDrmStkm | PartialSmartcardStkm):
         raise TypeError(f"{type(partial).__name__} is not a partial STKM")
-    owned = sorted(_BSDA_OWNED & replacements.keys())
-    if owned:
-        raise TypeError(f"{', '.join(owned)}: filled by the BSD/A, not replaced (rules R31)")
-    if isinstance(partial, PartialDrmStkm):
-        return seal(_as(ClearDrmStkm, partial, replacements), keys)
-    stkm = _as(ClearSmartcardStkm, partial, replacements)
-    if partial.management is not None and stkm.management is not partial.management:
-        for name in sorted(_BSDA_OWNED):
-            if getattr(stkm.management, name, None) != getattr(partial.management, name, None):
-                raise BadValue(None, f"management.{name}", "as in the partial STKM (rules R31)", "another value")
-    return seal(stkm, keys)
-
-
-def _as(cls: type[Any], partial: object, replacements: dict[str, Any]) -> Any:
+    if not _BSDA_OWNED.isdisjoint(replacements):
+        raise TypeError(f"{', '.join(sorted(_BSDA_OWNED & replacements.keys()))}: filled by the BSD/A, not replaced (rules R31)")
     values = vars(partial)  # a partial STKM has the fields of a clear one
-    unknown = sorted(replacements.keys() - values.keys())
-    if unknown:
+    if not replacements.keys() <= values.keys():
+        unknown = sorted(replacements.keys() - values.keys())
         raise TypeError(f"{', '.join(unknown)}: no such field of {type(partial).__name__}")
-    return cls(**values | replacements)
+    drm = isinstance(partial, PartialDrmStkm)
+    stkm: ClearDrmStkm | ClearSmartcardStkm = object.__new__(ClearDrmStkm) if drm else object.__new__(ClearSmartcardStkm)
+    vars(stkm).update(values, **replacements)
+    mine, theirs = values.get("management"), replacements.get("management")
+    if mine is not None and theirs is not mine and "management" in replacements:
+        for name in sorted(_BSDA_OWNED):
+            if getattr(theirs, name, None) != getattr(mine, name, None):
+                raise BadValue(None, f"management.{name}", "as in the partial STKM (rules R31)", "another value")
+    return stkm

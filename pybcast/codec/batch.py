@@ -481,7 +481,14 @@ class SealedMany(_Many):
         return bytes(self.arena[job.offset : job.offset + job.length])
 
     def __iter__(self) -> Iterator[bytes]:
-        return (self[i] for i in range(self._count))
+        if not self.all_done or self._elsewhere:
+            return (self[i] for i in range(self._count))
+        arena = self.arena.tobytes()
+        return (arena[at : at + length] for at, length in zip(self.offsets, self.lengths, strict=True))
+
+    def results(self) -> Iterator[bytes | BcastError]:
+        """The bytes of each message, or what was wrong with it."""
+        return iter(self) if self.all_done else (self.error(i) or self[i] for i in range(self._count))
 
     def _error(self, i: int) -> BcastError:
         found = self._elsewhere.get(i)

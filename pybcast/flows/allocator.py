@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from pybcast.errors import PeerFlowError
+from pybcast.errors import BcastError, PeerFlowError
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.events import Journal
 from pybcast.flows.schedule import Period
@@ -28,6 +28,14 @@ class Sealed:
     tek_id: str = ""
 
 
+class Ask(NamedTuple):
+    """The STKM of a period is asked for.  ``digest``: of its plaintext and the BSD/A's fields.  ``tek_id``: as in ``Sealed``."""
+
+    period: Period
+    digest: bytes
+    tek_id: str = ""
+
+
 @dataclass(frozen=True)
 class SealedBlock:
     """The STKMs that were sealed under one key for one input, by the start of their periods: one row of the store."""
@@ -38,10 +46,10 @@ class SealedBlock:
 class Allocator:
     """One per sealing server: every STKM it seals comes from here.
 
-    A STKM is known by (key id, start of its period).  The first ask seals and stores; a later ask with the same digest
-    (plaintext and BSD/A-owned fields) gets the stored bytes, whatever the policy is now; any other ask is refused, as is a
-    start that is not above the last one sent under that key.  The DRM Profile goes through the same door: one STKM per period
-    (R42).  :meth:`flush` is called at the end of every input.
+    A STKM is known by (key id, start of its period).  The first ask seals and stores, what is asked for together in one call; a
+    later ask with the same digest (plaintext and BSD/A-owned fields) gets the stored bytes, whatever the policy is now; any other
+    ask is refused, as is a start that is not above the last one sent under that key.  The DRM Profile goes through the same door:
+    one STKM per period (R42).  :meth:`flush` is called at the end of every input.
     """
 
     TABLE: Final = "allocated"
@@ -50,8 +58,9 @@ class Allocator:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._sealed: dict[bytes, dict[int, Sealed]] = {}
-        self._row_of: dict[tuple[bytes, int], int] = {}  # (key id, start) -> the first start of its row
+        self._row_of: dict[bytes, dict[int, int]] = {}  # key id -> start -> the first start of its row
         self._rows: dict[tuple[bytes, int], set[int]] = {}  # what of a row is still needed
+        self._until: dict[bytes, int] = {}  # the end of the last period that was sealed under a key
         self._changed: dict[tuple[bytes, int], None] = {}
         self._open: dict[bytes, int] = {}  # the row that this input has begun under a key
         self._floors: dict[bytes, int] = {}
@@ -66,40 +75,58 @@ class Allocator:
 
     def _keep(self, key_id: bytes, start: int, sealed: Sealed, first: int) -> None:
         self._sealed.setdefault(key_id, {})[start] = sealed
-        self._row_of[key_id, start] = first
+        self._row_of.setdefault(key_id, {})[start] = first
         self._rows.setdefault((key_id, first), set()).add(start)
-        self._ends.set((key_id, start), sealed.until)
+        self._ends.sooner((key_id, first), sealed.until)
+        self._until[key_id] = max(sealed.until, self._until.get(key_id, 0))
 
     def floor(self, key_id: bytes) -> int:
         """The start of the last period sent (or burnt) under this key; only later ones may be sealed."""
         return self._floors.get(key_id, -1)
 
-    def seal(self, key_id: bytes, period: Period, digest: bytes, make: Callable[[], bytes], tek_id: str = "") -> bytes:
-        """The STKM of ``period`` under ``key_id``; ``PeerFlowError`` 27 when another one may already exist (R1)."""
-        stored = self._sealed.get(key_id, {}).get(period.start)
-        if stored is not None:
-            if stored.burnt or stored.digest != digest:
-                raise PeerFlowError(Status.ALREADY_IN_USE, f"COUNTER of period {period.start} is used under this key (R1)")
-            return stored.data
-        if period.start <= self.floor(key_id):
-            raise PeerFlowError(Status.ALREADY_IN_USE, f"period {period.start} is not above the last one sent (R5)")
-        data = make()
-        first = self._open.setdefault(key_id, period.start)
-        self._keep(key_id, period.start, Sealed(digest, data, period.end, tek_id=tek_id), first)
-        self._changed[key_id, first] = None
-        return data
+    def seal_many(
+        self, key_id: bytes, asks: Sequence[Ask], make: Callable[[list[int]], Sequence[bytes | BcastError]]
+    ) -> list[bytes | BcastError]:
+        """The STKMs of some periods under ``key_id``; ``PeerFlowError`` 27 for one of which another may already exist (R1).
+
+        ``make``: seals those that are new, by their place in ``asks``; what it could not seal is not kept.
+        """
+        found: dict[int, bytes | BcastError] = {}
+        while len(found) < len(asks):
+            new: dict[int, int] = {}  # by the start: who asks twice in one go gets the same, or is refused
+            held, floor = self._sealed.get(key_id, {}), self.floor(key_id)
+            for n, ask in enumerate(asks):
+                if n in found:
+                    continue
+                start = ask.period.start
+                stored = held.get(start)
+                if stored is not None and not stored.burnt and stored.digest == ask.digest:
+                    found[n] = stored.data
+                elif stored is not None:
+                    found[n] = PeerFlowError(Status.ALREADY_IN_USE, f"COUNTER of period {start} is used under this key (R1)")
+                elif start <= floor:
+                    found[n] = PeerFlowError(Status.ALREADY_IN_USE, f"period {start} is not above the last one sent (R5)")
+                else:
+                    new.setdefault(start, n)
+            for n, made in zip(new.values(), make(list(new.values())) if new else (), strict=True):
+                found[n] = made
+                if isinstance(made, bytes):
+                    period, digest, tek_id = asks[n]
+                    first = self._open.setdefault(key_id, period.start)
+                    self._keep(key_id, period.start, Sealed(digest, made, period.end, tek_id=tek_id), first)
+                    self._changed[key_id, first] = None
+        return [found[n] for n in range(len(asks))]
 
     def sealed(self, key_id: bytes) -> dict[int, Sealed]:
-        """What has been sealed under a key and has not ended, burnt ones too: {start: STKM}.  Not to be changed."""
+        """What has been sealed under a key and is not forgotten, burnt ones too: {start: STKM}.  Not to be changed."""
         return self._sealed.get(key_id, {})
 
-    def edges(self, key_id: bytes, period: Period) -> list[int]:
-        """Where periods that were sealed under a key begin or end inside ``period``."""
-        low, high, found = period.start, period.end, []
-        for start, sealed in self.sealed(key_id).items():
-            if start < high and sealed.until > low and not sealed.burnt:
-                found += [edge for edge in (start, sealed.until) if low < edge < high]
-        return found
+    def edges(self, key_id: bytes, low: int, high: int) -> list[int]:
+        """Where periods that were sealed under a key begin or end inside (low, high)."""
+        if low >= self._until.get(key_id, low):
+            return []
+        held = [(start, sealed.until) for start, sealed in self.sealed(key_id).items() if not sealed.burnt]
+        return [edge for both in held for edge in both if low < edge < high]
 
     def sent(self, key_id: bytes, start: int) -> None:
         """The STKM of ``start`` went on air: nothing at or below it is sealed any more."""
@@ -118,24 +145,28 @@ class Allocator:
         row = self._sealed.get(key_id, {}).get(start)
         if row is not None and not row.burnt:
             self._sealed[key_id][start] = Sealed(row.digest, b"", row.until, burnt=True)
-            self._changed[key_id, self._row_of[key_id, start]] = None
+            self._changed[key_id, self._row_of[key_id][start]] = None
 
     def prune(self, now: float) -> None:
         """Forget the STKMs that have ended (R41); the floor keeps their COUNTERs from coming back."""
-        for key_id, start in self._ends.due(now):
-            self._floors[key_id] = max(start, self.floor(key_id))  # stored when their row is dropped
-            self._drop(key_id, start)
+        for key_id, first in list(self._ends.due(now)):
+            held, starts = self._sealed[key_id], self._rows[key_id, first]
+            for start in [start for start in starts if held[start].until <= now]:
+                self._floors[key_id] = max(start, self.floor(key_id))  # stored when their row is dropped
+                self._drop(key_id, start)
+            if starts:  # the others with the last of them
+                self._ends.set((key_id, first), max(held[start].until for start in starts))
 
     def _drop(self, key_id: bytes, start: int) -> None:
-        first = self._row_of.pop((key_id, start))
+        first = self._row_of[key_id].pop(start)
         del self._sealed[key_id][start]
-        self._ends.set((key_id, start), None)
         needed = self._rows[key_id, first]
         needed.discard(start)
         if not needed:
             self._changed[key_id, first] = None
+            self._ends.set((key_id, first), None)
         if not self._sealed[key_id]:
-            del self._sealed[key_id]
+            del self._sealed[key_id], self._row_of[key_id]
 
     def forget(self, key_id: bytes) -> None:
         """The key is gone for good, and with it the need to remember its COUNTERs."""
@@ -143,6 +174,7 @@ class Allocator:
             self._drop(key_id, start)
         self.flush()
         self._floors.pop(key_id, None)
+        self._until.pop(key_id, None)
         self._journal.drop(self.FLOOR, (key_id,))
 
     def flush(self) -> None:

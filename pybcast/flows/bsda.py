@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,7 +17,7 @@ from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
-from pybcast.flows.allocator import Allocator
+from pybcast.flows.allocator import Allocator, Ask
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.cutting import Cutting
 from pybcast.flows.edge import Held
@@ -36,17 +36,17 @@ from pybcast.flows.events import (
     Send,
 )
 from pybcast.flows.peer import RETRY, Asked, Peering
-from pybcast.flows.periods import FINAL, NOT_ON_AIR, PeriodRecord, Periods
+from pybcast.flows.periods import FINAL, NOT_ON_AIR, Cover, PeriodRecord, Periods
 from pybcast.flows.restart import Recoveries, Start
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import later_key
-from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
-from pybcast.flows.tables import EdgeState, PeriodEvent, PeriodState, Side, Status, Tag, status_words
+from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
+from pybcast.flows.tables import PERIOD, EdgeState, PeriodEvent, PeriodState, Side, Status, Tag, status_words, step
 from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks
 from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
 
-_Checked = tuple[PeriodRecord, DrmStkm | SmartcardStkm, bytes]
+_Checked = tuple[StkmItem, PeriodRecord, DrmStkm | SmartcardStkm, bytes]
 _Recall = tuple[tuple[str, int], int]
 """(stream, from when): what is asked back."""
 
@@ -368,11 +368,12 @@ class BSDA:
         touched, self._touched = self._touched, {}
         for key in touched:
             config = self._streams[key]
-            self._plan(config, now)
-            self._seal_or_ask(config, now)
+            cover = self._periods.cover(config)
+            self._plan(config, cover, now)
+            self._seal_or_ask(config, cover, now)
             self._hand_out(config, now)
             self._periods.pass_over(config, now)
-            self._ask_for_keys(config, now)
+            self._ask_for_keys(config, cover, now)
             self._periods.prune(config, now)
             self._wakes.set(key, self._wake(config, now))
         for service in list(self._polls.due(now)):
@@ -420,93 +421,121 @@ class BSDA:
             if self._lost:  # R33: nothing made before is used again; the edge goes on with what it has
                 self._periods.lose(config)
             self.recoveries.alarm(config)
-            for record in self._periods.records(config):
-                if record.key_ids and record.period.end > now:
-                    self._deliver(config, record, now)
+            self._deliver(config, [r for r in self._periods.records(config) if r.key_ids and r.period.end > now], now)
 
-    def _plan(self, config: StreamConfig, now: float) -> None:
+    def _plan(self, config: StreamConfig, cover: Cover, now: float) -> None:
         """Prepare the running period and ``look_ahead`` more; never one whose key is missing (F4)."""
         if config.key in self._fresh:
             return
         if self._secrets is not None and now >= self._secrets_due.get(config.key, now):
             self._secrets_due[config.key] = self._secrets.keep(config, now)
-        for period in self._periods.missing(config, now):
-            if self._may_prepare(config, period):
-                self._key(config, period)
+        missing = self._periods.missing(config, now)
+        if missing and self._key(config, cover, missing) == len(missing):
+            self._periods.complete(config)
 
-    def _may_prepare(self, config: StreamConfig, period: Period) -> bool:
+    def _key(self, config: StreamConfig, cover: Cover, periods: Iterable[Period]) -> int:
+        """Make the TEKs of periods that may be prepared, and store them (R41: before anything with them leaves); how many."""
+        state = step(PERIOD, PeriodState.PLANNED, PeriodEvent.TEK_STORED)
+        first, identity, records = None, b"", []
+        for period in periods:
+            if not self._may_prepare(config, period, cover):
+                continue
+            held = cover.at(period.start)
+            key = held.get("SEK") or held.get("SEAK")
+            if key is not first:
+                first, identity = key, b"" if key is None else stkm.key_identity(config, key)
+            records.append(PeriodRecord(period, state, self._teks(config, period, identity)))
+        self._periods.put(config, *records)
+        return len(records)
+
+    def _may_prepare(self, config: StreamConfig, period: Period, cover: Cover) -> bool:
         """A period is sealed here when its keys are here (F4), else by the BSM where that is its work (F3)."""
-        if self._periods.covered(config, period):
-            return True
-        if config.generation == "bsm":
+        if config.generation == "bsm" or cover.covers(period):
             return True
         if self._journal.get("before", config.key, str) is None:
             return False
         return all(period.start < key.valid_from for key in self._periods.keys(config))  # F3 to the first key of F4
 
-    def _key(self, config: StreamConfig, period: Period) -> PeriodRecord:
-        """Make the TEK of a period and store it (R41: before anything with it leaves)."""
-        held = self._periods.keys_at(config, period.start)
-        first = held.get("SEK") or held.get("SEAK")
-        key = self._teks(config, period, b"" if first is None else stkm.key_identity(config, first))
-        return self._periods.fire(config, PeriodRecord(period, PeriodState.PLANNED, key), PeriodEvent.TEK_STORED)
-
-    def _seal_or_ask(self, config: StreamConfig, now: float) -> None:
+    def _seal_or_ask(self, config: StreamConfig, cover: Cover, now: float) -> None:
         keyed = self._periods.keyed(config)
         if not keyed:
             return
-        for record in keyed:
-            if self._periods.covered(config, record.period):
-                self._seal(config, record, now)
+
+        def alike(record: PeriodRecord) -> object:
+            return cover.covers(record.period) and (cover.span, self._periods.length_at(config, record.period))
+
+        for covered, group in itertools.groupby(keyed, alike):
+            if covered:
+                records = list(group)
+                self._seal(config, records, cover.at(records[0].period.start), now)
         if config.delivery == "push":
             self._send_teks(config, now)
 
-    def _seal(self, config: StreamConfig, record: PeriodRecord, now: float) -> None:
-        """F4: seal under the delivered keys, through the allocator (R1)."""
-        held = self._periods.keys_at(config, record.period.start)
-        policy = stkm.Policy.of(held.get("SEAK"), held.get("SEK"), held.get("PEAK"))
-        sek = held.get("SEK")
-        stkms, key_ids, waived = [], [], []
-        for profile in config.profiles:
-            content = stkm.partial(self._periods.config_at(config, record.period), profile, record.period, record.key)
-            key = held["SEK" if profile == "smartcard" else "SEAK"]
-            identity = stkm.key_identity(config, key)
-
-            def make(content: object = content) -> bytes:
-                return stkm.seal(content, config, record.period, held, policy, self._periods.rings)  # type: ignore[arg-type]
-
+    def _seal(self, config: StreamConfig, records: list[PeriodRecord], held: dict[str, KeyMaterial], now: float) -> None:
+        """F4: seal periods together that have the same keys and length, through the allocator (R1)."""
+        policy, sek = stkm.Policy.of(held.get("SEAK"), held.get("SEK"), held.get("PEAK")), held.get("SEK")
+        at = self._periods.config_at(config, records[0].period)
+        named: list[tuple[PeriodRecord, bytes]] = []
+        for record in records:
             try:
-                digest = stkm.owned_digest(config, record.period, content)
-                stkms.append(AirStkm(profile, self._allocator.seal(identity, record.period, digest, make)))
-                key_ids.append((profile, identity))
-            except WireError as error:
-                if not self._waive(config, record, profile, str(error)):
-                    return
-                waived.append(profile)
+                named.append((record, stkm.traffic_id(config, record.period, sek)))
             except PeerFlowError as error:
                 self._give_up(config, record, str(error))
-                return
-        sealed = self._periods.fire(
-            config,
-            record,
-            PeriodEvent.STKM_STORED,
-            stkms=tuple(stkms),
-            key_ids=tuple(key_ids),
-            waived=tuple(waived),
-            traffic_id=stkm.traffic_id(config, record.period, sek),
-            csb_id=sek.csb_id if sek else None,
-            authority_end=self._periods.authority(config, record.period, (k.valid_to for k in held.values())),
-        )
-        self._deliver(config, sealed, now)
+        if not named:
+            return
+        identities: dict[Profile, bytes] = {}
+        made = []
         for profile in config.profiles:
-            self._journal.emit(FlowDone("F4", profile, config.service, record.period.start))
+            identities[profile] = stkm.key_identity(config, held["SEK" if profile == "smartcard" else "SEAK"])
+            contents = stkm.contents(at, profile, [(record.period, record.key, name) for record, name in named], held, policy)
+            asks = [
+                Ask(r.period, stkm.owned_digest(at, r.period, content)) for (r, _), content in zip(named, contents, strict=True)
+            ]
+
+            def make(new: list[int], contents: Sequence[stkm.Content] = contents) -> Sequence[bytes | BcastError]:
+                return stkm.seal_contents([contents[n] for n in new], held, self._periods.rings)
+
+            made.append(self._allocator.seal_many(identities[profile], asks, make))
+        authority, ends, done, changes = self._periods.authority(config), [key.valid_to for key in held.values()], [], []
+        alike = {"key_ids": tuple(identities.items()), "waived": (), "csb_id": sek.csb_id if sek else None}
+        for (record, name), *results in zip(named, *made, strict=True):
+            stkms = self._sort_out(config, record, results)
+            if stkms is not None:
+                done.append(record)
+                change = {**alike, "stkms": stkms, "traffic_id": name, "authority_end": authority(record.period, ends)}
+                if len(stkms) < len(config.profiles):
+                    has = [one.profile for one in stkms]
+                    change["key_ids"] = tuple((profile, identities[profile]) for profile in has)
+                    change["waived"] = tuple(profile for profile in config.profiles if profile not in has)
+                changes.append(change)
+        if done:
+            self._deliver(config, self._periods.fire_all(config, done, PeriodEvent.STKM_STORED, changes), now)
+            for profile in config.profiles:
+                self._journal.emit(FlowDone("F4", profile, config.service, done[0].period.start))
+
+    def _sort_out(
+        self, config: StreamConfig, record: PeriodRecord, results: Sequence[bytes | BcastError]
+    ) -> tuple[AirStkm, ...] | None:
+        """The STKMs of a period; ``None``, and it is given up, where there are none, or one is refused."""
+        stkms: list[AirStkm] = []
+        for profile, result in zip(config.profiles, results, strict=True):
+            if isinstance(result, bytes):
+                stkms.append(AirStkm(profile, result))
+            elif not isinstance(result, WireError):
+                self._give_up(config, record, str(result))
+                return None
+            elif self._waive(config, record, profile, str(result)):
+                record = record.but(waived=(*record.waived, profile))
+            else:
+                return None
+        return tuple(stkms)
 
     def _waive_unsayable(self, config: StreamConfig) -> None:
         """F3: no DRM timestamp can be said after 2038-04-22 (R15); the other profile goes on, a stream of DRM alone does not."""
-        for record in self._periods.records(config) if config.drm else ():
-            unsayable = record.state is PeriodState.KEYED and record.period.start > stkm.LAST_MJD_TIME and not record.has("drm")
+        for record in self._periods.keyed(config) if config.drm else ():
+            unsayable = record.period.start > stkm.LAST_MJD_TIME and not record.has("drm")
             if unsayable and self._waive(config, record, "drm", "its timestamp cannot be said any more (R15)"):
-                self._complete(config, record.but(waived=("drm",)))
+                self._complete(config, [record.but(waived=("drm",))])
 
     def _waive(self, config: StreamConfig, record: PeriodRecord, profile: Profile, why: str) -> bool:
         """Let a period go on with the other profile alone; False, and the period is given up, where there is no other."""
@@ -526,9 +555,7 @@ class BSDA:
         for profile in config.profiles:
             asked = self._peers.outstanding(Tag.TEKDelivery, config.service, profile, config.stream)
             records = [
-                r
-                for r in self._periods.records(config)
-                if r.state is PeriodState.KEYED and not r.has(profile) and r.period.start not in asked and r.period.end > now
+                r for r in self._periods.keyed(config) if not r.has(profile) and r.period.start not in asked and r.period.end > now
             ]
             if records and self._may_ask(config, Tag.TEKDelivery, profile, now):
                 self._peers.ask(
@@ -539,7 +566,7 @@ class BSDA:
                     until=max(r.period.end for r in records),
                     profile=profile,
                     stream=config.stream,
-                    items=tuple(self._partial(config, profile, r) for r in records),
+                    items=self._partials(config, profile, records),
                     about=frozenset(r.period.start for r in records),
                 )
 
@@ -547,15 +574,24 @@ class BSDA:
         """Not at once again after a refusal."""
         return now >= self._not_before.get((*config.key, tag, profile), now)
 
-    def _partial(self, config: StreamConfig, profile: Profile, record: PeriodRecord) -> PartialItem:
-        content = stkm.partial(self._periods.config_at(config, record.period), profile, record.period, record.key)
-        return PartialItem(
-            stream=config.stream,
-            period_start=record.period.start,
-            period_end=record.period.end,
-            tek_id=_tek_id(config, record),
-            content=Secret(codec.encode(content)),
-        )
+    def _partials(self, config: StreamConfig, profile: Profile, records: Sequence[PeriodRecord]) -> tuple[PartialItem, ...]:
+        items: list[PartialItem] = []
+        for _, group in itertools.groupby(records, lambda record: self._periods.length_at(config, record.period)):
+            some = list(group)
+            contents = stkm.partials(
+                self._periods.config_at(config, some[0].period), profile, [(record.period, record.key) for record in some]
+            )
+            items += [
+                PartialItem(
+                    stream=config.stream,
+                    period_start=record.period.start,
+                    period_end=record.period.end,
+                    tek_id=_tek_id(config, record),
+                    content=Secret(codec.encode(content)),
+                )
+                for record, content in zip(some, contents, strict=True)
+            ]
+        return tuple(items)
 
     def _wake(self, config: StreamConfig, now: float) -> float | None:
         """When the stream needs work without an input."""
@@ -588,7 +624,9 @@ class BSDA:
             case _:  # Tag.STKMRequest: check() lets no other through
                 assert message.profile is not None
                 self._periods.pass_over(config, now)
-                items = self._items(config, message.profile, message.start, message.end)
+                low, high = message.start or 0, message.end or 1 << 62
+                wanted = [r for r in self._periods.records(config) if low <= r.period.start < high]
+                items = self._items(config, message.profile, wanted)
                 return message.answer(Status.SUCCESS if items else Status.NON_EXISTENT, items, now=now)
 
     def _stream_of(self, message: BackendMessage) -> StreamConfig:
@@ -681,16 +719,11 @@ class BSDA:
             for edge in (message.start, message.end):
                 if edge is not None and edge > now:
                     self._periods.cut(config, edge)
-        self._plan(config, now)
+        cover = self._periods.cover(config)
+        self._plan(config, cover, now)
         low, high = message.start or 0, message.end or 1 << 62
-        items = tuple(
-            self._partial(config, message.profile, r)
-            for r in self._periods.records(config)
-            if r.state is PeriodState.KEYED
-            and not r.has(message.profile)
-            and low <= r.period.start < high
-            and not self._periods.covered(config, r.period)
-        )
+        wanted = [r for r in self._periods.keyed(config) if not r.has(message.profile) and low <= r.period.start < high]
+        items = self._partials(config, message.profile, [r for r in wanted if not cover.covers(r.period)])
         return message.answer(Status.SUCCESS if items else Status.DELAYED, items, now=now)
 
     def _replace(self, config: StreamConfig, profile: Profile, start: int) -> None:
@@ -728,16 +761,14 @@ class BSDA:
         if message.replace and items:
             self._give_back(config, min(item.period_start for item in items), message)
         checked = [self._check_stkm(config, message.profile, item, message.replace) for item in items]
-        for item, good in zip(items, checked, strict=True):
-            if good is not None:
-                self._store_stkm(config, message.profile, item, good)
+        self._store_stkms(config, message.profile, [one for one in checked if one is not None])
         for tag in (Tag.TEKDelivery, Tag.STKMRequest):
             self._peers.delivered(tag, config.service, message.profile, config.stream, {i.period_start for i in items})
         self._journal.emit(FlowDone("F5", message.profile, config.service, min((i.period_start for i in items), default=None)))
 
     def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, replacing: bool) -> _Checked | None:
-        """The record an STKM is for, what it says, and its traffic id; ``None`` when it is known already.  ``PeerFlowError`` with
-        the item's status.
+        """An STKM with the record it is for, what it says, and its traffic id; ``None`` when it is known already.
+        ``PeerFlowError`` with the item's status.
         """
         record = self._periods.record(config, item.period_start)
         if record is None or record.key_ids or record.period.end != item.period_end:
@@ -762,37 +793,48 @@ class BSDA:
             raise PeerFlowError(Status.ALREADY_IN_USE, f"period {item.period_start} has a STKM under a key that was made later")
         if record.traffic_id and held is None and name != record.traffic_id:
             raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "the two profiles name the key differently (R38)")
-        return record, said, name
+        return item, record, said, name
 
-    def _store_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, checked: _Checked) -> None:
-        record, message, name = checked
+    def _store_stkms(self, config: StreamConfig, profile: Profile, checked: Sequence[_Checked]) -> None:
         end = self._periods.cut_of(config).at
-        if end is not None and end <= record.period.start:  # F3: its one sealer goes on with another key (R50)
-            self._periods.end_keys(config)
-        if record.state is PeriodState.SEALED:
-            record = self._periods.fire(config, record, PeriodEvent.REPLACED)
-            record = self._periods.fire(config, record, PeriodEvent.TEK_STORED)
-        others = tuple(s for s in record.stkms if s.profile != profile)
-        ends = [e for e in (record.authority_end if others else None, item.authority_end) if e is not None]
-        record = record.but(
-            stkms=tuple(sorted((*others, AirStkm(profile, item.content)), key=lambda s: config.profiles.index(s.profile))),
-            traffic_id=name,
-            csb_id=getattr(message, "csb_id", record.csb_id),
-            authority_end=self._periods.authority(config, record.period, ends),
-        )
-        self._complete(config, record)
-        if item.authority_end is not None and item.authority_end >= self._periods._horizon(config):
-            self._periods.cut(config, item.authority_end)  # where the key ends a period ends, even if nobody said so before (R9)
+        if end is not None and any(end <= record.period.start for _, record, _, _ in checked):
+            self._periods.end_keys(config)  # F3: its one sealer goes on with another key (R50)
+        authority, after = self._periods.authority(config), []
+        for item, record, message, name in checked:
+            if record.state is PeriodState.SEALED:
+                record = self._periods.fire(config, record, PeriodEvent.REPLACED)
+                record = self._periods.fire(config, record, PeriodEvent.TEK_STORED)
+            stkms: tuple[AirStkm, ...] = (AirStkm(profile, item.content),)
+            ends = [] if item.authority_end is None else [item.authority_end]
+            others = tuple(one for one in record.stkms if one.profile != profile)
+            if others:
+                stkms = tuple(sorted((*others, *stkms), key=lambda one: config.profiles.index(one.profile)))
+                ends += [] if record.authority_end is None else [record.authority_end]
+            after.append(
+                record.but(
+                    stkms=stkms,
+                    traffic_id=name,
+                    csb_id=getattr(message, "csb_id", record.csb_id),
+                    authority_end=authority(record.period, ends),
+                )
+            )
+        self._complete(config, after)
+        for edge in sorted({item.authority_end for item, _, _, _ in checked if item.authority_end is not None}):
+            if edge >= self._periods._horizon(config):
+                self._periods.cut(config, edge)  # where the key ends a period ends, even if nobody said so before (R9)
 
-    def _complete(self, config: StreamConfig, record: PeriodRecord) -> None:
-        if record.stkms and all(record.has(profile) for profile in config.profiles):
-            self._periods.fire(config, record, PeriodEvent.STKM_STORED)
-        else:
-            self._periods.put(config, record)
+    def _complete(self, config: StreamConfig, records: Sequence[PeriodRecord]) -> None:
+        """Periods that have all their STKMs are sealed."""
+        whole: list[PeriodRecord] = []
+        others: list[PeriodRecord] = []
+        for record in records:
+            done = record.stkms and all(record.has(profile) for profile in config.profiles)
+            (whole if done else others).append(record)
+        self._periods.fire_all(config, whole, PeriodEvent.STKM_STORED)
+        self._periods.put(config, *others)
 
-    def _items(self, config: StreamConfig, profile: Profile, start: int | None, end: int | None) -> tuple[StkmItem, ...]:
-        """F6: the STKMs of a window, for the BSM."""
-        low, high = start or 0, end or 1 << 62
+    def _items(self, config: StreamConfig, profile: Profile, records: Iterable[PeriodRecord]) -> tuple[StkmItem, ...]:
+        """F6: the STKMs of some periods, for the BSM."""
         return tuple(
             StkmItem(
                 stream=config.stream,
@@ -802,37 +844,39 @@ class BSDA:
                 content=s.data,
                 authority_end=r.authority_end,
             )
-            for r in self._periods.records(config)
-            if r.state not in (PeriodState.PLANNED, PeriodState.KEYED, PeriodState.ASIDE, *FINAL) and low <= r.period.start < high
+            for r in records
+            if r.state is PeriodState.SEALED or r.state is PeriodState.HANDED
             for s in r.stkms
             if s.profile == profile
         )
 
-    def _deliver(self, config: StreamConfig, record: PeriodRecord, now: float) -> None:
-        """F6, pushed."""
+    def _deliver(self, config: StreamConfig, records: Collection[PeriodRecord], now: float) -> None:
+        """F6, pushed: the STKMs of some periods in one delivery for each profile."""
         if not config.interaction or config.delivery != "push":
             return
         for profile in config.profiles:
-            items = self._items(config, profile, record.period.start, record.period.start + 1)
-            if items:
+            items = self._items(config, profile, records)
+            for some in (items[n : n + MAX_DATA] for n in range(0, len(items), MAX_DATA)):
                 self._peers.ask(
-                    Tag.STKMDelivery, config.bsm, config.service, now, until=record.period.end, profile=profile,
-                    stream=config.stream, items=items, about=frozenset({record.period.start}),
+                    Tag.STKMDelivery, config.bsm, config.service, now, until=max(i.period_end for i in some), profile=profile,
+                    stream=config.stream, items=some, about=frozenset(i.period_start for i in some),
                 )  # fmt: skip
 
     # --- asking, and answers ------------------------------------------------------------------------------------------
 
-    def _ask_for_keys(self, config: StreamConfig, now: float) -> None:
+    def _ask_for_keys(self, config: StreamConfig, cover: Cover, now: float) -> None:
         """F4, pulled: the first period without a key, early enough; at once when the store was lost (R33)."""
         if config.generation != "bsda":
             return
         fresh = config.key in self._fresh
-        period = next((p for p in self._periods.upcoming(config, now) if fresh or not self._periods.covered(config, p)), None)
-        if period is None or (config.delivery == "push" and not fresh and period.start - now > 2 * config.period):
+        latest = now + 2 * config.period if config.delivery == "push" and not fresh else float("inf")
+        upcoming = itertools.takewhile(lambda period: period.start <= latest, self._periods.upcoming(config, now))
+        period = next((p for p in upcoming if fresh or not cover.covers(p)), None)
+        if period is None:
             return
         for profile in config.profiles:
             wanted = "SEK" if profile == "smartcard" else "SEAK"
-            held = {k.key_type for k in self._periods.keys(config)} if fresh else self._periods.keys_at(config, period.start).keys()
+            held = {k.key_type for k in self._periods.keys(config)} if fresh else cover.at(period.start).keys()
             asked = self._peers.outstanding(Tag.KeyRequest, config.service, profile, config.stream)
             if wanted not in held and not asked and self._may_ask(config, Tag.KeyRequest, profile, now):
                 # To the BSM another messageID says that the store was lost once more: one that is on its way is waited for.
@@ -903,8 +947,7 @@ class BSDA:
             self._touched[config.key] = None
         match message.tag:
             case Tag.TEKDelivery | Tag.STKMRequest if config is not None and profile is not None:
-                for item in [i for i in answer.items if isinstance(i, StkmItem)]:
-                    self._take_item(config, profile, item, now)
+                self._take_items(config, profile, [i for i in answer.items if isinstance(i, StkmItem)], now)
                 if good:
                     earliest = min((i.period_start for i in answer.items if isinstance(i, StkmItem) and i.content), default=None)
                     flow = "F5" if message.tag is Tag.STKMRequest else "F3"
@@ -923,7 +966,7 @@ class BSDA:
                 self._journal.emit(FlowDone("F1" if message.tag is Tag.RegRequest else "F2", None, message.service))
         if message.tag in (Tag.LTKMRequest, Tag.RegRequest) and answer.status == Status.NON_EXISTENT:
             self._journal.drop("refetch", (message.service,))
-        elif not good:
+        elif not good and not self._peers.split(asked, answer.status, now):
             self._refused(config, message, answer.status or 0, now)
 
     def _refused(self, config: StreamConfig | None, message: BackendMessage, status: int, now: float) -> None:
@@ -941,21 +984,31 @@ class BSDA:
                 )
             )
 
-    def _take_item(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
-        """One STKM of an answer: each has its own status (R27)."""
-        record = self._periods.record(config, item.period_start)
-        if record is None or record.state is not PeriodState.KEYED:
-            return  # late, or already there
-        if item.status == Status.GENERATION_FAILURE and len(config.profiles) > 1 + len(record.waived):
-            self._journal.emit(Alarm("profile-waived", *config.key, f"period {item.period_start} has no {profile} STKM"))
-            self._complete(config, record.but(waived=(*record.waived, profile)))
-        elif item.status == Status.SUCCESS:
+    def _take_items(self, config: StreamConfig, profile: Profile, items: Sequence[StkmItem], now: float) -> None:
+        """The STKMs of an answer: each has its own status (R27), and one that is refused here costs the others nothing."""
+        checked: dict[int, _Checked] = {}
+        for item in items:
+            record = self._periods.record(config, item.period_start)
+            if record is None or record.state is not PeriodState.KEYED or item.period_start in checked:
+                continue  # late, or already there
+            if item.status != Status.SUCCESS:
+                self._store_stkms(config, profile, list(checked.values()))  # what comes of a refusal depends on them
+                checked.clear()
+                self._not_made(config, profile, item, record, now)
+                continue
             try:
-                checked = self._check_stkm(config, profile, item, False)
-                if checked is not None:
-                    self._store_stkm(config, profile, item, checked)
+                good = self._check_stkm(config, profile, item, False)
             except BcastError as error:
                 self._journal.emit(Alarm("stkm-refused", *config.key, f"period {item.period_start}: {error}"))
+            else:
+                if good is not None:
+                    checked[item.period_start] = good
+        self._store_stkms(config, profile, list(checked.values()))
+
+    def _not_made(self, config: StreamConfig, profile: Profile, item: StkmItem, record: PeriodRecord, now: float) -> None:
+        if item.status == Status.GENERATION_FAILURE and len(config.profiles) > 1 + len(record.waived):
+            self._journal.emit(Alarm("profile-waived", *config.key, f"period {item.period_start} has no {profile} STKM"))
+            self._complete(config, [record.but(waived=(*record.waived, profile))])
         elif item.status != Status.DELAYED:
             self._not_before[*config.key, Tag.TEKDelivery, profile] = now + RETRY
             self._complain(config, f"period {item.period_start}: {status_words(item.status, Tag.TEKDelivery.name)}")

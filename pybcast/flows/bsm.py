@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
 from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
-from pybcast.flows.allocator import RESTORE_JUMP, Allocator
+from pybcast.flows.allocator import RESTORE_JUMP, Allocator, Ask
 from pybcast.flows.attempts import Attempts
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
@@ -64,6 +64,30 @@ class Issuing:
     stream: int
     done: int
     of: int
+
+
+class _Wanted(NamedTuple):
+    """A partial STKM that may be completed, and its place in the message."""
+
+    n: int
+    item: PartialItem
+    content: stkm.Partial
+    ask: Ask
+
+
+def _refused(item: PartialItem, status: int, edge: int | None = None) -> StkmItem:
+    return StkmItem(
+        stream=item.stream, period_start=item.period_start, period_end=item.period_end, tek_id=item.tek_id, status=status,
+        authority_end=edge,
+    )  # fmt: skip
+
+
+def _status_of(error: BcastError, item: PartialItem) -> int:
+    """What a BSD/A is told of an item that is not sealed (R27)."""
+    if isinstance(error, PeerFlowError):
+        return error.status
+    late = getattr(error, "field", "") == "timestamp" and item.period_start > stkm.LAST_MJD_TIME
+    return Status.GENERATION_FAILURE if late else Status.INFORMATION_INVALID
 
 
 def _registration(subscriber: str) -> str:
@@ -533,8 +557,8 @@ class BSM:
         for key in touched:
             config = self._streams[key]
             self._keys.age(config, now)
-            for name, item in self._journal.select("received", config.key, StkmItem).items():
-                if item.period_end <= now:
+            for name, items in self._keys.received(config).items():
+                if items[-1].period_end <= now:
                     self._journal.drop("received", name)
             self._keys.roll(config, now)
             self._recover(config, now)
@@ -552,7 +576,7 @@ class BSM:
         times: list[float] = [self._polls.get(config.key, now), *self._keys.times(config)]
         for row in self._keys.rows(config):
             times += [self._offers[(*self._keys.name(config, row), b)][1] for b in self._owed(config, row)]
-        times += [item.period_end for item in self._journal.select("received", config.key, StkmItem).values()]
+        times += [items[-1].period_end for items in self._keys.received(config).values()]
         return min((t for t in times if t > now), default=None)
 
     # --- LTKMs (F2) and registration (F1) -------------------------------------------------------------------------------
@@ -758,11 +782,11 @@ class BSM:
         config = self._streams.get((message.service, number))
         if config is None or message.profile not in config.profiles or message.source not in config.bsdas:
             raise PeerFlowError(Status.INVALID_REQUEST, "stream or profile not known here")
-        self._touched[config.key] = None
         match message.tag:
             case Tag.TEKDelivery:
                 return self._complete(config, message, now)
             case Tag.KeyRequest:
+                self._touched[config.key] = None
                 return self._give_keys(config, message, now)
             case Tag.STKMDelivery:
                 return self._take_stkms(config, message, now)
@@ -815,46 +839,69 @@ class BSM:
                 )  # fmt: skip
         return message.answer(Status.SUCCESS, tuple(done), now=now)
 
-    def _complete_items(self, config: StreamConfig, profile: Profile, items: Iterable[PartialItem], now: float) -> list[StkmItem]:
-        chain, policy = self._keys.rows(config), self._keys.policy(config)
-        return [self._complete_item(config, profile, item, now, chain, policy) for item in items]
+    def _complete_items(self, config: StreamConfig, profile: Profile, items: Sequence[PartialItem], now: float) -> list[StkmItem]:
+        """What becomes of each item; those of the same keys are sealed together."""
+        chain, policy, kind = self._keys.rows(config), self._keys.policy(config), stkm.kind_of(profile)
+        edges = self._keys.edges(config, items, chain)
+        stops, span, rows = self._attempts.ends(config), (0, 0.0), dict[str, LongTermKey]()
+        done: dict[int, StkmItem] = {}
+        until, later = 0, []
+        groups: dict[tuple[int, ...], tuple[dict[str, LongTermKey], list[_Wanted]]] = {}
+        for n, item in enumerate(items):
+            if item.period_start < until:  # it overlaps another one: what that one becomes decides
+                later.append(n)
+                continue
+            edge = edges.first_in(item.period_start, item.period_end)
+            if edge is not None:  # R32: the BSD/A learns where to cut
+                done[n] = _refused(item, Status.INFORMATION_INVALID, edge)
+                continue
+            try:
+                self._check_horizon(config, item, now)
+                content = codec.decode(item.content.reveal(), kind, partial=True)
+                assert isinstance(content, PartialDrmStkm | PartialSmartcardStkm)
+                period = Period(0, item.period_start, item.period_end)
+                if stops is not None and period.end > stops:
+                    raise PeerFlowError(Status.DELAYED, "its key may end before it (R50)")
+                if not span[0] <= period.start < span[1]:
+                    rows, span = self._keys.at(config, period, chain), edges.around(period.start)
+                first = rows.get("SEK" if profile == "smartcard" else "SEAK")
+                if first is None:
+                    coming = any(r.material.valid_to <= period.start for r in chain)
+                    raise PeerFlowError(Status.DELAYED if coming else Status.NON_EXISTENT, "no key for that period")
+                if first.sealer != "bsm":
+                    raise PeerFlowError(Status.INVALID_REQUEST, "the key of that period is the BSD/A's to seal under (R1)")
+                ask = Ask(period, stkm.owned_digest(config, period, content), item.tek_id)
+            except (PeerFlowError, WireError) as error:
+                done[n] = _refused(item, _status_of(error, item))
+            else:
+                groups.setdefault(tuple(map(id, rows.values())), (rows, []))[1].append(_Wanted(n, item, content, ask))
+                until = period.end
+        for rows, wanted in groups.values():
+            done |= self._seal(config, profile, rows, wanted, policy)
+        if later:
+            done |= zip(later, self._complete_items(config, profile, [items[n] for n in later], now), strict=True)
+        return [done[n] for n in range(len(items))]
 
-    def _complete_item(
-        self, config: StreamConfig, profile: Profile, item: PartialItem, now: float, chain: list[LongTermKey], policy: stkm.Policy
-    ) -> StkmItem:
-        out = StkmItem(stream=item.stream, period_start=item.period_start, period_end=item.period_end, tek_id=item.tek_id)
-        period = Period(0, item.period_start, item.period_end)
-        edge = self._keys.edge_in(config, period, chain)
-        if edge is not None:  # R32: the BSD/A learns where to cut
-            return replace(out, status=Status.INFORMATION_INVALID, authority_end=edge)
-        try:
-            self._check_horizon(config, item, now)
-            content = codec.decode(item.content.reveal(), "drm-stkm" if profile == "drm" else "smartcard-stkm", partial=True)
-            assert isinstance(content, PartialDrmStkm | PartialSmartcardStkm)
-            ends = self._attempts.ends(config)
-            if ends is not None and period.end > ends:
-                raise PeerFlowError(Status.DELAYED, "its key may end before it (R50)")
-            rows = self._keys.at(config, period, chain)
-            first = rows.get("SEK" if profile == "smartcard" else "SEAK")
-            if first is None:
-                coming = any(r.material.valid_to <= period.start for r in chain)
-                raise PeerFlowError(Status.DELAYED if coming else Status.NON_EXISTENT, "no key for that period")
-            if first.sealer != "bsm":
-                raise PeerFlowError(Status.INVALID_REQUEST, "the key of that period is the BSD/A's to seal under (R1)")
-            held = {key_type: row.material for key_type, row in rows.items()}
-            data = self._allocator.seal(
-                stkm.key_identity(config, first.material),
-                period,
-                stkm.owned_digest(config, period, content),
-                lambda: stkm.seal(content, config, period, held, policy, self._keys.rings),
-                item.tek_id,
-            )
-            return replace(out, content=data, authority_end=min(m.valid_to for m in held.values()))
-        except PeerFlowError as error:
-            return replace(out, status=error.status)
-        except WireError as error:
-            late = getattr(error, "field", "") == "timestamp" and period.start > stkm.LAST_MJD_TIME
-            return replace(out, status=Status.GENERATION_FAILURE if late else Status.INFORMATION_INVALID)
+    def _seal(
+        self, config: StreamConfig, profile: Profile, rows: dict[str, LongTermKey], wanted: list[_Wanted], policy: stkm.Policy
+    ) -> Iterator[tuple[int, StkmItem]]:
+        """Seal items that have the same keys, through the allocator (R1)."""
+        held = {key_type: row.material for key_type, row in rows.items()}
+        ends, identity = min(m.valid_to for m in held.values()), held["SEK" if profile == "smartcard" else "SEAK"]
+
+        def make(new: list[int]) -> list[bytes | BcastError]:
+            contents = [(wanted[n].content, wanted[n].ask.period) for n in new]
+            return stkm.seal_many(contents, config, held, policy, self._keys.rings)
+
+        made = self._allocator.seal_many(stkm.key_identity(config, identity), [one.ask for one in wanted], make)
+        for (n, item, _, _), data in zip(wanted, made, strict=True):
+            if isinstance(data, bytes):
+                yield n, StkmItem(
+                    stream=item.stream, period_start=item.period_start, period_end=item.period_end, tek_id=item.tek_id,
+                    content=data, authority_end=ends,
+                )  # fmt: skip
+            else:
+                yield n, _refused(item, _status_of(data, item))
 
     def _check_horizon(self, config: StreamConfig, item: PartialItem | StkmItem, now: float) -> None:
         """periodStart within [now - 1 period, now + horizon] (R27)."""
@@ -913,39 +960,60 @@ class BSM:
                         stream=config.stream, period_start=start, period_end=sealed.until, tek_id=sealed.tek_id,
                         content=sealed.data, authority_end=row.material.valid_to,
                     )  # fmt: skip
-        for item in self._journal.select("received", (*config.key, profile), StkmItem).values():
-            found[item.period_start] = item
+        for name, items in self._keys.received(config).items():
+            found |= {item.period_start: item for item in items} if name[2] == profile else {}
         return iter([found[start] for start in sorted(found) if ends is None or start < ends])
 
     def _take_stkms(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
         """F6: STKMs sealed by the BSD/A, for terminals on the interaction channel.  All or nothing."""
         items = [i for i in message.items if isinstance(i, StkmItem) and i.status == Status.SUCCESS]
         assert message.profile is not None
-        for item in items:
-            self._check_stkm(config, message.profile, item, now)
-        for item in items:
-            self._journal.put("received", (*config.key, message.profile, item.period_start), item)
+        for error in self._check_stkms(config, message.profile, items, now):
+            if error is not None:
+                raise error
+        self._keep(config, message.profile, items)
         if items:
             self._journal.emit(FlowDone("F6", message.profile, config.service))
         return message.answer(Status.SUCCESS, now=now)
 
-    def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, now: float) -> None:
-        self._check_horizon(config, item, now)
-        held = {t: row.material for t, row in self._keys.at(config, Period(0, item.period_start, item.period_end)).items()}
-        key = held.get("SEK" if profile == "smartcard" else "SEAK")
-        if key is None:
-            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "no key for that period")
-        try:
-            if profile == "smartcard":
-                clear = codec.open(item.content, stkm.smartcard_keys(key), "smartcard-stkm")
-                when = near(getattr(clear, "counter", -1), now)
+    def _keep(self, config: StreamConfig, profile: Profile, items: Iterable[StkmItem]) -> None:
+        """STKMs that came together are one row, in the order of their time."""
+        row = tuple(sorted(items, key=lambda item: item.period_start))
+        if row:
+            self._journal.put("received", (*config.key, profile, row[0].period_start), row)
+            self._wakes.sooner(config.key, row[-1].period_end)
+
+    def _check_stkms(
+        self, config: StreamConfig, profile: Profile, items: Sequence[StkmItem], now: float
+    ) -> list[PeerFlowError | None]:
+        """What is wrong with each: it must open under the key of its period, and be of that period."""
+        chain, kind, first = self._keys.rows(config), stkm.kind_of(profile), "SEK" if profile == "smartcard" else "SEAK"
+        wrong: list[PeerFlowError | None] = []
+        groups: dict[tuple[int, ...], tuple[dict[str, KeyMaterial], list[int]]] = {}
+        for n, item in enumerate(items):
+            try:
+                self._check_horizon(config, item, now)
+                rows = self._keys.at(config, Period(0, item.period_start, item.period_end), chain)
+                if first not in rows:
+                    raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "no key for that period")
+            except PeerFlowError as error:
+                wrong.append(error)
             else:
-                clear = codec.open(item.content, stkm.drm_keys(key, held.get("PEAK")), "drm-stkm")
-                when = getattr(clear, "timestamp", None) or -1
-        except BcastError as error:
-            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, f"does not open under the key of its period: {error}") from error
-        if when != item.period_start:
-            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, "is not of the period it says")
+                wrong.append(None)
+                held = {key_type: row.material for key_type, row in rows.items()}
+                groups.setdefault(tuple(map(id, rows.values())), (held, []))[1].append(n)
+        for held, which in groups.values():
+            with codec.open_many([items[n].content for n in which], self._keys.rings.prepared(kind, held, "open"), kind) as opened:
+                whens = opened.records.column("timestamp" if profile == "drm" else "counter")
+                for i, n in enumerate(which):
+                    unopened = opened.error(i)
+                    when = whens[i] if profile == "drm" else near(whens[i], now)
+                    if unopened is not None:
+                        why = f"does not open under the key of its period: {unopened}"
+                        wrong[n] = PeerFlowError(Status.WRONG_KEY_INFORMATION, why)
+                    elif when != items[n].period_start:
+                        wrong[n] = PeerFlowError(Status.WRONG_KEY_INFORMATION, "is not of the period it says")
+        return wrong
 
     def request_stkms(self, service: str, stream: int, profile: Profile, start: int, end: int, now: float) -> list[Output]:
         """F6, pulled."""
@@ -998,7 +1066,11 @@ class BSM:
                 self._take_answered_stkms(config, message, answer, now)
         if answer.status == Status.DELAYED:
             self._peers.cancel(message.message_id)  # a BSD/A that has nothing yet is asked again, or sends it (F3); see _offer_keys
-        elif not good and not (message.tag is Tag.STKMRequest and answer.status == Status.NON_EXISTENT):
+        elif (
+            not good
+            and not (message.tag is Tag.STKMRequest and answer.status == Status.NON_EXISTENT)
+            and not self._peers.split(asked, answer.status, now)
+        ):
             self._journal.emit(
                 Alarm(
                     "refused",
@@ -1010,14 +1082,12 @@ class BSM:
 
     def _take_answered_stkms(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
         assert message.profile is not None
-        for item in answer.items:
-            if isinstance(item, StkmItem) and item.status == Status.SUCCESS:
-                try:
-                    self._check_stkm(config, message.profile, item, now)
-                except PeerFlowError as error:
-                    self._journal.emit(Alarm("stkm-refused", *config.key, str(error)))
-                else:
-                    self._journal.put("received", (*config.key, message.profile, item.period_start), item)
+        items = [item for item in answer.items if isinstance(item, StkmItem) and item.status == Status.SUCCESS]
+        wrong = self._check_stkms(config, message.profile, items, now)
+        for error in wrong:
+            if error is not None:
+                self._journal.emit(Alarm("stkm-refused", *config.key, str(error)))
+        self._keep(config, message.profile, [item for item, error in zip(items, wrong, strict=True) if error is None])
         self._journal.emit(FlowDone("F6", message.profile, message.service))
 
     def _complete_pulled(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:

@@ -6,7 +6,8 @@ One key version is one record that walks through ``tables.KEY``.  Who is told of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -19,7 +20,7 @@ from pybcast.flows.events import Alarm, Journal
 from pybcast.flows.restart import keys_in
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import counter_of
-from pybcast.flows.spcp import KeyMaterial, KeyType, StkmItem
+from pybcast.flows.spcp import KeyMaterial, KeyType, PartialItem, StkmItem
 from pybcast.flows.tables import KEY, KeyEvent, KeyState, step
 from pybcast.secret import Secret
 
@@ -72,6 +73,24 @@ class Loss:
     served: frozenset[tuple[str, str]] = frozenset()
 
 
+@dataclass(frozen=True)
+class Edges:
+    """Times at which something begins or ends, in order.  ``keys``: those of keys; ``all``: of everything."""
+
+    keys: Sequence[int]
+    all: Sequence[int]
+
+    def first_in(self, start: int, end: int) -> int | None:
+        """The first that lies inside a period."""
+        n = bisect_right(self.all, start)
+        return self.all[n] if n < len(self.all) and self.all[n] < end else None
+
+    def around(self, time: int) -> tuple[int, float]:
+        """From when to when the same keys are in force as at ``time``."""
+        n = bisect_right(self.keys, time)
+        return self.keys[n - 1] if n else 0, self.keys[n] if n < len(self.keys) else float("inf")
+
+
 class KeyChain:
     """The keys of every stream, in the BSM's journal.
 
@@ -100,6 +119,10 @@ class KeyChain:
         """The keys of a stream, oldest first."""
         rows = self._journal.select("key", config.key, LongTermKey).values()
         return sorted((r for r in rows if key_type in (None, r.material.key_type)), key=lambda r: r.material.valid_from)
+
+    def received(self, config: StreamConfig) -> dict[tuple[object, ...], tuple[StkmItem, ...]]:
+        """The STKMs that the BSD/A sealed for terminals with an interaction channel (F6), those that came together in one row."""
+        return self._journal.select("received", config.key, tuple)
 
     def name(self, config: StreamConfig, row: LongTermKey) -> tuple[object, ...]:
         """What a key is called in the journal."""
@@ -147,15 +170,16 @@ class KeyChain:
         """What the STKMs and keys of a stream say from now on (R31, R33)."""
         return self._journal.get("policy", config.key, stkm.Policy) or stkm.Policy()
 
-    def edge_in(self, config: StreamConfig, period: Period, chain: list[LongTermKey]) -> int | None:
-        """The first time inside a period at which a key, a programme or a period of the other headend begins or ends (R9, R33).
+    def edges(self, config: StreamConfig, items: Collection[PartialItem], chain: list[LongTermKey]) -> Edges:
+        """Where, in the time of these items, a key, a programme or a period of the other headend begins or ends (R9, R33).
         ``chain``: the stream's keys.
         """
-        edges = [e for r in chain for e in (r.material.valid_from, r.material.valid_to)]
-        edges += [e for p in self._journal.select("programme", config.key, Programme).values() for e in (p.start, p.end)]
+        low, high = min((i.period_start for i in items), default=0), max((i.period_end for i in items), default=0)
+        keys = sorted({e for r in chain for e in (r.material.valid_from, r.material.valid_to)})
+        others = [e for p in self._journal.select("programme", config.key, Programme).values() for e in (p.start, p.end)]
         for row in chain:
-            edges += self._allocator.edges(stkm.key_identity(config, row.material), period)
-        return min((e for e in edges if period.start < e < period.end), default=None)
+            others += self._allocator.edges(stkm.key_identity(config, row.material), low, high)
+        return Edges(keys, sorted({*keys, *others}))
 
     def unprepared(self, config: StreamConfig, now: float) -> int:
         """The first boundary that no BSD/A can have prepared past."""
@@ -306,9 +330,12 @@ class KeyChain:
                 for start in self._allocator.sealed(identity):
                     if start >= at:
                         self._allocator.burn(identity, start)
-        for name, item in self._journal.select("received", config.key, StkmItem).items():
-            if item.period_start >= at:
+        for name, items in self.received(config).items():
+            kept = tuple(item for item in items if item.period_start < at)
+            if not kept:
                 self._journal.drop("received", name)
+            elif len(kept) < len(items):
+                self._journal.put("received", name, kept)
 
     def _create(
         self, config: StreamConfig, start: int, now: float, *, at_once: bool = False, but: Collection[KeyType] = ()

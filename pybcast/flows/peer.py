@@ -32,6 +32,10 @@ _ITEM: Final = 300  # octets that an item takes beside its content, about
 _ABOUT = tuple[Tag, str, Profile | None, int | None]
 """What requests are alike in: tag, service, profile, stream."""
 _FINAL: Final = frozenset({Tag.LTKMDelivery, Tag.RegDelivery})
+_OF_AN_ITEM: Final = frozenset(
+    {Status.INFORMATION_INVALID, Status.INVALID_REQUEST, Status.WRONG_KEY_INFORMATION, Status.ALREADY_IN_USE}
+)
+"""What a delivery may be refused with for one of its STKMs."""
 _REBUILT: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest, Tag.LTKMRequest})
 """Their answers hold clear keys, or megabytes of LTKMs that are kept already: they are rebuilt and not kept (R27, R41)."""
 
@@ -213,6 +217,22 @@ class Peering:
                 del self._alike[asked.kind]
             self._due.set(name, None)
         return asked
+
+    def split(self, asked: Asked, status: int | None, now: float) -> bool:
+        """A delivery of several STKMs that was refused goes again one by one: what is wrong with one costs the others nothing.
+        Whether there was something to split.
+        """
+        message = asked.message
+        if message.tag is not Tag.STKMDelivery or len(message.items) < 2 or status not in _OF_AN_ITEM:
+            return False
+        for item in message.items:
+            assert isinstance(item, StkmItem)
+            if item.period_end > now:
+                self.ask(
+                    message.tag, message.destination, message.service, now, until=item.period_end, profile=message.profile,
+                    stream=message.stream, items=(item,), replacing=message.replace, about=asked.about & {item.period_start},
+                )  # fmt: skip
+        return True
 
     def asking(self, message_id: str) -> bool:
         """Whether that request still waits for its answer, or for what its answer promised."""

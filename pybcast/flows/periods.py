@@ -7,10 +7,10 @@ One period is one record that walks through ``tables.PERIOD``.  How it is sealed
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 from zlib import crc32
 
 from pybcast.errors import PeerFlowError
@@ -90,6 +90,97 @@ class Cut:
 
 
 Key = tuple[str, int]
+Fields = dict[str, Any]
+_NO_FIELDS: Final[Fields] = {}
+
+
+class Cover:
+    """The keys of a stream that are here, looked up once for periods that have the same, and not before they are needed.
+
+    ``find()``: the keys, and where they end by what was confirmed to the BSM (R50).
+    """
+
+    def __init__(self, config: StreamConfig, find: Callable[[], tuple[list[KeyMaterial], int | None]]) -> None:
+        self._config, self._find = config, find
+        self._found: tuple[list[KeyMaterial], int | None] | None = None
+        self.span = (0.0, 0.0)
+        """From when to when the keys are in force that were looked up last."""
+        self._held: dict[str, KeyMaterial] = {}
+        self._whole = 0
+
+    def at(self, time: float) -> dict[str, KeyMaterial]:
+        """The keys in force at a time, by their type.  Not to be changed."""
+        if not self.span[0] <= time < self.span[1]:
+            self._look(time)
+        return self._held
+
+    def _look(self, time: float) -> None:
+        if self._found is None:
+            self._found = self._find()
+        config, (keys, end), held = self._config, self._found, dict[str, KeyMaterial]()
+        held.update((key.key_type, key) for key in keys if key.valid_from <= time < key.valid_to)
+        edges = [edge for key in keys for edge in (key.valid_from, key.valid_to)]
+        self._held = held
+        self.span = max((e for e in edges if e <= time), default=0.0), min((e for e in edges if e > time), default=float("inf"))
+        if config.dual:  # the SEK names the key in both profiles (R38), so both roll together
+            enough = "SEAK" in held and "SEK" in held and held["SEAK"].valid_from == held["SEK"].valid_from
+        else:
+            enough = ("SEK" if config.smartcard else "SEAK") in held
+        ends = [key.valid_to for key in held.values()] + ([] if end is None else [end])
+        self._whole = min(ends) if enough else 0
+
+    def covers(self, period: Period) -> bool:
+        """Whether the keys of a whole period are here."""
+        self.at(period.start)
+        return period.end <= self._whole
+
+
+class _Line:
+    """What is known of one stream's periods."""
+
+    def __init__(self, config: StreamConfig, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.phase = crc32(f"{config.service} {config.stream}".encode())
+        self.records: dict[int, PeriodRecord] = {}  # by start, oldest first
+        self.open: dict[int, None] = {}  # those that are not at the edge, nor over
+        self.row_of: dict[int, int] = {}  # start -> the first start of its row
+        self.rows: dict[int, dict[int, None]] = {}  # what of a row is still needed
+        self.changed: dict[int, None] = {}  # rows that this input has changed
+        self.begun: int | None = None  # the row that this input has begun
+        self.prune_at: float | None = None
+        self.full: tuple[int, int] | None = None  # from when to when nothing has to be prepared
+        self.coming: tuple[int, int] | None = None  # the same, when what is missing is prepared
+        self.strange = 0  # end of what the edge has on air that is not known here
+        self.last: int | None = None  # start of the last period there was, past its end: an edge that lost it is told it again
+        self.changed_ends: set[int] = set()  # periods at the edge that end at another time now
+
+    def put(self, *records: PeriodRecord) -> None:
+        for record in records:
+            start = record.period.start
+            if start not in self.records and self.records and start < next(reversed(self.records)):
+                self.records = dict(sorted({**self.records, start: record}.items()))
+            self.records[start] = record
+            if record.state in OPEN:
+                self.open[start] = None
+            else:
+                self.open.pop(start, None)
+
+    def keep(self, start: int) -> None:
+        """The row of a period is written at the end of this input."""
+        first = self.row_of.get(start)
+        if first is None:
+            if self.begun is None:
+                self.begun = start
+            first = self.row_of[start] = self.begun
+            self.rows.setdefault(first, {})[start] = None
+        self.changed[first] = None
+
+    def forget(self, start: int) -> int:
+        """A period is needed no more; gives its row."""
+        first = self.row_of.pop(start)
+        del self.records[start], self.rows[first][start]
+        self.open.pop(start, None)
+        return first
 
 
 class Periods:
@@ -99,82 +190,69 @@ class Periods:
         self._journal = journal
         self._allocator = allocator
         self.rings = stkm.Rings()
-        self._schedules: dict[Key, Schedule] = {}
-        self._records: dict[Key, list[PeriodRecord]] = {}  # oldest first
-        self._row_of: dict[tuple[str, int, int], int] = {}  # (service, stream, start) -> the first start of its row
-        self._changed: dict[tuple[str, int, int], None] = {}
-        self._open: dict[Key, int] = {}  # the row that this input has begun for a stream
-        self._keyed: dict[Key, dict[int, None]] = {}  # which wait for their STKM
-        self._prune_at: dict[Key, float] = {}
-        self._full: dict[Key, tuple[int, int]] = {}  # from when to when nothing has to be prepared
-        self._strange: dict[Key, int] = {}  # end of what the edge has on air that is not known here
-        self._last: dict[Key, int] = {}  # start of the last period there was, past its end: an edge that lost it is told it again
-        self._changed_ends: dict[Key, set[int]] = {}  # periods at the edge that end at another time now
+        self._lines: dict[Key, _Line] = {}
+        self._changed: dict[Key, None] = {}
         for config in streams:
             saved = journal.get("schedule", config.key, tuple) or ()
-            self._schedules[config.key] = Schedule(config.start, config.period, [s for s in saved if isinstance(s, Segment)])
+            schedule = Schedule(config.start, config.period, [s for s in saved if isinstance(s, Segment)])
+            self._lines[config.key] = _Line(config, schedule)
         for (service, stream, first), block in journal.rows("period", PeriodBlock).items():
             assert isinstance(service, str) and isinstance(stream, int) and isinstance(first, int)
-            for record in block.records:
-                self._row_of[service, stream, record.period.start] = first
-                insort(self._records.setdefault((service, stream), []), record, key=_start)
-                if record.state is PeriodState.KEYED:
-                    self._keyed.setdefault((service, stream), {})[record.period.start] = None
+            line = self._lines.get((service, stream))
+            for record in block.records if line is not None else ():
+                assert line is not None
+                line.put(record)
+                line.row_of[record.period.start] = first
+                line.rows.setdefault(first, {})[record.period.start] = None
 
     def at(self, config: StreamConfig, time: float) -> Period | None:
         """The period that contains ``time``."""
-        return self._schedules[config.key].at(time)
+        return self._lines[config.key].schedule.at(time)
 
     def config_at(self, config: StreamConfig, period: Period) -> StreamConfig:
         """The stream as it is in a period: the lifetime in a STKM is that of the period's own segment (R45), so that both headends
         of a pair, and one that seals again, make the same STKM whenever they hear of a new length.
         """
-        length = self._schedules[config.key].length_at(period.start)
+        length = self.length_at(config, period)
         return config if length == config.period else replace(config, period=length)
+
+    def length_at(self, config: StreamConfig, period: Period) -> int:
+        """The length that the periods of a period's segment have."""
+        return self._lines[config.key].schedule.length_at(period.start)
 
     def records(self, config: StreamConfig) -> tuple[PeriodRecord, ...]:
         """The periods of a stream, oldest first."""
-        return tuple(self._records.get(config.key, ()))
+        return tuple(self._lines[config.key].records.values())
 
     def record(self, config: StreamConfig, start: int) -> PeriodRecord | None:
         """The period that begins at ``start``."""
-        records = self._records.get(config.key, [])
-        at = bisect_left(records, start, key=_start)
-        return records[at] if at < len(records) and records[at].period.start == start else None
+        return self._lines[config.key].records.get(start)
 
     def keyed(self, config: StreamConfig) -> list[PeriodRecord]:
         """The periods that wait for their STKM, oldest first."""
-        if not self._keyed.get(config.key):
-            return []
-        return [record for record in self._records[config.key] if record.state is PeriodState.KEYED]
+        line = self._lines[config.key]
+        return [record for start in sorted(line.open) if (record := line.records[start]).state is PeriodState.KEYED]
 
-    def put(self, config: StreamConfig, record: PeriodRecord) -> None:
-        """Keep a period as it is now."""
-        self.note(config, record)
-        name = (*config.key, record.period.start)
-        first = self._row_of.get(name)
-        if first is None:
-            first = self._row_of[name] = self._open.setdefault(config.key, record.period.start)
-        self._changed[(*config.key, first)] = None
+    def put(self, config: StreamConfig, *records: PeriodRecord) -> None:
+        """Keep periods as they are now."""
+        if not records:
+            return
+        self.note(config, *records)
+        line = self._lines[config.key]
+        for record in records:
+            line.keep(record.period.start)
+        self._changed[config.key] = None
 
-    def note(self, config: StreamConfig, record: PeriodRecord) -> None:
-        """What a period is now, for this life of the process: a restart finds it out by itself."""
-        records, start = self._records.setdefault(config.key, []), record.period.start
-        at = bisect_left(records, start, key=_start)
-        records[at : at + (at < len(records) and records[at].period.start == start)] = [record]
-        keyed = self._keyed.setdefault(config.key, {})
-        if record.state is PeriodState.KEYED:
-            keyed[start] = None
-        else:
-            keyed.pop(start, None)
+    def note(self, config: StreamConfig, *records: PeriodRecord) -> None:
+        """What periods are now, for this life of the process: a restart finds it out by itself."""
+        self._lines[config.key].put(*records)
 
     def drop(self, config: StreamConfig, start: int) -> None:
         """Forget a period."""
-        records = self._records[config.key]
-        del records[bisect_left(records, start, key=_start)]
-        self._keyed.get(config.key, {}).pop(start, None)
-        self._full.pop(config.key, None)
-        self._changed[(*config.key, self._row_of.pop((*config.key, start)))] = None
+        line = self._lines[config.key]
+        line.changed[line.forget(start)] = None
+        line.full = None
+        self._changed[config.key] = None
 
     def lose(self, config: StreamConfig) -> None:
         """Forget every period and key of a stream, and the boundaries that keys made: nothing that was made before is used again,
@@ -189,43 +267,52 @@ class Periods:
         for edge in sorted({edge for key in keys for edge in (key.valid_from, key.valid_to)}):
             self.join(config, edge)
 
-    def _forget(self, config: StreamConfig, start: int) -> None:
-        """Forget a period that is over: its row goes with the last one of it."""
-        records = self._records[config.key]
-        del records[bisect_left(records, start, key=_start)]
-        first = self._row_of.pop((*config.key, start))
-        if not any(self._row_of[(*config.key, r.period.start)] == first for r in records):
-            self._changed[(*config.key, first)] = None
-
     def flush(self) -> None:
         """Keep what this input has changed."""
-        changed, self._changed, self._open = self._changed, {}, {}
-        for name in changed:
-            service, stream, first = name
-            records = self._records.get((service, stream), ())
-            block = tuple(r for r in records if self._row_of[service, stream, r.period.start] == first)
-            if block:
-                self._journal.put("period", name, PeriodBlock(block))
-            else:
-                self._journal.drop("period", name)
+        changed, self._changed = self._changed, {}
+        for key in changed:
+            line = self._lines[key]
+            rows, line.changed, line.begun = line.changed, {}, None
+            for first in rows:
+                starts = line.rows[first]
+                if starts:
+                    self._journal.put("period", (*key, first), PeriodBlock(tuple(line.records[start] for start in sorted(starts))))
+                else:
+                    del line.rows[first]
+                    self._journal.drop("period", (*key, first))
 
     def fire(self, config: StreamConfig, record: PeriodRecord, event: PeriodEvent, **changes: object) -> PeriodRecord:
         """A period takes a step of its table; ``changes``: fields that change with it."""
-        after = record.but(state=step(PERIOD, record.state, event), **changes)
-        if event in _UNSTORED:
-            self.note(config, after)
-        else:
-            self.put(config, after)
-        return after
+        return self.fire_all(config, [record], event, [changes])[0]
+
+    def fire_all(
+        self, config: StreamConfig, records: Sequence[PeriodRecord], event: PeriodEvent, changes: Iterable[Fields] = ()
+    ) -> list[PeriodRecord]:
+        """Periods take the same step together; ``changes``: for each, the fields that change with it."""
+        before = after = None
+        taken = []
+        for record, fields in itertools.zip_longest(records, changes, fillvalue=_NO_FIELDS):
+            assert isinstance(record, PeriodRecord)
+            if record.state is not before:
+                before = record.state
+                after = step(PERIOD, before, event)
+            made = object.__new__(PeriodRecord)
+            own = vars(made)
+            own.update(vars(record))
+            own.update(fields)
+            own["state"] = after
+            taken.append(made)
+        (self.note if event in _UNSTORED else self.put)(config, *taken)
+        return taken
 
     def _horizon(self, config: StreamConfig) -> int:
         """End of the last period that has been prepared."""
-        records = reversed(self._records.get(config.key, ()))
+        records = reversed(self._lines[config.key].records.values())
         return next((r.period.end for r in records if r.state is not PeriodState.PLANNED), config.start)
 
     def cut(self, config: StreamConfig, at: int, length: int | None = None, *, rights: bool = False) -> int:
         """A boundary of periods; with ``rights`` the end of authority of what lies before it (R9)."""
-        schedule = self._schedules[config.key]
+        schedule = self._lines[config.key].schedule
         before = schedule.segments
         held = schedule.cut(at, self._horizon(config), length)
         if schedule.segments != before:
@@ -236,25 +323,30 @@ class Periods:
 
     def missing(self, config: StreamConfig, now: float) -> list[Period]:
         """What of :meth:`upcoming` is not prepared."""
-        full = self._full.get(config.key)
-        if full is not None and full[0] <= now < full[1]:
+        line = self._lines[config.key]
+        if line.full is not None and line.full[0] <= now < line.full[1]:
             return []
         upcoming = list(self.upcoming(config, now))
-        first = self._strange.get(config.key, 0)
-        missing = [period for period in upcoming if period.start >= first and self.record(config, period.start) is None]
+        missing = [period for period in upcoming if period.start >= line.strange and period.start not in line.records]
+        line.coming = upcoming[0].start, upcoming[-1 - config.look_ahead].end
         if not missing:
-            self._full[config.key] = upcoming[0].start, upcoming[-1 - config.look_ahead].end
+            self.complete(config)
         return missing
+
+    def complete(self, config: StreamConfig) -> None:
+        """What was missing is prepared."""
+        line = self._lines[config.key]
+        line.full = line.coming
 
     def upcoming(self, config: StreamConfig, now: float) -> Iterator[Period]:
         """The running period, ``look_ahead`` more, and those that are prepared together with the last of them.
 
         Where batches begin differs from stream to stream: a server of many prepares some in each period, not all in one.
         """
-        phase = crc32(f"{config.service} {config.stream}".encode()) % config.batch
-        periods = self._schedules[config.key].walk(now)
+        line = self._lines[config.key]
+        periods = line.schedule.walk(now)
         period, n = next(periods), 0
-        while n <= config.look_ahead or (period.index + phase) % config.batch:
+        while n <= config.look_ahead or (period.index + line.phase) % config.batch:
             yield period
             period, n = next(periods), n + 1
 
@@ -263,7 +355,7 @@ class Periods:
 
         An older configuration, of before a change that is known here, changes nothing; nor does one whose change came later here.
         """
-        schedule = self._schedules[config.key]
+        schedule = self._lines[config.key].schedule
         there = schedule.at(config.start)
         known = any(s.start >= config.start and s.length == config.period for s in schedule.segments)
         if there is not None and not known and (there.start, schedule.length_at(config.start)) != (config.start, config.period):
@@ -287,14 +379,20 @@ class Periods:
             if key.valid_from > now:
                 self._journal.drop("key", name)
                 self.rings.forget(key)
-        self._schedules[config.key] = Schedule(config.start, config.period)
+        self._lines[config.key].schedule = Schedule(config.start, config.period)
         self._changed_schedule(config)
         self._journal.emit(Alarm("clock-back", *config.key, "periods of a time to come are given up"))
 
-    def authority(self, config: StreamConfig, period: Period, ends: Iterable[int]) -> int | None:
-        """The end of the right under which the period's key is used (R9)."""
+    def authority(self, config: StreamConfig) -> Callable[[Period, Iterable[int]], int | None]:
+        """The end of the right under which a period's key is used (R9), of the period and the ends of its keys."""
         boundaries = [at for (_, _, at) in self._journal.select("boundary", config.key, bool) if isinstance(at, int)]
-        return min([*ends, *(at for at in boundaries if at >= period.end)], default=None)
+
+        def end(period: Period, ends: Iterable[int]) -> int | None:
+            if not boundaries:
+                return min(ends, default=None)
+            return min([*ends, *(at for at in boundaries if at >= period.end)], default=None)
+
+        return end
 
     # --- keys ----------------------------------------------------------------------------------------------------------
 
@@ -302,19 +400,13 @@ class Periods:
         """What the BSM has delivered and has not ended long ago (F4)."""
         return list(self._journal.select("key", config.key, KeyMaterial).values())
 
-    def keys_at(self, config: StreamConfig, time: float) -> dict[str, KeyMaterial]:
-        """The keys in force at a time, by their type."""
-        return {key.key_type: key for key in self.keys(config) if key.valid_from <= time < key.valid_to}
+    def cover(self, config: StreamConfig) -> Cover:
+        """The keys as they are when they are needed first."""
+        return Cover(config, lambda: (self.keys(config), self.cut_of(config).at))
 
     def covered(self, config: StreamConfig, period: Period) -> bool:
         """Whether the keys of a whole period are here."""
-        held = self.keys_at(config, period.start)
-        end = self.cut_of(config).at
-        if any(key.valid_to < period.end for key in held.values()) or (end is not None and end < period.end):
-            return False
-        if config.dual:  # the SEK names the key in both profiles (R38), so both roll together
-            return "SEAK" in held and "SEK" in held and held["SEAK"].valid_from == held["SEK"].valid_from
-        return ("SEK" if config.smartcard else "SEAK") in held
+        return self.cover(config).covers(period)
 
     def cut_of(self, config: StreamConfig) -> Cut:
         """What was confirmed to the BSM and is not over (R50)."""
@@ -403,12 +495,12 @@ class Periods:
         """
         edges = {e for key in self.keys(config) for e in (key.valid_from, key.valid_to)}
         if at not in edges and self._journal.get("boundary", (*config.key, at), bool) is None:
-            self._schedules[config.key].join(at, self._horizon(config))
+            self._lines[config.key].schedule.join(at, self._horizon(config))
             self._changed_schedule(config)
 
     def _changed_schedule(self, config: StreamConfig) -> None:
-        self._full.pop(config.key, None)
-        self._journal.put("schedule", config.key, self._schedules[config.key].segments)
+        self._lines[config.key].full = None
+        self._journal.put("schedule", config.key, self._lines[config.key].schedule.segments)
 
     def unprepare(self, config: StreamConfig, start: int) -> None:
         """R10: what is prepared from ``start`` on and not on air is taken back; its COUNTERs are burnt."""
@@ -428,40 +520,49 @@ class Periods:
             if record.period.start < at < record.period.end:
                 self.put(config, record.but(period=replace(record.period, end=at)))
                 if record.state is PeriodState.HANDED:
-                    self._changed_ends.setdefault(config.key, set()).add(record.period.start)
+                    self._lines[config.key].changed_ends.add(record.period.start)
 
     # --- the edge ------------------------------------------------------------------------------------------------------
 
     def hand_out(self, config: StreamConfig, now: float) -> Plan | None:
         """What is sealed goes to the edge, and its COUNTERs count as sent (R45)."""
-        last, changed = self._last.pop(config.key, None), self._changed_ends.pop(config.key, set())
-        planned = []
-        for record in self.records(config):
-            start = record.period.start
-            if record.state is PeriodState.SEALED and (now < record.period.end or start == last):
-                for _, identity in record.key_ids:
-                    self._allocator.sent(identity, start)
-                record = self.fire(config, record, PeriodEvent.HAND_OUT)
-            elif record.state is not PeriodState.HANDED or start not in changed:
-                continue
-            planned.append(self._planned(config, record))
+        line = self._lines[config.key]
+        last, line.last = line.last, None
+        changed, line.changed_ends = line.changed_ends, set()
+        if not line.open and not changed:
+            return None
+        sealed = [line.records[start] for start in sorted(line.open) if line.records[start].state is PeriodState.SEALED]
+        sealed = [record for record in sealed if now < record.period.end or record.period.start == last]
+        again = [r for start in changed if (r := line.records.get(start)) is not None and r.state is PeriodState.HANDED]
+        for identity, start in {identity: record.period.start for record in sealed for _, identity in record.key_ids}.items():
+            self._allocator.sent(identity, start)  # the last one: all below it count as sent too
+        planned = self.fire_all(config, sealed, PeriodEvent.HAND_OUT)
+        if again:
+            planned = sorted([*again, *planned], key=lambda record: record.period.start)
         if not planned:
             return None
         return Plan(
-            *config.key, config.protocol, config.repetition, tuple(planned), config.hold_through, min(SHORT, config.look_ahead)
+            *config.key, config.protocol, config.repetition, tuple(self._planned(config, planned)), config.hold_through,
+            min(SHORT, config.look_ahead),
         )  # fmt: skip
 
     def lead(self, config: StreamConfig, period: Period) -> float:
         """When the STKMs of a period go on air: half of the period before it ahead (R6)."""
-        before = self._schedules[config.key].at(period.start - 1)
+        before = self._lines[config.key].schedule.at(period.start - 1)
         return period.start - (period if before is None else before).duration / 2
 
-    def _planned(self, config: StreamConfig, record: PeriodRecord) -> PlannedPeriod:
-        period, key = record.period, record.key
-        return PlannedPeriod(
-            period.start, period.end, self.lead(config, period), record.stkms, record.traffic_id, key.tek, key.salt,
-            stkm.auth_key(config, key, record.csb_id), record.authority_end,
-        )  # fmt: skip
+    def _planned(self, config: StreamConfig, records: Iterable[PeriodRecord]) -> Iterator[PlannedPeriod]:
+        schedule, before = self._lines[config.key].schedule, None
+        for record in records:
+            period, key = record.period, record.key
+            if before is None or (before.index + 1, before.end) != (period.index, period.start):
+                before = schedule.at(period.start - 1) or period
+            lead = before.duration / 2  # half of the period before it (R6)
+            yield PlannedPeriod(
+                period.start, period.end, period.start - lead, record.stkms, record.traffic_id, key.tek, key.salt,
+                stkm.auth_key(config, key, record.csb_id), record.authority_end,
+            )  # fmt: skip
+            before = period
 
     def handed(self, config: StreamConfig, start: int) -> bool:
         """Whether the edge has periods from ``start`` on."""
@@ -477,13 +578,13 @@ class Periods:
         used = None if held is None else held.used
         begun = [r for r in self.records(config) if r.state is PeriodState.HANDED and r.period.start <= now]
         if used is None and begun and begun[-1].period.end <= now and not self._ended(config, begun[-1], now):
-            self._last[config.key] = begun[-1].period.start
+            self._lines[config.key].last = begun[-1].period.start
         for record in self.records(config):
             start = record.period.start
             if record.state is PeriodState.SEALED and _same(record, there.get(start)):
                 self.fire(config, record, PeriodEvent.HAND_OUT)
             elif record.state is PeriodState.HANDED and start not in there:
-                over = start <= used if used is not None else record.period.end <= now and start != self._last.get(config.key)
+                over = start <= used if used is not None else record.period.end <= now and start != self._lines[config.key].last
                 self.fire(config, record, PeriodEvent.PASS if over else PeriodEvent.GIVEN_BACK)
         return any(not _same(self.record(config, start), period) for start, period in there.items())
 
@@ -511,43 +612,60 @@ class Periods:
     def recalled(self, config: StreamConfig, recalled: Recalled) -> None:
         """What the edge gave back may be replaced; what stays and is not known here has its time (R46)."""
         self._given_back(config, recalled.given)
+        line = self._lines[config.key]
         for start, end in recalled.stay:
             known = self.record(config, start)
             if known is None or known.state is not PeriodState.HANDED:
-                self._strange[config.key] = max(end, self._strange.get(config.key, 0))
-                self._full.pop(config.key, None)
+                line.strange = max(end, line.strange)
+                line.full = None
         for record in self.records(config):
-            if record.state in OPEN and record.period.start < self._strange.get(config.key, 0):
+            if record.state in OPEN and record.period.start < line.strange:
                 self.fire(config, record, PeriodEvent.MISS)
 
     def pass_over(self, config: StreamConfig, now: float) -> None:
         """Give up what was not sealed in time; what the edge has is over when a later period of it has begun."""
-        later = False
-        for record in reversed(self.records(config)):
-            if record.state in OPEN and record.period.end <= now:
-                self.fire(config, record, PeriodEvent.MISS)
-            elif record.state is PeriodState.HANDED and record.period.start <= now:
-                if later and record.period.end <= now:
-                    self.fire(config, record, PeriodEvent.PASS)
-                later = True
+        line = self._lines[config.key]
+        missed = [line.records[start] for start in line.open if line.records[start].period.end <= now]
+        if missed:
+            self.fire_all(config, missed, PeriodEvent.MISS)
+        begun = []
+        for record in line.records.values():
+            if record.period.start > now:
+                break
+            if record.state is PeriodState.HANDED:
+                begun.append(record)
+        if len(begun) > 1:
+            self.fire_all(config, [record for record in begun[:-1] if record.period.end <= now], PeriodEvent.PASS)
 
     def next_work(self, config: StreamConfig, now: float) -> float:
         """When periods have to be prepared or given up."""
-        period = self.at(config, now)
-        due = float(config.start) if period is None else period.end
-        if not self.missing(config, now):  # else, with the next period, there may be what they need
-            due = self._full[config.key][1]
-        return min([due, *(r.period.end for r in self.records(config) if r.state in OPEN and r.period.end > now)])
+        line = self._lines[config.key]
+        if self.missing(config, now):  # with the next period there may be what they need
+            period = self.at(config, now)
+            due = float(config.start) if period is None else period.end
+        else:
+            assert line.full is not None
+            due = line.full[1]
+        ends = (line.records[start].period.end for start in line.open)
+        return min([due, *(end for end in ends if end > now)])
 
     def prune(self, config: StreamConfig, now: float) -> None:
         """Forget what has ended (R41), once in the time of a batch."""
-        due = self._prune_at.get(config.key, now)
+        line = self._lines[config.key]
+        due = now if line.prune_at is None else line.prune_at
         if due - config.batch * config.period <= now < due:
             return
-        self._prune_at[config.key] = now + config.batch * config.period
-        records = self._records.get(config.key, [])
-        while records and records[0].state in FINAL and records[0].period.end + records[0].period.duration < now:
-            self._forget(config, records[0].period.start)
+        line.prune_at = now + config.batch * config.period
+        over = []
+        for record in line.records.values():
+            if record.state not in FINAL or record.period.end + record.period.duration >= now:
+                break
+            over.append(record.period.start)
+        for start in over:
+            first = line.forget(start)
+            if not line.rows[first]:  # a row goes with the last one of it
+                line.changed[first] = None
+                self._changed[config.key] = None
         for key in self.keys(config):
             if key.valid_to + KEY_KEPT < now:
                 self._journal.drop("key", (*config.key, key.key_type, key.key_id))
@@ -558,12 +676,7 @@ class Periods:
         for name in self._journal.select("boundary", config.key, bool):
             if isinstance(name[2], int) and name[2] + BOUNDARY_KEPT < now:
                 self._journal.drop("boundary", name)
-        first = min(now, records[0].period.start) if records else now
-        self._schedules[config.key].forget(first - config.period)
-
-
-def _start(record: PeriodRecord) -> int:
-    return record.period.start
+        line.schedule.forget(min([now, *itertools.islice(line.records, 1)]) - config.period)
 
 
 def _same(record: PeriodRecord | None, held: HeldPeriod | None) -> bool:

@@ -81,6 +81,8 @@ class Schedule:
 
     def length_at(self, time: float) -> int:
         """The length that periods have from ``time`` on."""
+        if time >= self._segments[-1].start:
+            return self._segments[-1].length
         return self._segments[max(0, bisect_right(self._segments, time, key=lambda s: s.start) - 1)].length
 
     def after(self, period: Period) -> Period:

@@ -147,31 +147,32 @@ class BackendMessage:
 
 def _digest(value: object) -> bytes:
     """One to one: every leaf is hashed with its kind and length, every branch with its type and size, in a fixed order."""
-    h = hashlib.sha256()
+    parts: list[bytes] = []
     stack = [value]
     while stack:
         item = stack.pop()
-        if item is None:
-            h.update(b"n")
+        if type(item) is int:
+            parts.append(b"i%d " % item)
+        elif item is None:
+            parts.append(b"n")
         elif isinstance(item, str):
             text = item.encode()
-            h.update(b"s%d %b" % (len(text), text))
+            parts.append(b"s%d %b" % (len(text), text))
         elif isinstance(item, int):  # an enum and a truth value are their numbers
-            h.update(b"i%d " % item)
+            parts.append(b"i%d " % item)
         elif isinstance(item, bytes):
-            h.update(b"b%d %b" % (len(item), item))
+            parts.append(b"b%d %b" % (len(item), item))
         elif isinstance(item, Secret):
-            h.update(b"b%d " % len(item))
-            h.update(item.reveal())
+            parts.append(b"b%d %b" % (len(item), item.reveal()))
         elif isinstance(item, tuple):
             stack.extend(item)
-            h.update(b"t%d " % len(item))
+            parts.append(b"t%d " % len(item))
         elif is_dataclass(item) and not isinstance(item, type):
             stack.extend(vars(item).values())  # in the order of the fields
-            h.update(b"d%b " % type(item).__name__.encode())
+            parts.append(b"d%b " % type(item).__name__.encode())
         else:
             raise TypeError(f"{type(item).__name__} stands in no message")
-    return h.digest()
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 _BODY: Final[dict[Tag, type]] = {

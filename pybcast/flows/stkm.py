@@ -8,12 +8,12 @@ under ``KeyMaterial``.  The same input gives the same bytes on every headend.  W
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 from pybcast import codec
-from pybcast.errors import BadValue, PeerFlowError
+from pybcast.errors import BadValue, BcastError, PeerFlowError
 from pybcast.flows.config import LAST_TEK_ID, StreamConfig
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import MOD, counter_of
@@ -41,6 +41,7 @@ from pybcast.messages import (
     PartialSmartcardStkm,
     Protocol,
     SmartcardStkm,
+    StkmManagement,
 )
 from pybcast.secret import Secret
 from pybcast.wire.content_id import BCI
@@ -51,6 +52,11 @@ LAST_MJD_TIME: Final = (65535 - 15020 + 1) * 86400 - 1
 LOWEST_SPI: Final = 256  # RFC 4303 2.1
 
 
+StkmKind = Literal["drm-stkm", "smartcard-stkm"]
+Partial = PartialDrmStkm | PartialSmartcardStkm
+Content = ClearDrmStkm | ClearSmartcardStkm
+
+
 @dataclass(frozen=True)
 class TrafficKey:
     """TEK, with the SRTP salt (14 bytes) or the DRM IPsec seed that belong to it."""
@@ -58,6 +64,11 @@ class TrafficKey:
     tek: TEK
     salt: bytes | None = None
     tas: TAS | None = None
+
+
+def kind_of(profile: Profile) -> StkmKind:
+    """The kind of message that a STKM of a profile is."""
+    return "drm-stkm" if profile == "drm" else "smartcard-stkm"
 
 
 def key_identity(config: StreamConfig, key: KeyMaterial) -> bytes:
@@ -70,7 +81,7 @@ def key_identity(config: StreamConfig, key: KeyMaterial) -> bytes:
 def tek_id(key: KeyMaterial, period: Period) -> bytes:
     """MTK ID of a period (R8).  ``PeerFlowError`` 21 when the key does not reach that far or the period is off its grid."""
     assert key.first_counter is not None and key.granularity is not None
-    number, off = divmod((counter_of(period.start) - key.first_counter) % MOD, key.granularity)
+    number, off = divmod((period.start - key.first_counter) % MOD, key.granularity)
     if off or number >= LAST_TEK_ID:
         raise PeerFlowError(Status.INFORMATION_INVALID, f"period {period.start} has no TEK ID under this key (R8)")
     return (1 + number).to_bytes(2, "big")
@@ -104,30 +115,76 @@ def auth_key(config: StreamConfig, key: TrafficKey, csb_id: bytes | None) -> Sec
     return ipsec_auth_key_smartcard(key.tek, csb_id)
 
 
-def partial(config: StreamConfig, profile: Profile, period: Period, key: TrafficKey) -> PartialDrmStkm | PartialSmartcardStkm:
+def partial(config: StreamConfig, profile: Profile, period: Period, key: TrafficKey) -> Partial:
     """The BSD/A's half of a STKM (F3, R31): what it owns; the BSM's fields zero or at the configured default."""
+    return partials(config, profile, [(period, key)])[0]
+
+
+def partials(config: StreamConfig, profile: Profile, periods: Iterable[tuple[Period, TrafficKey]]) -> list[Partial]:
+    """The same of some periods with their keys: what they have in common is put together once."""
+    like: Partial | None = None
+    made: list[Partial] = []
+    for period, key in periods:
+        if like is None:
+            like = _smartcard_partial(config, key) if profile == "smartcard" else _drm_partial(config)
+        one = object.__new__(type(like))
+        own = vars(one)
+        own.update(vars(like))
+        _put_own(own, profile, period, key)
+        if profile == "drm" and not config.dual:
+            own["id"] = traffic_id(config, period, None)
+        made.append(one)
+    return made
+
+
+def _put_own(fields: dict[str, object], profile: Profile, period: Period, key: TrafficKey) -> None:
+    """What is a period's alone of what the BSD/A owns; its id beside."""
+    fields["salt"] = key.salt
     if profile == "smartcard":
-        return PartialSmartcardStkm(
-            counter=0,
-            key_domain_id=bytes(3),
-            sek_id=bytes(4),
-            tek_id=bytes(2),
-            management=config.management,
-            tek=key.tek,
-            salt=key.salt,
-        )
-    id_size = (4 if config.protocol is Protocol.IPSEC else 6) if config.dual else 0
+        fields["tek"] = key.tek
+    else:
+        fields["traffic_key_material"] = key.tek if key.tas is None else Secret(key.tek.reveal() + key.tas.reveal())
+        fields["timestamp"] = period.start
+
+
+def contents(
+    config: StreamConfig, profile: Profile, periods: Sequence[tuple[Period, TrafficKey, bytes]], keys: Mapping[str, KeyMaterial],
+    policy: Policy,
+) -> list[Content]:  # fmt: skip
+    """What the STKMs of some periods say under the same keys (F4), of each with its traffic key and traffic id."""
+    period, key, _ = periods[0]
+    first = partial(config, profile, period, key)
+    like: Content = codec.filled(first, **_fields(first, config, period, keys, policy))
+    made: list[Content] = []
+    for period, key, name in periods:
+        one = object.__new__(type(like))
+        own = vars(one)
+        own.update(vars(like))
+        _put_own(own, profile, period, key)
+        if profile == "smartcard":
+            own["counter"], own["tek_id"] = counter_of(period.start), name[-2:]  # every traffic id ends with the MTK ID
+        else:
+            own["id"] = name
+        made.append(one)
+    return made
+
+
+def _smartcard_partial(config: StreamConfig, key: TrafficKey) -> PartialSmartcardStkm:
+    return PartialSmartcardStkm(
+        counter=0, key_domain_id=bytes(3), sek_id=bytes(4), tek_id=bytes(2), management=config.management, tek=key.tek
+    )
+
+
+def _drm_partial(config: StreamConfig) -> PartialDrmStkm:
     return PartialDrmStkm(
         protection_after_reception=config.protection_after_reception,
         traffic_protection_protocol=config.protocol,
         traffic_authentication_flag=config.traffic_authentication_flag,
         traffic_key_lifetime=config.lifetime,
-        id=bytes(id_size) if id_size else traffic_id(config, period, None),
-        salt=key.salt,
-        timestamp=period.start,
+        id=bytes(4 if config.protocol is Protocol.IPSEC else 6),
         access_criteria=config.access_criteria,
         service_CID_extension=0,
-        traffic_key_material=key.tek if key.tas is None else Secret(key.tek.reveal() + key.tas.reveal()),
+        traffic_key_material=Secret(b""),
     )
 
 
@@ -222,30 +279,30 @@ class Rings:
     """Key rings of the long-term keys in use: what a cipher needs of a key is made once, not for each STKM under it."""
 
     def __init__(self) -> None:
-        self._made: dict[int, tuple[Secret, dict[int, tuple[Secret | None, Keys]]]] = {}  # by the identity of the keys
+        # By the identity of the keys, which are held here: nothing else takes their place.
+        self._made: dict[int, tuple[Secret, dict[tuple[int, str], tuple[Secret | None, codec.PreparedKeys]]]] = {}
 
-    def smartcard(self, sek: KeyMaterial) -> Keys:
-        """Of a SEK."""
-        return self._get(sek.key, None, lambda: smartcard_keys(sek))
-
-    def drm(self, seak: KeyMaterial, peak: KeyMaterial | None) -> Keys:
-        """Of a SEAK, and a PEAK where a programme has one."""
-        return self._get(seak.key, None if peak is None else peak.key, lambda: drm_keys(seak, peak))
-
-    def _get(self, key: Secret, other: Secret | None, make: Callable[[], Keys]) -> Keys:
-        _, rings = self._made.setdefault(id(key), (key, {}))  # who is held here keeps his identity
-        held = rings.get(id(other))
+    def prepared(
+        self, kind: StkmKind, keys: Mapping[str, KeyMaterial], use: Literal["seal", "open"] = "seal"
+    ) -> codec.PreparedKeys:
+        """For STKMs of a kind: under the SEK, or the SEAK and the PEAK where a programme has one."""
+        first, other = (keys["SEK"], None) if kind == "smartcard-stkm" else (keys["SEAK"], keys.get("PEAK"))
+        _, rings = self._made.setdefault(id(first.key), (first.key, {}))
+        second = None if other is None else other.key
+        held = rings.get((id(second), use))
         if held is None:
-            held = rings[id(other)] = other, make()
+            ring = smartcard_keys(first) if kind == "smartcard-stkm" else drm_keys(first, other)
+            held = rings[id(second), use] = second, codec.prepare(ring, kind, use=use)
         return held[1]
 
     def forget(self, key: KeyMaterial) -> None:
         """The key has ended."""
-        self._made.pop(id(key.key), None)
+        for _, prepared in self._made.pop(id(key.key), (None, {}))[1].values():
+            prepared.wipe()
 
 
 def seal(
-    content: PartialDrmStkm | PartialSmartcardStkm,
+    content: Partial,
     config: StreamConfig,
     period: Period,
     keys: Mapping[str, KeyMaterial],
@@ -257,27 +314,76 @@ def seal(
     Raises ``PeerFlowError`` 17 when a key that the profile needs is missing, ``WireError`` when the content cannot be coded
     (a DRM timestamp beyond 2038, R15; a message beyond one card command, R20).
     """
-    rings = rings or Rings()
+    (sealed,) = seal_many([(content, period)], config, keys, policy, rings or Rings())
+    if isinstance(sealed, BcastError):
+        raise sealed
+    return sealed
+
+
+def seal_many(
+    contents: Sequence[tuple[Partial, Period]],
+    config: StreamConfig,
+    keys: Mapping[str, KeyMaterial],
+    policy: Policy,
+    rings: Rings,
+) -> list[bytes | BcastError]:
+    """The STKMs of one profile of some periods under the same keys, in one call; each its bytes, or what :func:`seal` raises."""
+    sealed: list[bytes | BcastError | None] = []
+    filled: list[Content] = []
+    for content, period in contents:
+        try:
+            filled.append(codec.filled(content, **_fields(content, config, period, keys, policy)))
+            sealed.append(None)
+        except BcastError as error:
+            sealed.append(error)
+    results = iter(seal_contents(filled, keys, rings))
+    return [next(results) if one is None else one for one in sealed]
+
+
+def seal_contents(contents: Sequence[Content], keys: Mapping[str, KeyMaterial], rings: Rings) -> list[bytes | BcastError]:
+    """The same of what is complete already."""
+    if not contents:
+        return []
+    kind = kind_of("drm" if isinstance(contents[0], ClearDrmStkm) else "smartcard")
+    return list(codec.seal_many(contents, rings.prepared(kind, keys)).results())
+
+
+def _fields(
+    content: Partial, config: StreamConfig, period: Period, keys: Mapping[str, KeyMaterial], policy: Policy
+) -> dict[str, object]:
+    """What the sealing server fills in; ``PeerFlowError`` where it cannot."""
     sek = keys.get("SEK")
-    if isinstance(content, PartialDrmStkm) and content.timestamp != period.start:
-        raise PeerFlowError(Status.INFORMATION_INVALID, "timestamp is not the start of the period (R14)")
     if isinstance(content, PartialSmartcardStkm):
         if sek is None:
             raise PeerFlowError(Status.NON_EXISTENT, "no SEK for that period")
-        return codec.complete(content, rings.smartcard(sek), **smartcard_fields(content, period, sek, policy))
+        return smartcard_fields(content, period, sek, policy)
+    if content.timestamp != period.start:
+        raise PeerFlowError(Status.INFORMATION_INVALID, "timestamp is not the start of the period (R14)")
     if "SEAK" not in keys or (config.dual and sek is None):
         raise PeerFlowError(Status.NON_EXISTENT, "no SEAK for that period")
-    ring = rings.drm(keys["SEAK"], keys.get("PEAK"))
-    return codec.complete(content, ring, **drm_fields(content, config, period, keys, policy))
+    return drm_fields(content, config, period, keys, policy)
 
 
 def key_id_in(profile: Profile, data: bytes) -> bytes:
     """The id of the key that a STKM names, as ``later_key`` compares it: Key Domain ID and SEK ID, or the service CID extension."""
-    message = codec.decode(data, "drm-stkm" if profile == "drm" else "smartcard-stkm")
+    message = codec.decode(data, kind_of(profile))
     if isinstance(message, DrmStkm):
         return (message.service_CID_extension or 0).to_bytes(4, "big")
     assert isinstance(message, SmartcardStkm)
     return message.key_domain_id + message.sek_id
+
+
+def _require(good: bool, what: str) -> None:
+    if not good:
+        raise PeerFlowError(Status.WRONG_KEY_INFORMATION, what)
+
+
+def _require_own(said: DrmStkm | StkmManagement, config: StreamConfig) -> None:
+    _require(said.traffic_protection_protocol is config.protocol, "traffic_protection_protocol is not the BSD/A's")
+    _require(
+        said.traffic_authentication_flag == config.traffic_authentication_flag, "traffic_authentication_flag is not the BSD/A's"
+    )
+    _require(said.traffic_key_lifetime == config.lifetime, "traffic_key_lifetime is not the BSD/A's")
 
 
 def check_received(
@@ -289,35 +395,28 @@ def check_received(
     ``WireError`` when it does not parse.
     """
 
-    def require(good: bool, what: str) -> None:
-        if not good:
-            raise PeerFlowError(Status.WRONG_KEY_INFORMATION, what)
-
-    message = codec.decode(data, "drm-stkm" if profile == "drm" else "smartcard-stkm")
+    message = codec.decode(data, kind_of(profile))
     if isinstance(message, DrmStkm):
-        mine = partial(config, profile, period, key)
-        assert isinstance(mine, PartialDrmStkm)
-        for name in ("traffic_protection_protocol", "traffic_authentication_flag", "traffic_key_lifetime", "salt", "timestamp"):
-            require(getattr(message, name) == getattr(mine, name), f"{name} is not the BSD/A's")
-        require(config.dual or message.id == mine.id, "id is not the BSD/A's")
-        require(message.next_id is None, "next key material where none was made")
-        clear = mine.traffic_key_material.reveal()
-        require(len(message.encrypted_traffic_key_material) == len(clear), "key material of wrong size")
-        require(message.encrypted_traffic_key_material[:16] != clear[:16], "the key is in clear")
+        _require_own(message, config)
+        _require(message.salt == key.salt, "salt is not the BSD/A's")
+        _require(message.timestamp == period.start, "timestamp is not the BSD/A's")
+        _require(config.dual or message.id == traffic_id(config, period, None), "id is not the BSD/A's")
+        _require(message.next_id is None, "next key material where none was made")
+        size = 16 if key.tas is None else 32
+        _require(len(message.encrypted_traffic_key_material) == size, "key material of wrong size")
+        _require(message.encrypted_traffic_key_material[:16] != key.tek.reveal(), "the key is in clear")
         for mac in (message.service_MAC, message.programme_MAC):
-            require(mac is None or any(mac), "a MAC is missing")
+            _require(mac is None or any(mac), "a MAC is missing")
         return message, message.id
-    require(isinstance(message, SmartcardStkm), "not a completed STKM")
+    _require(isinstance(message, SmartcardStkm), "not a completed STKM")
     assert isinstance(message, SmartcardStkm)
-    m, mine_says = message.management, config.management
-    require(m is not None, "no STKM management data")
-    assert m is not None
-    for name in ("traffic_protection_protocol", "traffic_authentication_flag", "traffic_key_lifetime"):
-        require(getattr(m, name) == getattr(mine_says, name), f"{name} is not the BSD/A's")
-    require(message.counter == counter_of(period.start), "COUNTER is not the period's start")
-    require(len(message.encr_data) == (36 if key.salt else 20), "key data of wrong size")
-    require(key.tek.reveal() not in message.encr_data, "the key is in clear")
-    require(any(message.mac), "the MAC is missing")
+    _require(message.management is not None, "no STKM management data")
+    assert message.management is not None
+    _require_own(message.management, config)
+    _require(message.counter == counter_of(period.start), "COUNTER is not the period's start")
+    _require(len(message.encr_data) == (36 if key.salt else 20), "key data of wrong size")
+    _require(key.tek.reveal() not in message.encr_data, "the key is in clear")
+    _require(any(message.mac), "the MAC is missing")
     if config.protocol is Protocol.IPSEC:
         return message, ipsec_spi(message.sek_id, message.tek_id)
     if config.protocol is Protocol.SRTP:

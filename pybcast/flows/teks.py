@@ -19,13 +19,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Journal
 from pybcast.flows.schedule import Period
 from pybcast.flows.stkm import TrafficKey
-from pybcast.keys import TAS, TEK, derived_tas, derived_tek
+from pybcast.keys import TAS, TEK, TekDerivation
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
 
@@ -49,22 +50,31 @@ def random_teks(randomness: Callable[[int], bytes]) -> TekSource:
     return source
 
 
+@lru_cache(maxsize=4096)
+def _name(service: str) -> bytes:
+    return hashlib.sha256(service.encode()).digest()[:8]
+
+
 def derived_teks(secret: Secret | Callable[[StreamConfig, Period], Secret]) -> TekSource:
     """Keys derived from ``secret``: one for all (a pair's, R33), or the one of a stream and period.
 
     Where the BSD/A does not know the key id (F3) the service takes its place: the stream number alone repeats between services.
     """
 
+    last: tuple[Secret, int, bytes, TekDerivation] | None = None
+
     def source(config: StreamConfig, period: Period, key_id: bytes) -> TrafficKey:
+        nonlocal last
         base = secret if isinstance(secret, Secret) else secret(config, period)
-        who = key_id or hashlib.sha256(config.service.encode()).digest()[:8]
-        tek, salt = derived_tek(
-            base, stream=config.stream, key_id=who, period=period.start, with_salt=config.protocol is Protocol.SRTP
+        who = key_id or _name(config.service)
+        if last is None or last[0] is not base or last[1:3] != (config.stream, who):  # the periods of a batch have the same
+            last = base, config.stream, who, TekDerivation(base, stream=config.stream, key_id=who)
+        derivation, start = last[3], period.start
+        return TrafficKey(
+            derivation.tek(start),
+            derivation.salt(start) if config.protocol is Protocol.SRTP else None,
+            derivation.tas(start) if config.ipsec_auth and config.drm else None,
         )
-        tas = None
-        if config.ipsec_auth and config.drm:
-            tas = derived_tas(base, stream=config.stream, key_id=who, period=period.start)
-        return TrafficKey(tek, salt, tas)
 
     return source
 
@@ -88,10 +98,14 @@ class OwnSecrets:
 
     def __init__(self, journal: Journal, randomness: Callable[[int], bytes]) -> None:
         self._journal, self._randomness = journal, randomness
+        self._found: dict[tuple[str, int], TekSecret] = {}  # of each stream, what was asked for last
 
     def of(self, config: StreamConfig, period: Period) -> Secret:
         """The secret of a period; made where there is none, and stored before anything made with it leaves."""
-        return self._at(config, period.start).secret
+        found = self._found.get(config.key)
+        if found is None or not found.start <= period.start < found.end:
+            found = self._found[config.key] = self._at(config, period.start)
+        return found.secret
 
     def keep(self, config: StreamConfig, now: float) -> float:
         """Have the secrets of this time and the next, forget those whose time is over.  When to call this again, NTP seconds."""
@@ -100,6 +114,7 @@ class OwnSecrets:
         for name, row in self._rows(config):
             if row.end + SECRET_KEPT <= now:
                 self._journal.drop(self.TABLE, name)
+                self._found.pop(config.key, None)
         return running.end
 
     def _rows(self, config: StreamConfig) -> list[tuple[tuple[object, ...], TekSecret]]:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from pybcast.errors import BadLength, BadValue
-from pybcast.keys.cipher import aes_ctr, hmac_sha256, octets
+from pybcast.keys.cipher import aes_ctr, octets
 from pybcast.keys.mikey import TGK_AUTH, prf
 from pybcast.keys.prf import derive_tak
 from pybcast.keys.types import MASTER_SALT_SIZE, TAK, TAS, TEK, AuthKey, EncrKey, SaltKey
@@ -100,35 +102,40 @@ _PAIR_SECRET_MIN: Final = 16
 """Shorter than the keys it makes, the pair's secret would be the weakest part of the system."""
 
 
-def _derived(pair_secret: bytes | Secret, use: bytes, stream: int, key_id: bytes, period: int) -> bytes:
-    # confidence: own - HMAC-SHA-256; each variable field has a fixed width or its length before it, so no two inputs collide.
-    raw = octets(pair_secret)
-    if len(raw) < _PAIR_SECRET_MIN:
-        raise ValueError(f"pair secret: expected at least {_PAIR_SECRET_MIN} bytes")
-    if not 1 <= stream <= 65535:
-        raise BadValue(None, "stream", "1..65535", str(stream))
-    if not 1 <= len(key_id) <= 255:
-        raise BadLength(None, "key_id", "1..255 bytes", f"{len(key_id)} bytes")
-    if not 0 <= period < 1 << 64:
-        raise BadValue(None, "period", "0..2^64-1", str(period))
-    context = stream.to_bytes(2, "big") + bytes((len(key_id),)) + key_id + period.to_bytes(8, "big")
-    return hmac_sha256(raw, _DERIVED_LABEL + b"\0" + use + b"\0" + context)
+class TekDerivation:
+    """The traffic keys of a stream's crypto periods under one long-term key, the same at both headends of a pair without a word
+    between them (rules R33).
 
-
-def derived_tek(
-    pair_secret: bytes | Secret, *, stream: int, key_id: bytes, period: int, with_salt: bool
-) -> tuple[TEK, bytes | None]:
-    """The traffic key of one crypto period, the same at both headends of a pair without a word between them (rules R33).
-
-    ``stream`` 1..65535; ``key_id``: SEK ID (Smartcard) or CID extension (DRM), 4 bytes; ``period``: COUNTER or start of the period;
-    nothing else goes in.  With ``with_salt`` (SRTP) the second value is a 14-byte master salt, which is public and is made by a
-    separate computation so that it says nothing about the key.
+    ``pair_secret``: at least 16 bytes.  ``stream`` 1..65535; ``key_id``: SEK ID (Smartcard) or CID extension (DRM), 4 bytes.  The
+    methods take ``period``: COUNTER or start of the period; nothing else goes in.  What periods have in common is computed once.
     """
-    tek = TEK(_derived(pair_secret, b"tek", stream, key_id, period)[:16])
-    salt = _derived(pair_secret, b"salt", stream, key_id, period)[:MASTER_SALT_SIZE] if with_salt else None
-    return tek, salt
 
+    def __init__(self, pair_secret: bytes | Secret, *, stream: int, key_id: bytes) -> None:
+        # confidence: own - HMAC-SHA-256; each variable field has a fixed width or its length before it, so no two inputs collide.
+        raw = octets(pair_secret)
+        if len(raw) < _PAIR_SECRET_MIN:
+            raise ValueError(f"pair secret: expected at least {_PAIR_SECRET_MIN} bytes")
+        if not 1 <= stream <= 65535:
+            raise BadValue(None, "stream", "1..65535", str(stream))
+        if not 1 <= len(key_id) <= 255:
+            raise BadLength(None, "key_id", "1..255 bytes", f"{len(key_id)} bytes")
+        self._mac = hmac.new(raw, digestmod=hashlib.sha256)
+        self._context = stream.to_bytes(2, "big") + bytes((len(key_id),)) + key_id
 
-def derived_tas(pair_secret: bytes | Secret, *, stream: int, key_id: bytes, period: int) -> TAS:
-    """The traffic authentication seed that goes with :func:`derived_tek` (IPsec with authentication, DRM Profile)."""
-    return TAS(_derived(pair_secret, b"tas", stream, key_id, period)[:16])
+    def _derived(self, label: bytes, period: int, size: int) -> bytes:
+        if not 0 <= period < 1 << 64:
+            raise BadValue(None, "period", "0..2^64-1", str(period))
+        mac = self._mac.copy()
+        mac.update(label + self._context + period.to_bytes(8, "big"))
+        return mac.digest()[:size]
+
+    def tek(self, period: int) -> TEK:
+        return TEK(self._derived(_DERIVED_LABEL + b"\0tek\0", period, 16))
+
+    def salt(self, period: int) -> bytes:
+        """The 14-byte master salt of SRTP: public, and computed separately, so that it says nothing about the key."""
+        return self._derived(_DERIVED_LABEL + b"\0salt\0", period, MASTER_SALT_SIZE)
+
+    def tas(self, period: int) -> TAS:
+        """The traffic authentication seed (IPsec with authentication, DRM Profile)."""
+        return TAS(self._derived(_DERIVED_LABEL + b"\0tas\0", period, 16))

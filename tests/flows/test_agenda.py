@@ -80,7 +80,7 @@ def test_an_input_works_on_its_own_stream_only() -> None:
         setattr(machine, step, noted)
 
     note(bsm, "_offer_keys")
-    note(bsda, "_plan")
+    note(bsda, "_hand_out")
     outputs = bsm.tick(NOON) + bsda.tick(NOON)
     assert len(set(worked)) == 200, "at the start it looks at all of them"
     messages = [output.message for output in outputs if isinstance(output, Send)]

@@ -54,6 +54,7 @@ from pybcast.flows import (
     stkm,
 )
 from pybcast.flows.agenda import TURN
+from pybcast.flows.allocator import Ask
 from pybcast.flows.events import State
 from pybcast.flows.peer import RETRY
 from pybcast.flows.periods import PeriodBlock
@@ -265,6 +266,54 @@ def test_a_key_that_was_used_before_seals_nothing_else() -> None:
     assert len(alarms(outputs, "not-sealed")) == len(records(machine))
     assert {r.state for r in again.records(*NAME)} == {PeriodState.MISSED}
     assert not of(Announce, run(again, START + 8, START - 40))
+
+
+def test_a_batch_with_a_bad_period_is_split() -> None:
+    """F4: a COUNTER that is used already costs its own period only; the others are sealed together and at the edge."""
+    machine = bsda(HERE)
+    machine._allocator.seal_many(sek_material().key_id, [Ask(period(3), b"another")], lambda _: [b"another STKM"])
+    answer, outputs = tell(machine, Tag.KeyDelivery, START, sek_material())
+    assert answer.status == 0
+    (alarm,) = alarms(outputs, "not-sealed")
+    assert alarm.startswith(f"period {START + 24}: COUNTER of period {START + 24} is used under this key (R1)")
+    assert {start: r.state for start, r in records(machine).items()} == {
+        n * 8: PeriodState.MISSED if n == 3 else PeriodState.HANDED for n in range(1 + HERE.look_ahead)
+    }
+    assert [done.earliest for done in of(FlowDone, outputs)] == [START], "a batch is said once"
+
+
+def test_periods_without_a_tek_id_are_given_up_alone() -> None:
+    """R8, F4: the key of a BSM whose granularity is another one."""
+    machine = bsda(HERE)
+    _, outputs = tell(machine, Tag.KeyDelivery, START, sek_material(granularity=16))
+    assert len(alarms(outputs, "not-sealed")) == 3
+    assert [start for start, r in records(machine).items() if r.state is PeriodState.HANDED] == [0, 16, 32]
+    machine = bsda(HERE)
+    tell(machine, Tag.KeyDelivery, START, sek_material(granularity=64, first_counter=START % (1 << 32) + 1))
+    assert {r.state for r in records(machine).values()} == {PeriodState.MISSED}, "not one of them"
+
+
+def test_a_delivery_of_stkms_that_is_refused_goes_again_one_by_one() -> None:
+    """F6: a batch is one delivery; what the BSM refuses of it costs the others nothing, and what is over is not said again."""
+    machine = bsda(replace(HERE, interaction=True))
+    _, outputs = tell(machine, Tag.KeyDelivery, START, sek_material())
+    (whole,) = sent(outputs, Tag.STKMDelivery)
+    assert [i.period_start - START for i in whole.items if isinstance(i, StkmItem)] == [0, 8, 16, 24, 32, 40]
+    alone = sent(answered(machine, whole, START + 9, Status.WRONG_KEY_INFORMATION), Tag.STKMDelivery)
+    # The last one is of the period that this input has prepared.
+    assert [[i.period_start - START for i in m.items if isinstance(i, StkmItem)] for m in alone] == [[8], [16], [24], [32], [40], [48]]
+    outputs = answered(machine, alone[0], START + 9, Status.WRONG_KEY_INFORMATION)
+    assert len(alarms(outputs, "refused")) == 1 and not sent(outputs, Tag.STKMDelivery)
+    assert [done.flow for done in of(FlowDone, answered(machine, alone[1], START + 9))] == ["F6"]
+
+
+def test_a_delivery_of_stkms_that_is_refused_for_who_sends_it() -> None:
+    """It would fare no better one by one."""
+    machine = bsda(replace(HERE, interaction=True))
+    _, outputs = tell(machine, Tag.KeyDelivery, START, sek_material())
+    (whole,) = sent(outputs, Tag.STKMDelivery)
+    outputs = answered(machine, whole, START, Status.NOT_PERMITTED)
+    assert len(alarms(outputs, "refused")) == 1 and not sent(outputs, Tag.STKMDelivery)
 
 
 def test_f3_of_the_drm_profile_alone_ends_in_2038() -> None:

@@ -441,6 +441,39 @@ def test_what_cannot_be_read_or_said() -> None:
         assert [i.status for i in answer.items if isinstance(i, StkmItem)] == [status, 21, 21]
 
 
+def test_items_of_one_delivery_that_overlap() -> None:
+    """R32: the first of them is sealed, and the others learn where to cut; who says a period twice gets the same."""
+    machine = bsm(CARD)
+    machine.tick(START)
+    first, inside, again, last = complete(machine, CARD, START, period(1), Period(0, START + 12, START + 20), period(1), period(2))
+    assert (first.status, inside.status, inside.authority_end) == (0, 21, START + 16)
+    assert (again.content, last.status) == (first.content, 0)
+
+
+def test_keys_that_change_inside_a_delivery() -> None:
+    """Each item is sealed under the key of its period, whatever the others have."""
+    machine = bsm(CARD)
+    machine.tick(START)
+    machine.tick(START + 320)
+    now = START + 600
+    machine.tick(now)
+    early, late = seks(machine)
+    items = complete(machine, CARD, now, Period(0, late.valid_from, late.valid_from + 8), Period(0, now + 8, now + 16))
+    assert [i.authority_end for i in items] == [late.valid_to, early.valid_to]
+    assert [stkm.key_id_in("smartcard", i.content) for i in items] == [late.key_id, early.key_id]
+
+
+def test_stkms_that_are_refused_together_go_again_one_by_one() -> None:
+    """F5: what the BSD/A does not take of a delivery costs the others nothing."""
+    machine = bsm(replace(CARD, synchronous=False))
+    machine.tick(START)
+    _, outputs = asked(machine, Tag.TEKDelivery, START, items=(partial(CARD, period(1)), partial(CARD, period(2))))
+    (whole,) = sent(outputs, Tag.STKMDelivery)
+    alone = sent(answered(machine, whole, START, Status.ALREADY_IN_USE), Tag.STKMDelivery)
+    assert [m.items for m in alone] == [(one,) for one in whole.items]
+    assert len(alarms(answered(machine, alone[0], START, Status.ALREADY_IN_USE), "refused")) == 1
+
+
 def test_a_bsm_that_is_slow_and_asked_for_the_result() -> None:
     """Status 19 for each, and nothing pushed where delivery is pulled."""
     machine = bsm(replace(CARD, synchronous=False, delivery="pull"))
@@ -491,6 +524,34 @@ def test_stkms_for_the_interaction_channel_are_checked() -> None:
     assert answer.status == 0
     assert [(d.flow, d.profile) for d in of(FlowDone, outputs)] == [("F6", "smartcard")]
     assert [o.key[-1] for o in of(Persist, outputs) if o.table == "received"] == [START + 8]
+
+
+def test_stkms_that_came_together_are_one_row() -> None:
+    """F6: all or nothing; what a key that is wanted at once takes away leaves the others, until the last of them is over."""
+    machine = bsm(HERE)
+    machine.tick(START)
+    (key,) = seks(machine)
+    items = [stkm_item(period(n), sealed_stkm(HERE, period(n), key)) for n in range(8)]
+    bad = replace(items[3], content=items[4].content)
+    answer, outputs = asked(machine, Tag.STKMDelivery, START, items=(*items[:3], bad))
+    assert answer.status == Status.WRONG_KEY_INFORMATION and "received" not in {o.table for o in of(Persist, outputs)}
+    _, outputs = asked(machine, Tag.STKMDelivery, START, items=tuple(reversed(items)))
+    (row,) = [o for o in of(Persist, outputs) if o.table == "received"]
+    assert (row.key, row.value) == ((*NAME, "smartcard", START), tuple(items))
+    (row,) = [o for o in of(Persist, machine.rekey(*NAME, START)) if o.table == "received"]
+    edge = seks(machine)[-1].valid_from
+    assert START + 8 < edge < START + 64 and row.value == tuple(i for i in items if i.period_start < edge)
+    assert "received" not in {o.table for o in of(Persist, machine.tick(edge - 9))}
+    assert [o.value for o in of(Persist, machine.tick(-(-edge // 8) * 8)) if o.table == "received"] == [None]
+
+
+def test_a_row_of_stkms_that_a_new_key_takes_away() -> None:
+    machine = bsm(HERE)
+    machine.tick(START)
+    (key,) = seks(machine)
+    late = [stkm_item(period(n), sealed_stkm(HERE, period(n), key)) for n in (7, 8)]
+    asked(machine, Tag.STKMDelivery, START, items=tuple(late))
+    assert [o.value for o in of(Persist, machine.rekey(*NAME, START)) if o.table == "received"] == [None]
 
 
 # --- what it asks, and the answers ----------------------------------------------------------------------------------------

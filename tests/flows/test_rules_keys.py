@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +32,9 @@ from room_support import (
 )
 
 from pybcast import codec
-from pybcast.errors import BadValue, ConfigError, Integrity, KeyUnavailable, PeerFlowError, Replay
+from pybcast.errors import BadValue, BcastError, ConfigError, Integrity, KeyUnavailable, PeerFlowError, Replay
 from pybcast.flows import Period, Persist, Schedule, SimulatedCard, StreamConfig, TekReady, Terminal, stkm
-from pybcast.flows.allocator import RESTORE_JUMP, Allocator, Sealed, SealedBlock, SmkCounters
+from pybcast.flows.allocator import RESTORE_JUMP, Allocator, Ask, Sealed, SealedBlock, SmkCounters
 from pybcast.flows.card import KEYS_PER_GROUP
 from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.events import Journal
@@ -47,6 +48,14 @@ KEY_ID = b"key-one"
 counters = st.integers(0, MOD - 1)
 
 
+def seal(allocator: Allocator, key_id: bytes, of: Period, digest: bytes, make: Callable[[], bytes]) -> bytes:
+    """One STKM alone."""
+    (sealed,) = allocator.seal_many(key_id, [Ask(of, digest)], lambda _: [make()])
+    if isinstance(sealed, BcastError):
+        raise sealed
+    return sealed
+
+
 # --- R1 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -57,7 +66,7 @@ def test_r01_same_ask_same_bytes_whatever_the_policy_is_now() -> None:
     digest = stkm.owned_digest(config, p, content)
     allocator = Allocator(Journal())
     made = [
-        allocator.seal(KEY_ID, p, digest, lambda par=par: stkm.seal(content, config, p, {"SEK": sek}, Policy(par)))  # type: ignore[misc]
+        seal(allocator, KEY_ID, p, digest, lambda par=par: stkm.seal(content, config, p, {"SEK": sek}, Policy(par)))  # type: ignore[misc]
         for par in (3, 1)
     ]
     assert made[0] == made[1]
@@ -71,7 +80,7 @@ def test_r01_another_ask_for_the_same_counter_is_refused() -> None:
     config, p = stream_config(generation="bsm"), period(1)
     allocator = Allocator(journal := Journal())
     digest = stkm.owned_digest(config, p, stkm.partial(config, "smartcard", p, traffic_key(config, 1)))
-    allocator.seal(KEY_ID, p, digest, lambda: b"first")
+    seal(allocator, KEY_ID, p, digest, lambda: b"first")
     journal.take()
     for other_config, other_period, seed in (
         (config, p, 2),
@@ -83,9 +92,33 @@ def test_r01_another_ask_for_the_same_counter_is_refused() -> None:
         content = stkm.partial(other_config, "smartcard", other_period, traffic_key(other_config, seed))
         other = stkm.owned_digest(other_config, other_period, content)
         with pytest.raises(PeerFlowError) as caught:
-            allocator.seal(KEY_ID, p, other, lambda: b"second")
+            seal(allocator, KEY_ID, p, other, lambda: b"second")
         assert caught.value.status == 27
     assert journal.take() == []
+
+
+def test_r01_asks_for_one_counter_in_one_go() -> None:
+    """A message that names a period twice: the same gets the same bytes, another one is refused, and its neighbours are sealed."""
+    allocator, calls = Allocator(Journal()), list[list[int]]()
+    asks = [Ask(period(1), b"d"), Ask(period(2), b"d"), Ask(period(1), b"d"), Ask(period(1), b"e")]
+
+    def make(new: list[int]) -> list[bytes | BcastError]:
+        calls.append(new)
+        return [b"%d" % n for n in new]
+
+    *good, other = allocator.seal_many(KEY_ID, asks, make)
+    assert (good, calls) == ([b"0", b"1", b"0"], [[0, 1]])
+    assert isinstance(other, PeerFlowError) and other.status == 27
+
+
+def test_r01_what_could_not_be_sealed_uses_no_counter() -> None:
+    """One of a batch cannot be said: it may be sealed when it can, and the others are kept."""
+    allocator = Allocator(Journal())
+    asks = [Ask(period(n), b"d") for n in (1, 2, 3)]
+    first, bad, last = allocator.seal_many(KEY_ID, asks, lambda _: [b"1", BadValue(None, "field", "good", "bad"), b"3"])
+    assert (first, last) == (b"1", b"3") and isinstance(bad, BadValue)
+    assert set(allocator.sealed(KEY_ID)) == {period(1).start, period(3).start}
+    assert allocator.seal_many(KEY_ID, asks, lambda new: [b"%d" % n for n in new]) == [b"1", b"1", b"3"]
 
 
 def test_r01_drm_asks_are_told_apart_too() -> None:
@@ -106,13 +139,13 @@ def test_r01_drm_asks_are_told_apart_too() -> None:
 def test_r01_the_message_is_stored_before_it_leaves() -> None:
     """A crash between sealing and storing, and the next process would seal the same COUNTER again."""
     allocator = Allocator(journal := Journal())
-    data = allocator.seal(KEY_ID, period(1), b"d", lambda: b"sealed")
+    data = seal(allocator, KEY_ID, period(1), b"d", lambda: b"sealed")
     allocator.flush()
     start = period(1).start
     block = SealedBlock(((start, Sealed(b"d", data, period(1).end)),))
     assert journal.take() == [Persist(Allocator.TABLE, (KEY_ID, start), block)]
     again = Allocator(Journal(journal.tables))
-    assert again.seal(KEY_ID, period(1), b"d", lambda: b"other") == b"sealed"
+    assert seal(again, KEY_ID, period(1), b"d", lambda: b"other") == b"sealed"
 
 
 def test_r01_r05_below_the_last_one_sent_nothing_is_sealed() -> None:
@@ -123,10 +156,10 @@ def test_r01_r05_below_the_last_one_sent_nothing_is_sealed() -> None:
     assert allocator.floor(KEY_ID) == period(5).start
     for number in (0, 4, 5):
         with pytest.raises(PeerFlowError) as caught:
-            allocator.seal(KEY_ID, period(number), b"d", lambda: b"x")
+            seal(allocator, KEY_ID, period(number), b"d", lambda: b"x")
         assert caught.value.status == 27
-    assert allocator.seal(KEY_ID, period(6), b"d", lambda: b"x") == b"x"
-    assert allocator.seal(b"another key", period(0), b"d", lambda: b"y") == b"y"
+    assert seal(allocator, KEY_ID, period(6), b"d", lambda: b"x") == b"x"
+    assert seal(allocator, b"another key", period(0), b"d", lambda: b"y") == b"y"
     assert Allocator(Journal(journal.tables)).floor(KEY_ID) == period(5).start
 
 
@@ -134,12 +167,12 @@ def test_r01_pruning_does_not_free_a_counter() -> None:
     """R41 forgets STKMs that have ended; their COUNTERs must not come back with the room."""
     allocator = Allocator(journal := Journal())
     for number in (0, 1, 9):
-        allocator.seal(KEY_ID, period(number), b"d", lambda: b"x")
+        seal(allocator, KEY_ID, period(number), b"d", lambda: b"x")
     allocator.prune(period(5).start)
     assert set(allocator.sealed(KEY_ID)) == {period(9).start}
     for number in (0, 1):
         with pytest.raises(PeerFlowError):
-            allocator.seal(KEY_ID, period(number), b"d", lambda: b"x")
+            seal(allocator, KEY_ID, period(number), b"d", lambda: b"x")
     assert allocator.next_wakeup() == period(9).end
     allocator.forget(KEY_ID)
     assert not any(journal.tables.values())
@@ -157,7 +190,7 @@ def test_r01_never_two_messages_for_one_counter(work: list[tuple[int, int, str]]
         match what:
             case "seal":
                 with contextlib.suppress(PeerFlowError):
-                    data = allocator.seal(KEY_ID, p, bytes([variant]), lambda count=count: b"%d" % count)  # type: ignore[misc]
+                    data = seal(allocator, KEY_ID, p, bytes([variant]), lambda count=count: b"%d" % count)  # type: ignore[misc]
                     assert given_out.setdefault(p.start, data) == data
             case "sent":
                 allocator.sent(KEY_ID, p.start)
@@ -401,7 +434,7 @@ def test_r05_any_order_of_preparation() -> None:
     """Partials that arrive out of order after a BSM outage."""
     allocator = Allocator(Journal())
     for number in (5, 3, 4, 1):
-        allocator.seal(KEY_ID, period(number), b"d", lambda: b"x")
+        seal(allocator, KEY_ID, period(number), b"d", lambda: b"x")
 
 
 def test_r05_prepared_periods_are_immutable() -> None:
@@ -612,7 +645,7 @@ def test_r10_a_card_keeps_two_keys_of_a_group() -> None:
 def test_r10_burnt_counters_stay_burnt() -> None:
     """A replaced STKM that is asked for again would be on air beside the one that replaced it."""
     allocator = Allocator(journal := Journal())
-    allocator.seal(KEY_ID, period(3), b"d", lambda: b"x")
+    seal(allocator, KEY_ID, period(3), b"d", lambda: b"x")
     allocator.burn(KEY_ID, period(3).start)
     allocator.burn(KEY_ID, period(3).start)
     allocator.burn(KEY_ID, period(4).start)  # never sealed: nothing to burn
@@ -620,7 +653,7 @@ def test_r10_burnt_counters_stay_burnt() -> None:
     assert len(journal.take()) == 1
     for digest in (b"d", b"e"):
         with pytest.raises(PeerFlowError) as caught:
-            allocator.seal(KEY_ID, period(3), digest, lambda: b"y")
+            seal(allocator, KEY_ID, period(3), digest, lambda: b"y")
         assert caught.value.status == 27
 
 

@@ -439,10 +439,9 @@ DERIVED = ["120e2ddec9c94434943c4196d3500c43", "b1935c77535cd241960d8574245c", "
 
 def test_derived_keys_are_fixed_for_ever() -> None:
     # A main and a back-up of different releases must agree, so these answers must never change.
-    tek, salt = traffic.derived_tek(PAIR, stream=1, key_id=H("00070001"), period=3413018730, with_salt=True)
-    tas = traffic.derived_tas(PAIR, stream=1, key_id=H("00070001"), period=3413018730)
-    assert salt is not None
-    assert [tek.reveal().hex(), salt.hex(), tas.reveal().hex()] == DERIVED
+    made = traffic.TekDerivation(PAIR, stream=1, key_id=H("00070001"))
+    period = 3413018730
+    assert [made.tek(period).reveal().hex(), made.salt(period).hex(), made.tas(period).reveal().hex()] == DERIVED
 
 
 @given(
@@ -456,14 +455,17 @@ def test_derived_keys_are_fixed_for_ever() -> None:
 def test_every_input_of_a_derived_key_matters(inputs: list[tuple[int, bytes, int]]) -> None:
     made = set()
     for stream, key_id, period in inputs:
-        tek, salt = traffic.derived_tek(PAIR, stream=stream, key_id=key_id, period=period, with_salt=True)
-        assert traffic.derived_tek(PAIR.reveal(), stream=stream, key_id=key_id, period=period, with_salt=False) == (tek, None)
-        assert salt is not None
-        made |= {tek.reveal(), salt, traffic.derived_tas(PAIR, stream=stream, key_id=key_id, period=period).reveal()}
+        derivation = traffic.TekDerivation(PAIR, stream=stream, key_id=key_id)
+        tek = derivation.tek(period)
+        assert tek == traffic.TekDerivation(PAIR.reveal(), stream=stream, key_id=key_id).tek(period) == derivation.tek(period)
+        made |= {tek.reveal(), derivation.salt(period), derivation.tas(period).reveal()}
     assert len(made) == 3 * len(inputs)
 
 
 def test_derived_keys_refuse_bad_input() -> None:
+    def derive(secret: bytes | Secret, *, stream: int, key_id: bytes, period: int) -> None:
+        traffic.TekDerivation(secret, stream=stream, key_id=key_id).tas(period)
+
     good: dict[str, Any] = {"stream": 1, "key_id": bytes(4), "period": 0}
     for name, value, error in (
         ("stream", 0, BadValue),
@@ -474,6 +476,6 @@ def test_derived_keys_refuse_bad_input() -> None:
         ("period", 1 << 64, BadValue),
     ):
         with pytest.raises(error, match=name):
-            traffic.derived_tas(PAIR, **(good | {name: value}))
+            derive(PAIR, **(good | {name: value}))
     with pytest.raises(ValueError, match="pair secret: expected at least 16 bytes"):
-        traffic.derived_tas(bytes(15), **good)
+        derive(bytes(15), **good)

@@ -106,6 +106,7 @@ def test_a_batch_that_is_half_bad(kind: BatchKind, provider: str) -> None:
     sealed = seal_many(contents, rings, provider=provider)
     assert not sealed.all_done
     assert sealed.failed == list(range(0, 120, 2))
+    assert [isinstance(result, BcastError) for result in sealed.results()] == [True, False] * 60
     for i, (content, keys) in enumerate(zip(contents, rings, strict=True)):
         error = sealed.error(i)
         if i % 2:
