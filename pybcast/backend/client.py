@@ -364,6 +364,8 @@ class Client:
                 size += len(part)
                 if size > most:
                     raise BadAnswer(f"{peer.id}: an answer of more than {most} bytes (R30)")
+                if size == len(part) == response.content_length:  # in one piece, as most are
+                    return xml.decode(part, self._side, self._clock(), max_elements=elements), size
                 reader.feed(part)
                 if reader.fault is not None:
                     raise reader.fault
