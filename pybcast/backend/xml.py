@@ -710,11 +710,10 @@ def _encode_items(message: BackendMessage, now: float) -> Iterable[str]:
 
 def _encode_period(item: PartialItem | StkmItem, now: float, path: str) -> str:
     out = (
-        f' stream="{_uint(item.stream, 16, f"{path}.stream")}"'
-        f' periodStart="{_when(item.period_start, now, f"{path}.periodStart")}"'
-        f' periodEnd="{_when(item.period_end, now, f"{path}.periodEnd")}"'
+        f' stream="{_uint(item.stream, 16, path, ".stream")}" periodStart="{_when(item.period_start, now, path, ".periodStart")}"'
+        f' periodEnd="{_when(item.period_end, now, path, ".periodEnd")}"'
     )
-    return f'{out} tekId="{_escape(_text(item.tek_id, f"{path}.tekId"))}"' if item.tek_id else out
+    return f'{out} tekId="{_escape(_text(item.tek_id, path + ".tekId"))}"' if item.tek_id else out
 
 
 def _encode_partial(item: PartialItem, now: float, path: str) -> str:
@@ -723,9 +722,9 @@ def _encode_partial(item: PartialItem, now: float, path: str) -> str:
 
 def _encode_stkm(item: StkmItem, now: float, name: str, at: str) -> str:
     path = name + at
-    out = f'{_encode_period(item, now, path)} status="{_uint(item.status, 8, f"{path}.status")}"'
+    out = f'{_encode_period(item, now, path)} status="{_uint(item.status, 8, path, ".status")}"'
     if item.authority_end is not None:
-        out += f' authorityEnd="{_when(item.authority_end, now, f"{path}.authorityEnd")}"'
+        out += f' authorityEnd="{_when(item.authority_end, now, path, ".authorityEnd")}"'
     return f"<{name}{out}>{item.content.hex()}</{name}>"
 
 
@@ -766,17 +765,17 @@ def _encode_criteria(criteria: tuple[tuple[int, bytes], ...], path: str) -> str:
     return (bytes([len(criteria)]) + b"".join(bytes([tag, len(value)]) + value for tag, value in criteria)).hex()
 
 
-def _uint(value: int, bits: int, field: str) -> str:
+def _uint(value: int, bits: int, *field: str) -> str:
     if not 0 <= value < 1 << bits:
-        raise BadValue(None, field, f"0..{(1 << bits) - 1}", str(value))
+        raise BadValue(None, "".join(field), f"0..{(1 << bits) - 1}", str(value))
     return str(int(value))
 
 
-def _when(value: int, now: float, field: str) -> str:
+def _when(value: int, now: float, *field: str) -> str:
     low = value & 0xFFFFFFFF
     # nearest-to-now can only be wrong far away; asking it for every time would cost as much as the rest
     if value < 0 or (not -0x7FFF0000 < value - now < 0x7FFF0000 and ntp64(low, now) != value):
-        raise BadValue(None, field, "a time within 68 years of now (R15)", str(value))
+        raise BadValue(None, "".join(field), "a time within 68 years of now (R15)", str(value))
     return str(low)
 
 
@@ -789,7 +788,7 @@ def _uri(value: str, field: str) -> str:
 def _text(value: str, field: str, most: int = MAX_TEXT, *, least: int = 0) -> str:
     if not least <= len(value) <= most:
         raise BadLength(None, field, f"{least}..{most} characters", str(len(value)))
-    if _ILLEGAL.search(value):
+    if not value.isalnum() and _ILLEGAL.search(value):
         raise BadValue(None, field, "characters that XML can carry", "others")
     return value
 
