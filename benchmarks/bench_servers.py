@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the two servers carry: BSM and BSD/A as processes on loopback, mutual TLS, SQLite, services of short crypto periods.
 
-``python benchmarks/bench_servers.py --services 5000 --seconds 60`` prints JSON: what each process used of a core, the lead with
-which STKMs were stored before their period, the time from a request's leaving to its answer's being stored, and what was late.
-Figures are differences of the servers' own ``/metrics`` between the begin and the end of the time measured.  Under pytest a few
-services run for a moment, so that this cannot rot.
+``python benchmarks/bench_servers.py --services 5000 --seconds 60`` prints JSON: what each process used of a core, also for each
+period, the lead with which STKMs were stored before their period, the time from a request's leaving to its answer's being stored,
+and what was late.  Figures are differences of the servers' own ``/metrics`` between the begin and the end of the time measured.
+
+``--table`` prints one object in place of that: the core of a period in F3 and F4 of both profiles, the time of F3 when nothing else
+is to be done, with the databases on a RAM disk, and of ``--scale`` numbers of services how far the core of a period stays the same
+and how many were carried with none late or held.  Under pytest a few services run for a moment, so that this cannot rot.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -133,7 +138,7 @@ class Server:
         """/metrics, the names with their labels."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.status}/metrics", timeout=60) as answer:
             text = answer.read().decode()
-        found: Figures = {"processor": self.processor()}
+        found: Figures = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))
@@ -171,12 +176,11 @@ def _sum(figures: Figures, prefix: str, *labels: str) -> float:
     return sum(value for key, value in figures.items() if key.startswith(prefix) and all(label in key for label in labels))
 
 
-def measure(
-    services: int, seconds: float, *, generation: Literal["bsm", "bsda"] = "bsm", profile: str = "smartcard", period: int = 1,
-    look_ahead: int = 10, batch: int | None = None, settle: float = 0.0, folder: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
-    """Run both servers; their figures over ``seconds``, after ``settle`` seconds (default: two batches) on air."""
+@contextlib.contextmanager
+def _running(
+    services: int, generation: str, profile: str, period: int, look_ahead: int, together: int, folder: Path | None = None
+) -> Iterator[tuple[dict[str, Server], int]]:
+    """The servers, ready, and the NTP second at which their streams begin."""
     with tempfile.TemporaryDirectory() as made:
         where = folder or Path(made)
         pki.init(where, IDS)
@@ -184,39 +188,52 @@ def measure(
         (where / "kek").chmod(0o600)
         ports = dict(zip((*IDS, "bsm status", "bsda status"), _free_ports(4), strict=True))
         begin = int(time.time()) + NTP_UNIX + 10 + services // 100  # both are up, and the first periods prepared
-        together = look_ahead if batch is None else batch
         text = _services(services, generation, profile, period, look_ahead, together, begin)
         for role in IDS:
             (where / f"{role}.toml").write_text(_toml(role, ports, ports[f"{role} status"], text))
-        running = [Server(role, where, ports[f"{role} status"]) for role in IDS]
+        running = {role: Server(role, where, ports[f"{role} status"]) for role in IDS}
         try:
-            for one in running:
+            for one in running.values():
                 one.ready()
-            wait = begin - NTP_UNIX - time.time() + (settle or (look_ahead + together) * period)
-            say(f"ready; measuring in {wait:.0f} s")
-            time.sleep(max(0.0, wait))
-            before = [one.figures() for one in running]
-            begun = time.monotonic()
-            time.sleep(seconds)
-            took = time.monotonic() - begun
-            after = [one.figures() for one in running]
-            memory = [one.memory() for one in running]
+            yield running, begin
         finally:
-            for one in running:
+            for one in running.values():
                 one.stop()
-    bsm, bsda = (_growth(a, b) for a, b in zip(before, after, strict=True))
+
+
+def measure(
+    services: int, seconds: float, *, generation: Literal["bsm", "bsda"] = "bsm", profile: str = "smartcard", period: int = 1,
+    look_ahead: int = 10, batch: int | None = None, settle: float = 0.0, folder: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run both servers; their figures over ``seconds``, after ``settle`` seconds (default: two batches) on air."""
+    together = look_ahead if batch is None else batch
+    with _running(services, generation, profile, period, look_ahead, together, folder) as (running, begin):
+        wait = begin - NTP_UNIX - time.time() + (settle or (look_ahead + together) * period)
+        say(f"ready; measuring in {wait:.0f} s")
+        time.sleep(max(0.0, wait))
+        before = {role: one.figures() for role, one in running.items()}
+        used = {role: -one.processor() for role, one in running.items()}
+        begun = time.monotonic()
+        time.sleep(seconds)
+        took = time.monotonic() - begun
+        used = {role: used[role] + one.processor() for role, one in running.items()}
+        after = {role: one.figures() for role, one in running.items()}
+        memory = {role: one.memory() for role, one in running.items()}
+    bsm, bsda = (_growth(before[role], after[role]) for role in IDS)
     flow = "F3" if generation == "bsm" else "F4"
     stkms = _sum(bsda, "pybcast_flows_total", f"flow={flow}") * together
     return {
         "services": services, "generation": generation, "profile": profile, "period_s": period, "look_ahead": look_ahead,
         "batch": together, "seconds": round(took, 1), "stkms_per_s": round(stkms / took, 1),
-        "core_share": {"bsm": round(bsm["processor"] / took, 3), "bsda": round(bsda["processor"] / took, 3)},
-        "peak_mb": {"bsm": round(memory[0]), "bsda": round(memory[1])},
+        "core_share": {role: round(share / took, 3) for role, share in used.items()},
+        "core_us_per_period": {role: round(1e6 * share / stkms, 1) if stkms else None for role, share in used.items()},
+        "peak_mb": {role: round(most) for role, most in memory.items()},
         "lead_s_at_least": _lead(bsda, flow), "late": _sum(bsda, "pybcast_stkm_lead_seconds_bucket", "le=0.0"),
         "held": _sum(bsda, "pybcast_alarms_total", "code=held-key"),
         "alarms": _sum(bsda, "pybcast_alarms_total") + _sum(bsm, "pybcast_alarms_total"),
         "services_without_a_period_ahead": sum(
-            1 for key, value in after[1].items() if key.startswith("pybcast_periods_ahead{") and value < 1
+            1 for key, value in after["bsda"].items() if key.startswith("pybcast_periods_ahead{") and value < 1
         ),
         "tek_delivery_to_stored_s": {
             "mean": _mean(bsda, "pybcast_request_seconds", "tag=7"),
@@ -227,6 +244,45 @@ def measure(
             role: {name: _quantile(f, "pybcast_input_seconds", share) for name, share in (("p50", 0.5), ("p99", 0.99))}
             for role, f in (("bsm", bsm), ("bsda", bsda))
         },
+    }  # fmt: skip
+
+
+def idle(seconds: int, folder: Path | None = None) -> float:
+    """The median of the seconds from a TEKDelivery's leaving to its STKM's being stored, of one service with a key a second."""
+    found, before = [], (0.0, 0.0)
+    with _running(1, "bsm", "smartcard", 1, 10, 1, folder) as (running, begin):
+        time.sleep(max(0.0, begin - NTP_UNIX - time.time()))
+        for _ in range(seconds):
+            time.sleep(0.8)
+            figures = running["bsda"].figures()
+            total, count = (_sum(figures, f"pybcast_request_seconds_{what}", "tag=7") for what in ("sum", "count"))
+            if count > before[1]:
+                found.append((total - before[0]) / (count - before[1]))
+            before = total, count
+    return statistics.median(found[1:])  # the first is the mean of all before
+
+
+def carried(found: dict[str, Any]) -> bool:
+    """Whether no service was late or held."""
+    return not (found["late"] or found["held"] or found["services_without_a_period_ahead"])
+
+
+def table(services: int, seconds: float, scale: Sequence[int], say: Callable[[str], None]) -> dict[str, Any]:
+    """What ``--table`` prints.  The edge counts as the BSD/A's core while it is a part of it."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as made:
+        wait = idle(max(5, int(seconds)), Path(made))
+    cores: dict[str, Any] = {}
+    generations: tuple[tuple[str, Literal["bsm", "bsda"]], ...] = (("F3", "bsm"), ("F4", "bsda"))
+    for flow, generation in generations:
+        for profile in ("smartcard", "drm"):
+            say(f"{flow} {profile}")
+            cores[f"{flow} {profile}"] = measure(services, seconds, generation=generation, profile=profile)["core_us_per_period"]
+    runs = {count: measure(count, seconds, say=say) for count in scale}
+    return {
+        "services": services, "core_us_per_period": cores, "idle_f3_p50_s": round(wait, 5),
+        "scale": {count: found["core_us_per_period"] for count, found in runs.items()},
+        "carried": max((count for count, found in runs.items() if carried(found)), default=0),
     }  # fmt: skip
 
 
@@ -250,7 +306,13 @@ def bench_f3_between_two_processes(benchmark: Benchmark, tmp_path: Path) -> None
     found = benchmark.pedantic(measure, args=(5, 3.0), kwargs={"look_ahead": 3, "folder": tmp_path}, rounds=1)
     assert found["late"] == found["held"] == found["alarms"] == found["services_without_a_period_ahead"] == 0, found
     assert found["stkms_per_s"] > 0 and found["tek_delivery_to_stored_s"]["p99"] is not None
+    assert carried(found) and all(found["core_us_per_period"].values())
     benchmark.extra_info |= found
+
+
+def bench_f3_of_one_service(benchmark: Benchmark, tmp_path: Path) -> None:
+    """The time of a request when there are no others."""
+    assert benchmark.pedantic(idle, args=(3,), kwargs={"folder": tmp_path}, rounds=1) > 0
 
 
 def main() -> None:
@@ -263,12 +325,21 @@ def main() -> None:
     parser.add_argument("--look-ahead", type=int, default=10)
     parser.add_argument("--batch", type=int, help="periods in one delivery; as many as are looked ahead when left out")
     parser.add_argument("--folder", type=Path, help="where the databases lie: on what disk matters")
+    parser.add_argument("--table", action="store_true", help="one object with all figures that the speed is judged by")
+    parser.add_argument("--scale", type=int, nargs="+", default=[100, 5000], help="of the table: numbers of services")
     asked = parser.parse_args()
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    if asked.table:
+        print(json.dumps(table(asked.services[0], asked.seconds, asked.scale, say) | machine), flush=True)
+        return
     for count in asked.services:
         found = measure(
             count, asked.seconds, generation=asked.generation, profile=asked.profile, period=asked.period,
-            look_ahead=asked.look_ahead, batch=asked.batch, folder=asked.folder, say=lambda text: print(text, file=sys.stderr),
+            look_ahead=asked.look_ahead, batch=asked.batch, folder=asked.folder, say=say,
         )  # fmt: skip
         print(json.dumps(found | machine), flush=True)
 

@@ -358,16 +358,19 @@ class Client:
     async def _read(self, peer: Peer, response: aiohttp.ClientResponse, *, pull: bool) -> tuple[BackendMessage, int]:
         most = xml.MAX_ANSWER if pull else MAX_CONFIRMATION
         elements = xml.MAX_ANSWER_ELEMENTS if pull else xml.MAX_ELEMENTS
-        reader, size = xml.Reader(self._side, self._clock(), max_elements=elements), 0
+        reader, size = None, 0
         try:
             async for part in response.content.iter_any():
                 size += len(part)
                 if size > most:
                     raise BadAnswer(f"{peer.id}: an answer of more than {most} bytes (R30)")
+                if size == len(part) == response.content_length:  # in one piece, as most are
+                    return xml.decode(part, self._side, self._clock(), max_elements=elements), size
+                reader = reader or xml.Reader(self._side, self._clock(), max_elements=elements)
                 reader.feed(part)
                 if reader.fault is not None:
                     raise reader.fault
-            return reader.close(), size
+            return (reader or xml.Reader(self._side, self._clock())).close(), size
         except (Unparseable, BadMessage) as error:
             raise BadAnswer(f"{peer.id}: {error}") from None
 

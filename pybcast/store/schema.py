@@ -51,7 +51,9 @@ CREATE TABLE message_log (
 CREATE INDEX message_log_time ON message_log (time);
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (_V1 + TABLES,)
+_V2: Final = "UPDATE meta SET value = 3 WHERE name = 'format';"
+
+MIGRATIONS: Final[tuple[str, ...]] = (_V1 + TABLES, _V2)
 """Number n, counted from 1, makes version n of version n - 1.  Never changed once released; new ones are added at the end."""
 
 Info = dict[str, object]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Secrets in rows, wrapped so that they open in their own place only.
 
-AES-SIV (RFC 5297) under a key that is derived from the key-encryption key.  The associated data names the table, the row, the kind
-of secret and its place among the secrets of the row: whoever can write to the database but has no KEK cannot give a row the key of
-another one.  The same secret in the same place gives the same bytes: there is no nonce that a restored database could repeat.
+AES-SIV (RFC 5297) under a key that is derived from the key-encryption key.  The associated data names the table, the row, and kinds
+and sizes of its secrets in their order: whoever can write to the database but has no KEK cannot give a row the key of
+another one.  The same secrets in the same row give the same bytes: there is no nonce that a restored database could repeat.
 (One KEK under another, in a rotation, is wrapped by RFC 3394.)
 """
 

@@ -14,8 +14,10 @@ from backend_support import (
     BSDA_ID,
     BSM_ID,
     NOW,
+    PARTIALS,
     REQUESTS,
     SERVICE,
+    STKMS,
     T,
     items_of,
     message,
@@ -406,6 +408,110 @@ def test_what_we_take_is_what_libxml2_takes() -> None:
         assert ours == theirs or ((ours, theirs) == (False, True) and not text.count(b'xmlns="urn:oma')), text
         taken += ours
     assert 100 < taken < 2900
+
+
+# --- the form that we write -------------------------------------------------------------------------------------------
+
+
+def long_way(body: bytes, receiver: Side, now: float = NOW) -> BackendMessage:
+    """What both stages say of a body."""
+    reader = xml.Reader(receiver, now)
+    reader.feed(body)
+    return reader.close()
+
+
+@given(messages(), st.integers(0, 2**33))
+def test_what_is_read_as_we_write_it_is_what_the_long_way_reads(sent: BackendMessage, now: int) -> None:
+    body = xml.encode(sent, NOW)
+    for side in (Side.BSM, Side.BSDA):
+        got = xml._as_written(body, side, now, xml.MAX_ELEMENTS)
+        try:
+            expected = long_way(body, side, now)
+        except BadMessage:
+            assert got is None
+        else:
+            assert got is None or (got == expected and got.digest() == expected.digest())
+
+
+def test_what_is_broken_is_read_as_the_long_way_reads_it() -> None:
+    rng = random.Random(7)
+    seeds = [xml.encode(message(tag, items=items_of(tag, 3)), NOW) for tag in sorted(PARTIALS | STKMS)]
+    seeds.append(
+        xml.encode(message(Tag.STKMRequestResponse, items=(replace(stkm(), status=5, content=b"", authority_end=T),)), NOW)
+    )
+    read = 0
+    for _ in range(4000):
+        body = mutated(rng, rng.choice(seeds))
+        for side in (Side.BSM, Side.BSDA):
+            got = xml._as_written(body, side, NOW, xml.MAX_ELEMENTS)
+            try:
+                expected = long_way(body, side)
+            except (BadMessage, Unparseable):
+                assert got is None, body
+            else:
+                assert got in (None, expected), body
+                read += got is not None
+    assert read > 100
+
+
+@pytest.mark.parametrize("tag", sorted(PARTIALS | STKMS))
+@pytest.mark.parametrize(
+    "changes", [{}, {"content": "urn:c", "schedule": "urn:s"}, {"start": None, "end": None, "stream": None, "time": None}]
+)
+def test_messages_about_periods_need_no_parser(tag: Tag, changes: dict[str, object]) -> None:
+    sent = message(tag, **changes)
+    assert xml._as_written(xml.encode(sent, NOW), receiver_of(tag), NOW, xml.MAX_ELEMENTS) == sent
+
+
+PERIODS = xml.encode(message(Tag.STKMDelivery, items=(replace(stkm(), authority_end=T + 9),)), NOW).decode()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("</GlobalServiceID>", "&amp;x</GlobalServiceID>"),
+        ("urn:example:service<", "http://[<"),
+        ("urn:example:service<", "urn://a:b:c<"),
+        (' tag="11"', ' tag="12"'),
+        (f' time="{T}"', ' time="4294967296"'),
+        (' status="0"', ' status="256"'),
+        (' status="0"', ' status="1"'),
+        (' version="1"', ' version="2"'),
+        ("<Data ", "<STKM "),
+        ("<Data ", "<Data  "),
+        ("</Data><", "</Data> <"),
+        ("</Data><", "a</Data><"),
+        ("tekId=", "tekid="),
+        ("ab", "\xe9"),
+    ],
+)
+def test_the_short_way_leaves_what_is_not_as_we_write_it(old: str, new: str) -> None:
+    assert old in PERIODS
+    body = PERIODS.replace(old, new, 1).encode()
+    assert xml._as_written(body, Side.BSDA, NOW, xml.MAX_ELEMENTS) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        TEKS.replace("PartialSTKM ", "STKM ", 1).replace("</PartialSTKM", "</STKM", 1),
+        TEKS.replace(' tekId="t0"', ' tekId="t0" status="0"'),
+        TEKS.replace(' tekId="t0"', f' tekId="t0" authorityEnd="{T}"'),
+        re.sub(r"(<PartialSTKM [^>]*>)[0-9a-f]+", r"\1", TEKS, count=1),
+    ],
+)
+def test_a_partial_stkm_has_a_content_and_no_status(body: str) -> None:
+    assert xml._as_written(body.encode(), Side.BSM, NOW, xml.MAX_ELEMENTS) is None
+    bad(body, Side.BSM)
+
+
+def test_the_short_way_has_the_bounds_of_the_long_one() -> None:
+    body = xml.encode(message(Tag.TEKDelivery, items=items_of(Tag.TEKDelivery, 4)), NOW)
+    assert xml.decode(body, Side.BSM, NOW, max_elements=8) == message(Tag.TEKDelivery, items=items_of(Tag.TEKDelivery, 4))
+    with pytest.raises(BadMessage, match="more than 7 elements"):
+        xml.decode(body, Side.BSM, NOW, max_elements=7)
+    assert xml._as_written(body + b" " * xml.MAX_REQUEST, Side.BSM, NOW, xml.MAX_ELEMENTS) is None
+    assert xml._as_written(body, Side.BSM, 100.0, xml.MAX_ELEMENTS) is None  # times before 1900 are none
 
 
 # --- what errors say, and what is answered ----------------------------------------------------------------------------

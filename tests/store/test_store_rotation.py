@@ -41,7 +41,9 @@ def path(tmp_path: Path) -> Path:
 def _old_bytes(folder: Path, kek: KEK) -> list[str]:
     """Where keys still stand wrapped under ``kek``."""
     wrap = RowWrap(kek)
-    wrapped = [wrap.wrap(Secret(n.to_bytes(32, "big")), row_place("subscriber", f"s-{n}") + b"SMK 1") for n in (1, 2, 600, 1199)]
+    wrapped = [
+        wrap.wrap(Secret(n.to_bytes(32, "big")), row_place("subscriber", f"s-{n}") + b"SMK 32 1 ") for n in (1, 2, 600, 1199)
+    ]
     return [file.name for file in folder.iterdir() if any(each in file.read_bytes() for each in wrapped)]
 
 

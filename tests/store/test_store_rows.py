@@ -8,11 +8,12 @@ import dataclasses
 import enum
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ from pybcast.store.database import Changes
 from pybcast.store.encoding import Codec, layouts
 from pybcast.store.schema import _VIEWS
 from pybcast.store.types import TYPES
-from pybcast.store.wrapping import RowWrap
+from pybcast.store.wrapping import RowWrap, row_place
 
 NUMBERS: Final = {layout: n for n, layout in enumerate(layouts(TYPES), 1)}
 CODEC: Final = Codec(NUMBERS, TYPES)
@@ -338,6 +339,96 @@ def test_a_size_that_cannot_be(database: Database) -> None:
             CODEC.decode(short, None, ROW)
         with pytest.raises(StoreDamaged, match="does not unwrap"):
             CODEC.decode(short, WRAP_A, ROW)
+
+
+def _tampered(change: Callable[[list[Any]], object]) -> bytes:
+    """A row of three secrets, otherwise than it was written."""
+    tree = msgspec.msgpack.decode(
+        CODEC.encode((Secret(b"a" * 16), SMK(b"b" * 32), Secret(b"c" * 16)), WRAP_A, ROW)[0], strict=False
+    )
+    change(tree[0])
+    return msgspec.msgpack.encode(tree)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row[0].pop(),  # a secret less
+        lambda row: row[0].append(row[0][0]),  # one more
+        lambda row: row[0].__setitem__(slice(0, 2), row[0][1::-1]),  # in another order
+        lambda row: row[1].__setitem__(slice(0, 6), [*row[1][3:6], *row[1][:3]]),
+        lambda row: row[1].__setitem__(1, 15),
+        lambda row: row[1].__setitem__(2, 2),
+        lambda row: row[1].__setitem__(slice(1, 5, 3), [-16, 64]),
+        lambda row: row[1].clear(),
+        lambda row: row[1].append(1),
+        lambda row: row[1].__setitem__(0, 9999),
+    ],
+)
+def test_secrets_keep_their_order_their_kinds_and_their_sizes(change: Callable[[list[Any]], object]) -> None:
+    data = _tampered(change)
+    for wrap in (WRAP_A, None):
+        with pytest.raises(StoreDamaged):
+            CODEC.decode(data, wrap, ROW)
+    assert difference(CODEC.decode(_tampered(lambda row: None), WRAP_A, ROW)[0], Secret(b"a" * 16)) == ""  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\xa1+\x92\x93\x01\x00\x02", b"\xa1+\x92\x93\x01\x00\x01"),  # sizes of arrays
+        (b"\xa1+\x92\x93\x01\x00\x02", b"\xa1+\x92\x93\x04\xff\x00"),
+    ],
+)
+def test_columns_fit_together(old: bytes, new: bytes) -> None:
+    value: tuple[Any, ...] = tuple(Letter(b"", each) for each in [(1,), (), (2, "b")])  # type: ignore[arg-type]
+    data, _ = CODEC.encode(value, WRAP_A, ROW)
+    assert difference(CODEC.decode(data, WRAP_A, ROW), value) == "" and data.count(old) == 1
+    with pytest.raises(StoreDamaged):
+        CODEC.decode(data.replace(old, new), WRAP_A, ROW)
+
+
+@pytest.mark.parametrize(("layout", "what"), [(("Gone", "a b"), "Gone"), (("Letter", "data addressee lost window"), "Letter.lost")])
+def test_columns_of_another_version_are_refused(layout: tuple[str, str], what: str) -> None:
+    newer = Codec({**NUMBERS, layout: 200}, TYPES)
+    data = msgspec.msgpack.encode({"": [200, [1, 1, 1], [2, 2, 2]]})
+    with pytest.raises(StoreError, match=f"{what} is not known here"):
+        newer.decode(data, WRAP_A, ROW)
+    if layout[0] == "Gone":
+        with pytest.raises(StoreError, match="Gone is not known here"):
+            newer.rewrap(data, WRAP_A, WRAP_B, ROW)
+    short = msgspec.msgpack.encode({"": [NUMBERS["Letter", "data addressee key_id window"], [b"", b""], ["a"]]})
+    with pytest.raises(StoreDamaged):
+        newer.decode(short, WRAP_A, ROW)
+
+
+def test_secrets_open_in_their_own_row_only() -> None:
+    data, _ = CODEC.encode((SMK(bytes(32)), SMK(bytes(32))), WRAP_A, ROW)
+    for where in (("other", ROW[1]), (ROW[0], "other")):
+        with pytest.raises(StoreDamaged, match="does not unwrap"):
+            CODEC.decode(data, WRAP_A, where)
+        with pytest.raises(StoreDamaged, match="does not unwrap"):
+            CODEC.rewrap(data, WRAP_A, WRAP_B, where)
+
+
+def test_rows_of_format_2_are_read_and_wrapped_anew() -> None:
+    """Each of their secrets was wrapped by itself."""
+    value = (SMK(bytes(range(32))), "x", Secret(b""), Secret(b"y" * 16))
+    kinds = ["SMK", "Secret", "Secret"]
+    secrets = [each for each in value if isinstance(each, Secret)]
+    bodies = [
+        {NUMBERS[kind, ""]: WRAP_A.wrap(secret, row_place(*ROW) + f"{kind} {place}".encode())}
+        for place, (kind, secret) in enumerate(zip(kinds, secrets, strict=True), 1)
+    ]
+    data = msgspec.msgpack.encode([bodies[0], "x", *bodies[1:]])
+    assert difference(CODEC.decode(data, WRAP_A, ROW), value) == ""
+    again = CODEC.rewrap(data, WRAP_A, WRAP_B, ROW)
+    assert difference(CODEC.decode(again, WRAP_B, ROW), value) == "" and len(again) == len(data)
+    without = CODEC.decode(data, None, ROW)
+    assert isinstance(without, tuple) and [len(each) for each in without] == [32, 1, 0, 16]
+    bodies[0][NUMBERS["SMK", ""]] = bytes(16)
+    with pytest.raises(StoreDamaged, match="key size"):
+        CODEC.decode(msgspec.msgpack.encode(bodies), None, ROW)
 
 
 def test_an_error_shows_no_key(database: Database) -> None:
