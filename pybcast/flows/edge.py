@@ -220,6 +220,14 @@ class Edge:
             self._work(self._lines[key], now)
         return self._done()
 
+    def clock_forward(self, seconds: float) -> None:
+        """The clock was put forward by so many seconds, in which nothing was repeated (R40)."""
+        for line in self._lines.values():
+            for slot in line.slots:
+                if slot.state is EdgeState.ON_AIR and slot.ready_at is not None:
+                    slot.ready_at += seconds
+            self._wakes.set(line.key, _next(line))
+
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
         return self._wakes.next()
