@@ -653,7 +653,7 @@ class BSDA:
         if message.start is not None:
             if message.replace:
                 self._give_back(config, message.start, message)
-                self._replace(config, message.profile, message.start)
+                self._replace(config, message.profile, message.start, now)
             for edge in (message.start, message.end):
                 if edge is not None and edge > now:
                     self._periods.cut(config, edge)
@@ -669,7 +669,7 @@ class BSDA:
         )
         return message.answer(Status.SUCCESS if items else Status.DELAYED, items, now=now)
 
-    def _replace(self, config: StreamConfig, profile: Profile, start: int) -> None:
+    def _replace(self, config: StreamConfig, profile: Profile, start: int, now: float) -> None:
         """R10 by F3: what is prepared from ``start`` on and not on air gets new STKMs, with the same TEK.
 
         Both profiles roll together (R38), each with a message of its own: the first takes both STKMs away.
@@ -681,6 +681,7 @@ class BSDA:
             self._periods.end_keys(config)
             records = [r for r in records if r.state is not PeriodState.ASIDE]
         self._periods.shorten(config, start)
+        self._periods.end_authority(config, start, now)
         for key in self._periods.keys(config):  # sealed here until now (F4): that key ends, and so does what was made with it (R1)
             if key.valid_from < start < key.valid_to:
                 self._journal.put("key", (*config.key, key.key_type, key.key_id), replace(key, valid_to=start))

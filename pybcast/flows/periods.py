@@ -388,6 +388,8 @@ class Periods:
         for edge in (key.valid_from, key.valid_to):
             if edge > now:
                 self.cut(config, edge)
+        if replacing:
+            self.end_authority(config, max(key.valid_from, self._horizon(config)), now)
         if key.valid_from <= now:  # it came late: as soon as can be, periods begin where the other headend's do (R33)
             late = max(0, self._horizon(config) - key.valid_from)
             self.cut(config, key.valid_from + -(-late // config.period) * config.period)
@@ -429,6 +431,17 @@ class Periods:
                 self.put(config, record.but(period=replace(record.period, end=at)))
                 if record.state is PeriodState.HANDED:
                     self._changed_ends.setdefault(config.key, set()).add(record.period.start)
+
+    def end_authority(self, config: StreamConfig, at: int, now: float) -> None:
+        """Keys end at ``at`` now, so the authority of what lies before it does (R9), also at the edge (R46)."""
+        for record in reversed(self.records(config)):
+            ends, handed = record.authority_end, record.state is PeriodState.HANDED
+            if ends is not None and record.period.start < at < ends and (handed or record.state is PeriodState.SEALED):
+                self.put(config, record.but(authority_end=at))
+                if handed:
+                    self._changed_ends.setdefault(config.key, set()).add(record.period.start)
+            if handed and record.period.start <= now:
+                return  # what came before it is not at the edge any more
 
     # --- the edge ------------------------------------------------------------------------------------------------------
 
@@ -477,11 +490,16 @@ class Periods:
             self._last[config.key] = begun[-1].period.start
         for record in self.records(config):
             start = record.period.start
-            if record.state is PeriodState.SEALED and _same(record, there.get(start)):
-                self.fire(config, record, PeriodEvent.HAND_OUT)
+            period = there.get(start)
+            if record.state is PeriodState.SEALED and _same(record, period):
+                record = self.fire(config, record, PeriodEvent.HAND_OUT)
             elif record.state is PeriodState.HANDED and start not in there:
                 over = start <= used if used is not None else record.period.end <= now and start != self._last.get(config.key)
                 self.fire(config, record, PeriodEvent.PASS if over else PeriodEvent.GIVEN_BACK)
+            if period is not None and _same(record, period):
+                stops = None if config.hold_through else record.authority_end
+                if (period.end, period.stops) != (record.period.end, stops):
+                    self._changed_ends.setdefault(config.key, set()).add(start)
         return any(not _same(self.record(config, start), period) for start, period in there.items())
 
     def _ended(self, config: StreamConfig, record: PeriodRecord, now: float) -> bool:

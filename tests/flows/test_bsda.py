@@ -404,6 +404,17 @@ def test_one_profile_of_two_is_taken_back() -> None:
     assert (after.stkms, after.traffic_id, after.state, after.key) == ((), b"", PeriodState.KEYED, before.key)
 
 
+def test_what_comes_before_a_key_that_ends_early_loses_its_authority_there() -> None:
+    """R9, R46 by F3: sealed and not handed out or not, nothing is held past the start of the next key."""
+    machine = bsda(CARD)
+    machine.tick(START)
+    for at in (0, 8, 16):
+        tell(machine, Tag.STKMDelivery, START, replace(sealed(machine, CARD, at), authority_end=START + 640))
+    assert {records(machine)[at].authority_end for at in (0, 8)} == {START + 640}
+    tell(machine, Tag.PartialSTKMRequest, START, profile="smartcard", start=START + 16, replace=True)
+    assert [records(machine)[at].authority_end for at in (0, 8, 16)] == [START + 16, START + 16, None]
+
+
 # --- F5: STKMs from the BSM -------------------------------------------------------------------------------------------
 
 
