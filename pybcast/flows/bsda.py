@@ -867,7 +867,9 @@ class BSDA:
         config = self._streams.get((message.service, message.stream or 0))
         if message.tag is Tag.TEKDelivery and config is not None and message.profile is not None:
             self._pull_stkms(config, message.profile, now)
-        elif message.tag is Tag.KeyRequest:  # where keys are pulled nobody delivers them
+        elif message.tag is Tag.KeyRequest:
+            # Where keys are pulled nobody delivers them, nor to who lost his store: asked in another message he would have lost it
+            # once more (R33).
             self._journal.emit(Send(message))
 
     def _answered(self, asked: Asked, answer: BackendMessage, now: float) -> None:
@@ -906,8 +908,6 @@ class BSDA:
     def _refused(self, config: StreamConfig | None, message: BackendMessage, status: int, now: float) -> None:
         if config is not None and message.profile is not None:
             self._not_before[*config.key, message.tag, message.profile] = now + RETRY
-        if status == Status.DELAYED and message.fresh:  # nothing is sent to who lost his store: it is asked for again
-            self._peers.cancel(message.message_id)
         if status != Status.DELAYED and not (message.tag is Tag.STKMRequest and status == Status.NON_EXISTENT):
             self._journal.emit(
                 Alarm(
