@@ -164,7 +164,10 @@ class BSDA:
             has = there.get(config.key)
             self._touched[config.key] = None
             if self._periods.reconcile(config, has, now):
-                self._journal.emit(Recall(*config.key, 0))
+                if has is not None and config.key in self._fresh:  # it goes on with it until there is a fresh key (R33)
+                    self._periods.leave(config, [(period.start, period.end) for period in has.periods])
+                else:
+                    self._journal.emit(Recall(*config.key, 0))
             if has is not None and has.used is not None:
                 self._begun(config, has.used)
 
@@ -972,6 +975,9 @@ class BSDA:
                 try:
                     if self._periods.check_key(config, key, message.fresh, now):
                         self._periods.install_key(config, key, message.fresh, now)
+                        if self._connected and self._periods.strange(config, key.valid_from):
+                            self._periods.wait(config, key.valid_from)
+                            self._journal.emit(Recall(*config.key, key.valid_from))
                 except PeerFlowError as error:
                     self._journal.emit(Alarm("key-refused", *config.key, str(error)))
         if message.fresh and all(

@@ -107,7 +107,7 @@ class Periods:
         self._keyed: dict[Key, dict[int, None]] = {}  # which wait for their STKM
         self._prune_at: dict[Key, float] = {}
         self._full: dict[Key, tuple[int, int]] = {}  # from when to when nothing has to be prepared
-        self._strange: dict[Key, int] = {}  # end of what the edge has on air that is not known here
+        self._strange: dict[Key, list[tuple[int, int]]] = {}  # (start, end) of what the edge has that is not known here
         self._last: dict[Key, int] = {}  # start of the last period there was, past its end: an edge that lost it is told it again
         self._changed_ends: dict[Key, set[int]] = {}  # periods at the edge that end at another time now
         for config in streams:
@@ -240,7 +240,7 @@ class Periods:
         if full is not None and full[0] <= now < full[1]:
             return []
         upcoming = list(self.upcoming(config, now))
-        first = self._strange.get(config.key, 0)
+        first = self._strange_end(config)
         missing = [period for period in upcoming if period.start >= first and self.record(config, period.start) is None]
         if not missing:
             self._full[config.key] = upcoming[0].start, upcoming[-1 - config.look_ahead].end
@@ -475,7 +475,28 @@ class Periods:
 
     def handed(self, config: StreamConfig, start: int) -> bool:
         """Whether the edge has periods from ``start`` on."""
-        return any(r.state is PeriodState.HANDED for r in self.records(config) if r.period.start >= start)
+        known = any(r.state is PeriodState.HANDED for r in self.records(config) if r.period.start >= start)
+        return known or self.strange(config, start)
+
+    def strange(self, config: StreamConfig, start: int) -> bool:
+        """Whether the edge has periods from ``start`` on that are not known here."""
+        return any(begin >= start for begin, _ in self._strange.get(config.key, ()))
+
+    def wait(self, config: StreamConfig, start: int) -> None:
+        """Nothing is prepared before the edge has given back what is not known here from ``start`` on, or has spoken anew."""
+        self._strange[config.key].append((start, 1 << 62))
+        self._full.pop(config.key, None)
+
+    def _strange_end(self, config: StreamConfig) -> int:
+        return max((end for _, end in self._strange.get(config.key, ())), default=0)
+
+    def leave(self, config: StreamConfig, periods: Iterable[tuple[int, int]]) -> None:
+        """What the edge has and is not known here, (start, end) each, has its time: nothing is prepared beside it."""
+        self._strange[config.key] = [*periods]
+        self._full.pop(config.key, None)
+        for record in self.records(config):
+            if record.state in OPEN and record.period.start < self._strange_end(config):
+                self.fire(config, record, PeriodEvent.MISS)
 
     def reconcile(self, config: StreamConfig, held: Held | None, now: float) -> bool:
         """What the edge has is handed out, and what it has not is not; whether it has something that is not known here (R44).
@@ -483,6 +504,7 @@ class Periods:
         An edge that starts empty is told the last period again, even one that has ended, when there is no other: its STKM goes on
         air, for who tunes in.
         """
+        self.leave(config, ())
         there = {p.start: p for p in held.periods} if held is not None else {}
         used = None if held is None else held.used
         begun = [r for r in self.records(config) if r.state is PeriodState.HANDED and r.period.start <= now]
@@ -513,14 +535,12 @@ class Periods:
             self.fire(config, record, PeriodEvent.GIVEN_BACK)
         for identity in {identity for record in given for _, identity in record.key_ids}:
             self._allocator.take_back(identity, [r.period.start for r in given if identity in dict(r.key_ids).values()])
+        strange = [(start, end) for start, end in self._strange.get(config.key, ()) if start < recalled.at]
         for start, end in recalled.stay:
             known = self.record(config, start)
             if known is None or known.state is not PeriodState.HANDED:
-                self._strange[config.key] = max(end, self._strange.get(config.key, 0))
-                self._full.pop(config.key, None)
-        for record in self.records(config):
-            if record.state in OPEN and record.period.start < self._strange.get(config.key, 0):
-                self.fire(config, record, PeriodEvent.MISS)
+                strange.append((start, end))
+        self.leave(config, strange)
 
     def pass_over(self, config: StreamConfig, now: float) -> None:
         """Give up what was not sealed in time; what the edge has is over when a later period of it has begun."""

@@ -196,21 +196,50 @@ def test_a_plan_that_is_refused_is_an_alarm() -> None:
     assert [states(machine)[n] for n in range(3)] == [PeriodState.MISSED, PeriodState.MISSED, PeriodState.HANDED]
 
 
+MORE = tuple(
+    HeldPeriod(START + 8 * n, START + 8 * n + 8, state, (bytes(16),))
+    for n, state in enumerate((EdgeState.IN_USE, EdgeState.ON_AIR, EdgeState.WAITING, EdgeState.WAITING))
+)
+
+
 def test_an_edge_that_has_more_than_the_store_knows() -> None:
     """R44: what can be given back is asked back, and what stays has its time: nothing is prepared beside it."""
-    machine = bsda(start=RESTORED)
-    asked = key_request(machine.tick(START + 1))
-    periods = tuple(
-        HeldPeriod(START + 8 * n, START + 8 * n + 8, state, (bytes(16),))
-        for n, state in enumerate((EdgeState.IN_USE, EdgeState.ON_AIR, EdgeState.WAITING))
-    )
-    outputs = machine.connected([Held(*NAME, periods, START)], START + 5)
+    machine, _ = with_keys()
+    machine.disconnected(START)
+    outputs = machine.connected([Held(*NAME, MORE, START)], START + 5)
     assert of(Recall, outputs) == [Recall(*NAME, 0)]
-    machine.recalled(Recalled(*NAME, 0, (START + 16,), ((START, START + 8), (START + 8, START + 16))), START + 5)
-    assert asked.fresh
-    outputs = machine.receive(asked.answer(0, delivery(2, 0).items, now=START + 6), START + 6, BSM_URI)
+    outputs = machine.recalled(
+        Recalled(*NAME, 0, (START + 16, START + 24), ((START, START + 8), (START + 8, START + 16))), START + 5
+    )
     (plan,) = of(Plan, outputs)
     assert starts(plan)[0] == 16
+
+
+@pytest.mark.parametrize("begins", [24, 32])
+def test_an_edge_whose_bsda_lost_its_store_goes_on_until_there_is_a_fresh_key(begins: int) -> None:
+    """R33: what it has was made before and is good.  Where it is taken back the key in use is held, and where the fresh key is lost
+    too, for so long that the BSM counts it as off air (R10).
+    """
+    machine = bsda(start=RESTORED)
+    asked = key_request(machine.tick(START + 1))
+    assert asked.fresh and not of(Recall, machine.connected([Held(*NAME, MORE, START)], START + 5))
+    outputs = machine.receive(asked.answer(0, delivery(2, begins).items, now=START + 6), START + 6, BSM_URI)
+    assert of(Recall, outputs) == ([Recall(*NAME, START + 24)] if begins == 24 else [])
+    if begins == 24:
+        outputs = machine.recalled(recalled(24, [24]), START + 6)
+    (plan,) = of(Plan, outputs)
+    assert starts(plan)[0] == begins
+
+
+def test_a_headend_that_lost_its_store_confirms_when_its_edge_has_given_back() -> None:
+    """R50: also what it knows nothing of; what is on air and unknown is in use."""
+    machine = bsda(start=RESTORED)
+    machine.tick(START + 1)
+    machine.connected([Held(*NAME, MORE, START)], START + 5)
+    for number, (given, stay, status) in enumerate([((), [(24, 32)], Status.ALREADY_IN_USE), ((24,), (), Status.SUCCESS)], 1):
+        cut = request(Tag.KeyDelivery, attempt=number, start=START + 24, replace=True, message_id=f"{number:032x}")
+        assert of(Recall, machine.receive(cut, START + 6, BSM_URI)) == [Recall(*NAME, START + 24)]
+        assert statuses(machine.recalled(recalled(24, given, stay), START + 6)) == [status]
 
 
 @pytest.mark.parametrize("used", [None, 0, 16])
