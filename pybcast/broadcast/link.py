@@ -167,7 +167,9 @@ class _Here(msgspec.Struct, frozen=True, array_like=True, tag="here"):
     token: _Token
     epoch: _Epoch
     shard: _Shard
-    held: tuple[tuple[_Text, _Stream, tuple[tuple[_Time, _Time, EdgeState, tuple[_Mark, ...]], ...], _Time | None], ...]
+    held: tuple[
+        tuple[_Text, _Stream, tuple[tuple[_Time, _Time, EdgeState, tuple[_Mark, ...], _Time | None], ...], _Time | None], ...
+    ]
     alarms: tuple[_Alarm, ...]
 
 
@@ -301,7 +303,8 @@ def _alarm(alarm: Alarm) -> _Alarm:
 def here(said: Here) -> bytes:
     """The frame that says what a process has."""
     held = tuple(
-        (one.service, one.stream, tuple((p.start, p.end, p.state, p.marks) for p in one.periods), one.used) for one in said.held
+        (one.service, one.stream, tuple((p.start, p.end, p.state, p.marks, p.stops) for p in one.periods), one.used)
+        for one in said.held
     )
     return frame(_Here(said.token, said.epoch, said.shard, held, tuple(_alarm(alarm) for alarm in said.alarms)))
 

@@ -60,6 +60,7 @@ LATE_CHANGE: Final = 0.1  # seconds after its start at which a key's change is l
 GARBAGE: Final = 200_000  # objects more than at the begin: then cycles are looked for, which nothing here makes
 PRIORITY: Final = 10  # of the real-time class: above everything that has none, below what a system reserves for itself
 NICE: Final = -10  # where there is no real-time class
+STEP: Final = 0.5  # seconds by which the clock must leap to count as stepped; a slewed one drifts less - confidence: own
 _TIMER_SLACK: Final = 29  # prctl's PR_SET_TIMERSLACK: the kernel may wake a sleeper so many ns late, 50,000 by default
 
 _EDGES: Final = (
@@ -175,6 +176,7 @@ class Sender:
         self._said_clocks = False  # that a heartbeat's time is not ours: once, for anyone may send an old one
         self._figures = _Figures()
         self._began = time.monotonic()
+        self._ahead = wall() - self._began
         self._repeater = Repeater(settings.groups, self._began, slot=PackedSlot)
         self._edge = Edge(_streams(settings))
         self._link = LinkServer(settings.path, limit=FRAME)
@@ -243,7 +245,9 @@ class Sender:
                 self._express(now)
                 now = monotonic()
             self._report(now)
-            wake, wall = edge.next_wakeup(), self._wall()
+            wall = self._wall()
+            self._look_at_clock(wall - now)
+            wake = edge.next_wakeup()
             if wake is not None and wake <= wall:
                 self._execute(edge.tick(wall, STREAMS))
                 wake = edge.next_wakeup()
@@ -272,6 +276,16 @@ class Sender:
                 keys.poll()
             if link.waiting or link.fileno() in ready:
                 self._listen(until)
+
+    def _look_at_clock(self, ahead: float) -> None:
+        """``ahead``: of the wall's clock before the monotonic one.  In the seconds that a clock leaps nothing is sent (R40)."""
+        leapt, self._ahead = ahead - self._ahead, ahead
+        if abs(leapt) >= STEP:
+            LOG.warning(
+                "the clock stepped by %+.3f s", leapt, extra={"fields": {"event": "clock-step", "seconds": round(leapt, 3)}}
+            )
+            if leapt > 0:
+                self._edge.clock_forward(leapt)
 
     def _active(self, now: float) -> bool:
         """Whether to send; the edge counts repetitions anew where that changes (R47)."""

@@ -166,7 +166,10 @@ class BSDA:
             has = there.get(config.key)
             self._touched[config.key] = None
             if self._periods.reconcile(config, has, now):
-                self._journal.emit(Recall(*config.key, 0))
+                if has is not None and config.key in self._fresh:  # it goes on with it until there is a fresh key (R33)
+                    self._periods.leave(config, [(period.start, period.end) for period in has.periods])
+                else:
+                    self._journal.emit(Recall(*config.key, 0))
             if has is not None and has.used is not None:
                 self._begun(config, has.used)
 
@@ -715,7 +718,7 @@ class BSDA:
         if message.start is not None:
             if message.replace:
                 self._give_back(config, message.start, message)
-                self._replace(config, message.profile, message.start)
+                self._replace(config, message.profile, message.start, now)
             for edge in (message.start, message.end):
                 if edge is not None and edge > now:
                     self._periods.cut(config, edge)
@@ -726,7 +729,7 @@ class BSDA:
         items = self._partials(config, message.profile, [r for r in wanted if not cover.covers(r.period)])
         return message.answer(Status.SUCCESS if items else Status.DELAYED, items, now=now)
 
-    def _replace(self, config: StreamConfig, profile: Profile, start: int) -> None:
+    def _replace(self, config: StreamConfig, profile: Profile, start: int, now: float) -> None:
         """R10 by F3: what is prepared from ``start`` on and not on air gets new STKMs, with the same TEK.
 
         Both profiles roll together (R38), each with a message of its own: the first takes both STKMs away.
@@ -738,6 +741,7 @@ class BSDA:
             self._periods.end_keys(config)
             records = [r for r in records if r.state is not PeriodState.ASIDE]
         self._periods.shorten(config, start)
+        self._periods.end_authority(config, start, now)
         for key in self._periods.keys(config):  # sealed here until now (F4): that key ends, and so does what was made with it (R1)
             if key.valid_from < start < key.valid_to:
                 self._journal.put("key", (*config.key, key.key_type, key.key_id), replace(key, valid_to=start))
@@ -934,7 +938,9 @@ class BSDA:
         config = self._streams.get((message.service, message.stream or 0))
         if message.tag is Tag.TEKDelivery and config is not None and message.profile is not None:
             self._pull_stkms(config, message.profile, now)
-        elif message.tag is Tag.KeyRequest:  # where keys are pulled nobody delivers them
+        elif message.tag is Tag.KeyRequest:
+            # Where keys are pulled nobody delivers them, nor to who lost his store: asked in another message he would have lost it
+            # once more (R33).
             self._journal.emit(Send(message))
 
     def _answered(self, asked: Asked, answer: BackendMessage, now: float) -> None:
@@ -972,8 +978,6 @@ class BSDA:
     def _refused(self, config: StreamConfig | None, message: BackendMessage, status: int, now: float) -> None:
         if config is not None and message.profile is not None:
             self._not_before[*config.key, message.tag, message.profile] = now + RETRY
-        if status == Status.DELAYED and message.fresh:  # nothing is sent to who lost his store: it is asked for again
-            self._peers.cancel(message.message_id)
         if status != Status.DELAYED and not (message.tag is Tag.STKMRequest and status == Status.NON_EXISTENT):
             self._journal.emit(
                 Alarm(
@@ -1048,6 +1052,9 @@ class BSDA:
                 try:
                     if self._periods.check_key(config, key, message.fresh, now):
                         self._periods.install_key(config, key, message.fresh, now)
+                        if self._connected and self._periods.strange(config, key.valid_from):
+                            self._periods.wait(config, key.valid_from)
+                            self._journal.emit(Recall(*config.key, key.valid_from))
                 except PeerFlowError as error:
                     self._journal.emit(Alarm("key-refused", *config.key, str(error)))
         if message.fresh and all(

@@ -39,7 +39,7 @@ class Cutting:
             return
         later = [r for r in self._periods.records(config) if r.period.start >= start and r.state not in FINAL]
         sealed = [r for r in later if r.state is PeriodState.SEALED]
-        if any(r.state not in NOT_ON_AIR for r in later):
+        if any(r.state not in NOT_ON_AIR for r in later) or self._periods.strange(config, start):
             raise PeerFlowError(Status.ALREADY_IN_USE, "a STKM of that time is on air (R50)")
         for record in sealed:
             self._periods.fire(config, record, PeriodEvent.SET_ASIDE)

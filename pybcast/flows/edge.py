@@ -60,12 +60,13 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True)
 class HeldPeriod:
-    """A period at the edge; ``marks``: of its STKMs (``mark``)."""
+    """A period at the edge; ``marks``: of its STKMs (``mark``); ``stops``: when its key may be used no longer (R9)."""
 
     start: int
     end: int
     state: EdgeState
     marks: tuple[bytes, ...]
+    stops: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,20 +119,28 @@ class _Slot:
         """Whether this is that period, with the same STKMs and key."""
         return self.stkms == period.stkms and self.traffic_id == period.traffic_id and self.tek == period.tek
 
+    @property
+    def stops(self) -> int | None:
+        """When its key may be used no longer (R9)."""
+        return None if self.plan.hold_through else self.authority_end
+
     def ended(self, now: float) -> bool:
         """Whether the right under which its key is used is over (R9)."""
-        return self.authority_end is not None and now >= self.authority_end and not self.plan.hold_through
+        return self.stops is not None and now >= self.stops
 
     def key(self) -> UseKey:
         """What the encoder is told: with copies of the keys, so that they outlive ours while they wait to leave."""
         if self.use is None:
             plan = self.plan
             auth_key = None if self.auth_key is None else Secret(self.auth_key)
-            end = None if plan.hold_through else self.authority_end
             self.use = UseKey(
-                plan.service, plan.stream, self.start, plan.protocol, self.traffic_id, Secret(self.tek), self.salt, auth_key, end
+                plan.service, plan.stream, self.start, plan.protocol, self.traffic_id, Secret(self.tek), self.salt, auth_key,
+                self.stops,
             )  # fmt: skip
         return self.use
+
+    def held(self) -> HeldPeriod:
+        return HeldPeriod(self.start, self.end, self.state, self.marks, self.stops)
 
     def announce(self) -> Announce:
         return Announce(self.plan.service, self.plan.stream, self.start, self.stkms, self.plan.repetition)
@@ -259,6 +268,14 @@ class Edge:
             self._work(self._lines[key], now)
         return self._done()
 
+    def clock_forward(self, seconds: float) -> None:
+        """The clock was put forward by so many seconds, in which nothing was repeated (R40)."""
+        for line in self._lines.values():
+            for slot in line.slots:
+                if slot.state is EdgeState.ON_AIR and slot.ready_at is not None:
+                    slot.ready_at += seconds
+            self._wakes.set(line.key, _next(line))
+
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
         return self._wakes.next()
@@ -300,8 +317,7 @@ class Edge:
     def view(self, service: str, stream: int) -> Held:
         """The same of one stream."""
         line = self._lines.get((service, stream)) or _Line((service, stream))
-        periods = tuple(HeldPeriod(s.start, s.end, s.state, s.marks) for s in line.slots)
-        return Held(service, stream, periods, line.used)
+        return Held(service, stream, tuple(slot.held() for slot in line.slots), line.used)
 
     def reach(self, now: float) -> float:
         """Seconds until the first stream has nothing planned any more (R49)."""
@@ -482,8 +498,8 @@ def _next(line: _Line) -> float | None:
             first = min(first, slot.start)
         if state is not EdgeState.HELD and not slot.told_late:
             first = min(first, slot.end)
-        if state in USED and slot.authority_end is not None and not slot.plan.hold_through:
-            first = min(first, slot.authority_end)
+        if state in USED and slot.stops is not None:
+            first = min(first, slot.stops)
     return None if first == math.inf else first
 
 

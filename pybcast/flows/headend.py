@@ -31,6 +31,11 @@ class Headend(BSDA):
         self._begin(now)
         return ordered([*self._hear(self.edge.tick(now), now), *super().tick(now)])
 
+    def clock_forward(self, seconds: float, now: float) -> list[Output]:
+        """The clock was put forward by so many seconds."""
+        self.edge.clock_forward(seconds)
+        return self.tick(now)
+
     def announced(self, service: str, stream: int, start: int, now: float) -> list[Output]:
         """The sender's report: the first datagram of that period's STKMs has left."""
         return self.announced_many([(service, stream, start)], now)

@@ -150,9 +150,13 @@ class _Line:
         self.prune_at: float | None = None
         self.full: tuple[int, int] | None = None  # from when to when nothing has to be prepared
         self.coming: tuple[int, int] | None = None  # the same, when what is missing is prepared
-        self.strange = 0  # end of what the edge has on air that is not known here
+        self.strange: list[tuple[int, int]] = []  # (start, end) of what the edge has that is not known here
         self.last: int | None = None  # start of the last period there was, past its end: an edge that lost it is told it again
         self.changed_ends: set[int] = set()  # periods at the edge that end at another time now
+
+    @property
+    def strange_end(self) -> int:
+        return max((end for _, end in self.strange), default=0)
 
     def put(self, *records: PeriodRecord) -> None:
         for record in records:
@@ -327,7 +331,8 @@ class Periods:
         if line.full is not None and line.full[0] <= now < line.full[1]:
             return []
         upcoming = list(self.upcoming(config, now))
-        missing = [period for period in upcoming if period.start >= line.strange and period.start not in line.records]
+        first = line.strange_end
+        missing = [period for period in upcoming if period.start >= first and period.start not in line.records]
         line.coming = upcoming[0].start, upcoming[-1 - config.look_ahead].end
         if not missing:
             self.complete(config)
@@ -480,6 +485,8 @@ class Periods:
         for edge in (key.valid_from, key.valid_to):
             if edge > now:
                 self.cut(config, edge)
+        if replacing:
+            self.end_authority(config, max(key.valid_from, self._horizon(config)), now)
         if key.valid_from <= now:  # it came late: as soon as can be, periods begin where the other headend's do (R33)
             late = max(0, self._horizon(config) - key.valid_from)
             self.cut(config, key.valid_from + -(-late // config.period) * config.period)
@@ -521,6 +528,17 @@ class Periods:
                 self.put(config, record.but(period=replace(record.period, end=at)))
                 if record.state is PeriodState.HANDED:
                     self._lines[config.key].changed_ends.add(record.period.start)
+
+    def end_authority(self, config: StreamConfig, at: int, now: float) -> None:
+        """Keys end at ``at`` now, so the authority of what lies before it does (R9), also at the edge (R46)."""
+        for record in reversed(self.records(config)):
+            ends, handed = record.authority_end, record.state is PeriodState.HANDED
+            if ends is not None and record.period.start < at < ends and (handed or record.state is PeriodState.SEALED):
+                self.put(config, record.but(authority_end=at))
+                if handed:
+                    self._lines[config.key].changed_ends.add(record.period.start)
+            if handed and record.period.start <= now:
+                return  # what came before it is not at the edge any more
 
     # --- the edge ------------------------------------------------------------------------------------------------------
 
@@ -566,7 +584,26 @@ class Periods:
 
     def handed(self, config: StreamConfig, start: int) -> bool:
         """Whether the edge has periods from ``start`` on."""
-        return any(r.state is PeriodState.HANDED for r in self.records(config) if r.period.start >= start)
+        known = any(r.state is PeriodState.HANDED for r in self.records(config) if r.period.start >= start)
+        return known or self.strange(config, start)
+
+    def strange(self, config: StreamConfig, start: int) -> bool:
+        """Whether the edge has periods from ``start`` on that are not known here."""
+        return any(begin >= start for begin, _ in self._lines[config.key].strange)
+
+    def wait(self, config: StreamConfig, start: int) -> None:
+        """Nothing is prepared before the edge has given back what is not known here from ``start`` on, or has spoken anew."""
+        line = self._lines[config.key]
+        line.strange.append((start, 1 << 62))
+        line.full = None
+
+    def leave(self, config: StreamConfig, periods: Iterable[tuple[int, int]]) -> None:
+        """What the edge has and is not known here, (start, end) each, has its time: nothing is prepared beside it."""
+        line = self._lines[config.key]
+        line.strange, line.full = [*periods], None
+        for record in self.records(config):
+            if record.state in OPEN and record.period.start < line.strange_end:
+                self.fire(config, record, PeriodEvent.MISS)
 
     def reconcile(self, config: StreamConfig, held: Held | None, now: float) -> bool:
         """What the edge has is handed out, and what it has not is not; whether it has something that is not known here (R44).
@@ -574,6 +611,7 @@ class Periods:
         An edge that starts empty is told the last period again, even one that has ended, when there is no other: its STKM goes on
         air, for who tunes in.
         """
+        self.leave(config, ())
         there = {p.start: p for p in held.periods} if held is not None else {}
         used = None if held is None else held.used
         begun = [r for r in self.records(config) if r.state is PeriodState.HANDED and r.period.start <= now]
@@ -581,11 +619,16 @@ class Periods:
             self._lines[config.key].last = begun[-1].period.start
         for record in self.records(config):
             start = record.period.start
-            if record.state is PeriodState.SEALED and _same(record, there.get(start)):
-                self.fire(config, record, PeriodEvent.HAND_OUT)
+            period = there.get(start)
+            if record.state is PeriodState.SEALED and _same(record, period):
+                record = self.fire(config, record, PeriodEvent.HAND_OUT)
             elif record.state is PeriodState.HANDED and start not in there:
                 over = start <= used if used is not None else record.period.end <= now and start != self._lines[config.key].last
                 self.fire(config, record, PeriodEvent.PASS if over else PeriodEvent.GIVEN_BACK)
+            if period is not None and _same(record, period):
+                stops = None if config.hold_through else record.authority_end
+                if (period.end, period.stops) != (record.period.end, stops):
+                    self._lines[config.key].changed_ends.add(start)
         return any(not _same(self.record(config, start), period) for start, period in there.items())
 
     def _ended(self, config: StreamConfig, record: PeriodRecord, now: float) -> bool:
@@ -612,15 +655,12 @@ class Periods:
     def recalled(self, config: StreamConfig, recalled: Recalled) -> None:
         """What the edge gave back may be replaced; what stays and is not known here has its time (R46)."""
         self._given_back(config, recalled.given)
-        line = self._lines[config.key]
+        strange = [(start, end) for start, end in self._lines[config.key].strange if start < recalled.at]
         for start, end in recalled.stay:
             known = self.record(config, start)
             if known is None or known.state is not PeriodState.HANDED:
-                line.strange = max(end, line.strange)
-                line.full = None
-        for record in self.records(config):
-            if record.state in OPEN and record.period.start < line.strange:
-                self.fire(config, record, PeriodEvent.MISS)
+                strange.append((start, end))
+        self.leave(config, strange)
 
     def pass_over(self, config: StreamConfig, now: float) -> None:
         """Give up what was not sealed in time; what the edge has is over when a later period of it has begun."""

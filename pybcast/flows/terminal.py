@@ -268,9 +268,10 @@ class Terminal:
             if now >= row.until:
                 service, number, name = key
                 assert isinstance(service, str) and isinstance(number, int) and isinstance(name, bytes)
-                # R42: the lifetime runs from the first opening, so neither this STKM nor an older one is opened again.
-                spent = self._journal.get("spent", (service, number), int)
-                self._journal.put("spent", (service, number), max(row.start, row.start if spent is None else spent))
+                # R42: the lifetime runs from the first opening, so neither this STKM nor an older one is opened again; but of one
+                # that is yet to come (a server's clock is fast, and will be right) only what has begun: what follows is older.
+                spent, past = self._journal.get("spent", (service, number), int), min(row.start, int(now))
+                self._journal.put("spent", (service, number), past if spent is None else max(past, spent))
                 self._journal.drop("tek", key)
                 self._journal.emit(TekExpired(service, number, name))
         for held in self._streams.values():

@@ -301,7 +301,14 @@ def test_a_delivery_of_stkms_that_is_refused_goes_again_one_by_one() -> None:
     assert [i.period_start - START for i in whole.items if isinstance(i, StkmItem)] == [0, 8, 16, 24, 32, 40]
     alone = sent(answered(machine, whole, START + 9, Status.WRONG_KEY_INFORMATION), Tag.STKMDelivery)
     # The last one is of the period that this input has prepared.
-    assert [[i.period_start - START for i in m.items if isinstance(i, StkmItem)] for m in alone] == [[8], [16], [24], [32], [40], [48]]
+    assert [[i.period_start - START for i in m.items if isinstance(i, StkmItem)] for m in alone] == [
+        [8],
+        [16],
+        [24],
+        [32],
+        [40],
+        [48],
+    ]
     outputs = answered(machine, alone[0], START + 9, Status.WRONG_KEY_INFORMATION)
     assert len(alarms(outputs, "refused")) == 1 and not sent(outputs, Tag.STKMDelivery)
     assert [done.flow for done in of(FlowDone, answered(machine, alone[1], START + 9))] == ["F6"]
@@ -451,6 +458,17 @@ def test_one_profile_of_two_is_taken_back() -> None:
     assert [i.period_start - START for i in answer.items if isinstance(i, PartialItem)] == [16, 24, 32, 40]
     after = records(machine)[16]
     assert (after.stkms, after.traffic_id, after.state, after.key) == ((), b"", PeriodState.KEYED, before.key)
+
+
+def test_what_comes_before_a_key_that_ends_early_loses_its_authority_there() -> None:
+    """R9, R46 by F3: sealed and not handed out or not, nothing is held past the start of the next key."""
+    machine = bsda(CARD)
+    machine.tick(START)
+    for at in (0, 8, 16):
+        tell(machine, Tag.STKMDelivery, START, replace(sealed(machine, CARD, at), authority_end=START + 640))
+    assert {records(machine)[at].authority_end for at in (0, 8)} == {START + 640}
+    tell(machine, Tag.PartialSTKMRequest, START, profile="smartcard", start=START + 16, replace=True)
+    assert [records(machine)[at].authority_end for at in (0, 8, 16)] == [START + 16, START + 16, None]
 
 
 # --- F5: STKMs from the BSM -------------------------------------------------------------------------------------------
@@ -689,7 +707,7 @@ def test_r33_a_fresh_key_is_asked_for_once_however_slow_the_answer() -> None:
     assert later == [asked], "its period is over, the request is not"
     answered(machine, asked, START + 9.5, Status.DELAYED)
     (again,) = sent(machine.tick(START + 9.5 + RETRY), Tag.KeyRequest)
-    assert again.fresh and again.message_id != asked.message_id, "nothing was given: nothing can have been lost"
+    assert again == asked, "what overtook that answer may have brought the key"
     answered(machine, again, START + 20, 0, sek_material(2, START + 24))
     assert not machine._fresh
 

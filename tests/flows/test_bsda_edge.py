@@ -27,6 +27,7 @@ from pybcast.flows import (
     Recalled,
     Send,
     Status,
+    StopTraffic,
     Tag,
     derived_teks,
 )
@@ -119,11 +120,53 @@ def test_a_replacing_key_waits_for_the_edge() -> None:
     outputs = machine.recalled(recalled(20, [24, 32, 40]), START - 39)
     assert statuses(outputs) == [0]
     (plan,) = of(Plan, outputs)
-    assert starts(plan)[:2] == [16, 20] and plan.periods[0].end == START + 20, "the straddling period ends there"
-    assert {p.traffic_id[:4] for p in plan.periods[1:]} == {sek_material(2).key_id[3:]}
+    assert starts(plan)[:4] == [0, 8, 16, 20] and plan.periods[2].end == START + 20, "the straddling period ends there"
+    assert {p.authority_end for p in plan.periods[:3]} == {START + 20}, "and so does the authority of all before it (R9)"
+    assert {p.traffic_id[:4] for p in plan.periods[3:]} == {sek_material(2).key_id[3:]}
     assert machine._allocator.floor(sek_material().key_id) == START + 16, "sent is what stayed"
     repeated = machine.receive(delivery(2, 20), START - 38, BSM_URI)
     assert statuses(repeated) == [0] and not of(Recall, repeated)
+
+
+def test_the_key_that_is_held_when_its_successor_was_released_stops_with_its_authority() -> None:
+    """R9: also where the BSD/A dies before the new key is at the edge: the old one is not held to the end that it had at first."""
+    machine, outputs = with_keys()
+    edge = Edge([NAME])
+    edge.plan(of(Plan, outputs)[0], START - 50)
+    for now in (START - 4.0, START - 3.0, float(START)):
+        for announce in of(Announce, edge.tick(now)):
+            edge.announced(*NAME, announce.start, now)
+    outputs = machine.receive(delivery(2, 40), START + 1, BSM_URI)
+    (recall,) = of(Recall, outputs)
+    (given,) = of(Recalled, edge.recall(recall, START + 1))
+    (plan,) = of(Plan, machine.recalled(given, START + 1))
+    assert starts(plan)[0] == 0, "the one in use, none before it"
+    edge.plan(replace(plan, periods=plan.periods[:1]), START + 1)
+    (view,) = edge.held()
+    assert (view.periods[0].stops, view.periods[1].stops) == (START + 40, START + 640)
+    assert of(StopTraffic, edge.tick(START + 40))
+
+
+def test_a_key_that_comes_late_leaves_the_old_one_its_time_until_it_can_be_used() -> None:
+    machine, _ = with_keys()
+    machine.receive(delivery(2, 12), START + 17, BSM_URI)
+    (plan,) = of(Plan, machine.recalled(recalled(12, [24, 32, 40, 48, 56], [(16, 24)]), START + 17))
+    assert starts(plan)[:2] == [16, 24] and plan.periods[0].authority_end == START + 24
+    assert {p.traffic_id[:4] for p in plan.periods[1:]} == {sek_material(2).key_id[3:]}
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_an_edge_that_stops_elsewhere_is_told(hold: bool) -> None:
+    """R46: ``hold_through`` was changed, or what was decided did not reach the edge: one plan sets it right, no other follows."""
+    machine, outputs = with_keys()
+    edge = Edge([NAME])
+    edge.plan(replace(of(Plan, outputs)[0], hold_through=not hold), START - 50)
+    again = bsda(machine._journal.tables)
+    again._streams = {NAME: replace(HERE, hold_through=hold)}
+    (plan,) = of(Plan, again.connected([edge.view(*NAME)], START - 49))
+    assert starts(plan) == [0, 8, 16, 24, 32, 40] and plan.hold_through is hold
+    assert edge.plan(plan, START - 49) == []
+    assert of(Plan, again.connected([edge.view(*NAME)], START - 48)) == []
 
 
 def test_what_stays_at_the_edge_is_in_use() -> None:
@@ -181,21 +224,50 @@ def test_states_as_they_are_planned() -> None:
     assert at(8 * last + 9)[last] is EdgeState.HELD, "nothing follows"
 
 
+MORE = tuple(
+    HeldPeriod(START + 8 * n, START + 8 * n + 8, state, (bytes(16),))
+    for n, state in enumerate((EdgeState.IN_USE, EdgeState.ON_AIR, EdgeState.WAITING, EdgeState.WAITING))
+)
+
+
 def test_an_edge_that_has_more_than_the_store_knows() -> None:
     """R44: what can be given back is asked back, and what stays has its time: nothing is prepared beside it."""
-    machine = bsda(start=RESTORED)
-    asked = key_request(machine.tick(START + 1))
-    periods = tuple(
-        HeldPeriod(START + 8 * n, START + 8 * n + 8, state, (bytes(16),))
-        for n, state in enumerate((EdgeState.IN_USE, EdgeState.ON_AIR, EdgeState.WAITING))
-    )
-    outputs = machine.connected([Held(*NAME, periods, START)], START + 5)
+    machine, _ = with_keys()
+    machine.disconnected(START)
+    outputs = machine.connected([Held(*NAME, MORE, START)], START + 5)
     assert of(Recall, outputs) == [Recall(*NAME, 0)]
-    machine.recalled(Recalled(*NAME, 0, (START + 16,), ((START, START + 8), (START + 8, START + 16))), START + 5)
-    assert asked.fresh
-    outputs = machine.receive(asked.answer(0, delivery(2, 0).items, now=START + 6), START + 6, BSM_URI)
+    outputs = machine.recalled(
+        Recalled(*NAME, 0, (START + 16, START + 24), ((START, START + 8), (START + 8, START + 16))), START + 5
+    )
     (plan,) = of(Plan, outputs)
     assert starts(plan)[0] == 16
+
+
+@pytest.mark.parametrize("begins", [24, 32])
+def test_an_edge_whose_bsda_lost_its_store_goes_on_until_there_is_a_fresh_key(begins: int) -> None:
+    """R33: what it has was made before and is good.  Where it is taken back the key in use is held, and where the fresh key is lost
+    too, for so long that the BSM counts it as off air (R10).
+    """
+    machine = bsda(start=RESTORED)
+    asked = key_request(machine.tick(START + 1))
+    assert asked.fresh and not of(Recall, machine.connected([Held(*NAME, MORE, START)], START + 5))
+    outputs = machine.receive(asked.answer(0, delivery(2, begins).items, now=START + 6), START + 6, BSM_URI)
+    assert of(Recall, outputs) == ([Recall(*NAME, START + 24)] if begins == 24 else [])
+    if begins == 24:
+        outputs = machine.recalled(recalled(24, [24]), START + 6)
+    (plan,) = of(Plan, outputs)
+    assert starts(plan)[0] == begins
+
+
+def test_a_headend_that_lost_its_store_confirms_when_its_edge_has_given_back() -> None:
+    """R50: also what it knows nothing of; what is on air and unknown is in use."""
+    machine = bsda(start=RESTORED)
+    machine.tick(START + 1)
+    machine.connected([Held(*NAME, MORE, START)], START + 5)
+    for number, (given, stay, status) in enumerate([((), [(24, 32)], Status.ALREADY_IN_USE), ((24,), (), Status.SUCCESS)], 1):
+        cut = request(Tag.KeyDelivery, attempt=number, start=START + 24, replace=True, message_id=f"{number:032x}")
+        assert of(Recall, machine.receive(cut, START + 6, BSM_URI)) == [Recall(*NAME, START + 24)]
+        assert statuses(machine.recalled(recalled(24, given, stay), START + 6)) == [status]
 
 
 @pytest.mark.parametrize("used", [None, 0, 16])

@@ -258,6 +258,18 @@ def test_a_clock_that_leaps_over_whole_periods() -> None:
     assert states(edge) == {0: EdgeState.HELD}
 
 
+def test_a_clock_that_is_put_forward_repeats_nothing() -> None:
+    """R40: a key whose STKM left once is not used because time has gone by on the clock alone."""
+    edge = told(0, 1)
+    edge.tick(START - 4)
+    edge.announced(*NAME, START, START - 4)
+    edge.clock_forward(5)
+    assert not of(UseKey, edge.tick(START + 1)) and edge.next_wakeup() == START - 4 + 0.3 + 5
+    assert starts(UseKey, edge.tick(START + 1.31)) == [0]
+    edge.clock_forward(60)
+    assert edge.next_wakeup() == START + 4, "what is ready is not counted"
+
+
 def test_a_clock_that_is_set_back_while_a_key_is_held() -> None:
     edge = told(100, at=790)
     outputs = run(edge, 796, 830)

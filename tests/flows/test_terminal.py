@@ -213,6 +213,22 @@ def test_a_clock_set_back_while_playing_does_no_harm() -> None:
     assert ready(terminal.tick(START + 8 + TUNE_IN + back)) == [2]
 
 
+@pytest.mark.parametrize("ahead", [1, 50])
+def test_a_servers_clock_that_was_fast_for_a_while_does_no_harm(ahead: int) -> None:
+    """What it sent of a time to come was opened; what comes next, under another key, is older and opens all the same."""
+    party = card_party()
+    terminal = entitled(party)
+    terminal.receive_stkm(SERVICE, 1, sealed(0), START + 1)
+    early = sealed(ahead)
+    terminal.receive_stkm(SERVICE, 1, early, START + 4)
+    assert ready(terminal.tick(START + 6)) == [1, 1 + ahead]
+    assert any(isinstance(o, TekExpired) for o in terminal.tick(START + 40))
+    party.card.ltkm(seal_ltkm(party, 2, sek_material(2)), START + 40)
+    following = sealed_stkm(CONFIG, period(6), sek_material(2))
+    assert ready(terminal.receive_stkm(SERVICE, 1, following, START + 48) + terminal.tick(START + 50)) == [7]
+    assert ready(terminal.receive_stkm(SERVICE, 1, early, START + 40 + 8 * ahead) + terminal.tick(START + 60 + 8 * ahead)) == []
+
+
 # --- garbage and floods -------------------------------------------------------------------------------------------------
 
 
