@@ -965,8 +965,11 @@ class BSM:
         return iter([found[start] for start in sorted(found) if ends is None or start < ends])
 
     def _take_stkms(self, config: StreamConfig, message: BackendMessage, now: float) -> BackendMessage:
-        """F6: STKMs sealed by the BSD/A, for terminals on the interaction channel.  All or nothing."""
+        """F6: STKMs sealed by the BSD/A, for terminals on the interaction channel.  All or nothing; of a batch that comes late what
+        is still of use.
+        """
         items = [i for i in message.items if isinstance(i, StkmItem) and i.status == Status.SUCCESS]
+        items = _not_over(items, now) or items
         assert message.profile is not None
         for error in self._check_stkms(config, message.profile, items, now):
             if error is not None:
@@ -1083,6 +1086,7 @@ class BSM:
     def _take_answered_stkms(self, config: StreamConfig, message: BackendMessage, answer: BackendMessage, now: float) -> None:
         assert message.profile is not None
         items = [item for item in answer.items if isinstance(item, StkmItem) and item.status == Status.SUCCESS]
+        items = _not_over(items, now)
         wrong = self._check_stkms(config, message.profile, items, now)
         for error in wrong:
             if error is not None:
@@ -1104,3 +1108,8 @@ class BSM:
                 Tag.STKMDelivery, answer.source, config.service, now, until=max(i.period_end for i in ready),
                 profile=message.profile, stream=config.stream, items=ready, replacing=message.replace,
             )  # fmt: skip
+
+
+def _not_over(items: Iterable[StkmItem], now: float) -> list[StkmItem]:
+    """Those that may still be of use (R27)."""
+    return [item for item in items if item.period_start >= now - (item.period_end - item.period_start)]

@@ -545,6 +545,22 @@ def test_stkms_that_came_together_are_one_row() -> None:
     assert [o.value for o in of(Persist, machine.tick(-(-edge // 8) * 8)) if o.table == "received"] == [None]
 
 
+def test_a_batch_of_stkms_that_comes_late_costs_only_what_is_over() -> None:
+    """F6, pushed and pulled: both servers were dead, or one was slow."""
+    machine = bsm(HERE)
+    machine.tick(START)
+    (key,) = seks(machine)
+    items = [stkm_item(period(n), sealed_stkm(HERE, period(n), key)) for n in range(4)]
+    answer, outputs = asked(machine, Tag.STKMDelivery, START + 20, items=tuple(items))
+    assert answer.status == 0
+    assert [o.value for o in of(Persist, outputs) if o.table == "received"] == [tuple(items[2:])]
+    answer, outputs = asked(machine, Tag.STKMDelivery, START + 60, items=tuple(items))
+    assert answer.status == Status.INVALID_REQUEST, "of no use at all (R27)"
+    (asked_for,) = sent(machine.request_stkms(*NAME, "smartcard", START, START + 64, START + 20), Tag.STKMRequest)
+    outputs = answered(machine, asked_for, START + 20, 0, *items)
+    assert not of(Alarm, outputs) and [o.value for o in of(Persist, outputs) if o.table == "received"] in ([], [tuple(items[2:])])
+
+
 def test_a_row_of_stkms_that_a_new_key_takes_away() -> None:
     machine = bsm(HERE)
     machine.tick(START)
