@@ -4,6 +4,8 @@
 ``python benchmarks/bench_servers.py --services 5000 --seconds 60`` prints JSON: what each process used of a core, also for each
 period, the lead with which STKMs were stored before their period, the time from a request's leaving to its answer's being stored,
 and what was late.  Figures are differences of the servers' own ``/metrics`` between the begin and the end of the time measured.
+``--edge`` says where the edge is: ``here``, in the BSD/A; ``counting``, in a process of its own that sends nothing; ``sending``, in
+the STKM sender, which repeats every STKM every 100 ms.
 
 ``--table`` prints one object in place of that: the core of a period in F3 and F4 of both profiles, the time of F3 when nothing else
 is to be done, with the databases on a RAM disk, and of ``--scale`` numbers of services how far the core of a period stays the same
@@ -25,19 +27,25 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from pybcast.backend import pki
+from pybcast.broadcast import sender
+from pybcast.broadcast.link import ask
+from pybcast.flows.events import Announce
+from pybcast.servers import sending
+from pybcast.servers.config import load
 
 NTP_UNIX: Final = 2_208_988_800
 TICK: Final = os.sysconf("SC_CLK_TCK")
 IDS: Final = {"bsm": "urn:example:bsm", "bsda": "urn:example:bsda"}
 
 Figures = dict[str, float]
+Edge = Literal["here", "counting", "sending"]
 
 
 class Benchmark(Protocol):
@@ -56,7 +64,8 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _toml(role: str, ports: dict[str, int], status: int, services: str) -> str:
+def _toml(role: str, ports: dict[str, int], status: int, services: str, edge: Edge = "here") -> str:
+    air = '[air]\nsender = "stkm.sock"\n' if role == "bsda" and edge != "here" else ""
     other = "bsda" if role == "bsm" else "bsm"
     own = f'fqdn = "bsm.example.com"\nrights_issuer_id = "{"11" * 20}"' if role == "bsm" else ""
     return f"""[server]
@@ -74,6 +83,7 @@ authority = "ca.pem"
 [log]
 format = "json"
 level = "warning"
+{air}
 [[peers]]
 id = "{IDS[other]}"
 url = "https://127.0.0.1:{ports[other]}"
@@ -97,9 +107,72 @@ serviceBaseCID = "service-{n}"
 socID = "soc.example"
 key_domain_id = "12f4{n >> 15:02x}"
 key_group = {1 + n % 32768}
+stkm = "239.255.77.1:{20000 + 2 * (n % 20)}"
 """
         for n in range(count)
     )
+
+
+class EdgeProcess:
+    """The edge as a process of its own."""
+
+    def __init__(self, folder: Path, edge: Edge) -> None:
+        self.path = folder / "stkm.sock"
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--be-edge", edge, str(folder / "bsda.toml")], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        if self.process.stdout.readline() != b"ready\n":
+            raise SystemExit("the edge did not start")
+
+    def figures(self) -> dict[str, Any]:
+        return ask(self.path, timeout=60)
+
+    def processor(self) -> float:
+        """Seconds on a core so far."""
+        return _processor(self.process.pid)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class _Counting:
+    """In the place of a repeater: takes what is announced as sent."""
+
+    datagrams = missed = streams = 0
+    waiting = False
+
+    def __init__(self, groups: Mapping[Any, Any], *_: object, **__: object) -> None:
+        self.groups = groups
+        self.reports: list[tuple[str, int, int]] = []
+
+    def announce(self, said: Announce, now: float) -> None:
+        self.reports.append((said.service, said.stream, said.start))
+
+    def off_air(self, said: object) -> None:
+        """Nothing is on air."""
+
+    def due(self) -> float:
+        return float("inf")
+
+    def express(self) -> None:
+        """Nothing leaves."""
+
+
+def _be_edge(edge: str, config: str) -> None:
+    if edge == "counting":
+        vars(sender)["Repeater"] = _Counting
+    settings = sending.stkm_settings(load(Path(config)))
+    sender.Sender(settings, ready=lambda: print("ready", flush=True)).run()
+
+
+def _processor(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
 
 
 class Server:
@@ -126,8 +199,7 @@ class Server:
 
     def processor(self) -> float:
         """Seconds on a core so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        return _processor(self.process.pid)
 
     def memory(self) -> float:
         """Most memory so far, MB."""
@@ -178,9 +250,16 @@ def _sum(figures: Figures, prefix: str, *labels: str) -> float:
 
 @contextlib.contextmanager
 def _running(
-    services: int, generation: str, profile: str, period: int, look_ahead: int, together: int, folder: Path | None = None
-) -> Iterator[tuple[dict[str, Server], int]]:
-    """The servers, ready, and the NTP second at which their streams begin."""
+    services: int,
+    generation: str,
+    profile: str,
+    period: int,
+    look_ahead: int,
+    together: int,
+    folder: Path | None = None,
+    edge: Edge = "here",
+) -> Iterator[tuple[dict[str, Server], EdgeProcess | None, int]]:
+    """The servers and the edge, ready, and the NTP second at which their streams begin."""
     with tempfile.TemporaryDirectory() as made:
         where = folder or Path(made)
         pki.init(where, IDS)
@@ -190,42 +269,49 @@ def _running(
         begin = int(time.time()) + NTP_UNIX + 10 + services // 100  # both are up, and the first periods prepared
         text = _services(services, generation, profile, period, look_ahead, together, begin)
         for role in IDS:
-            (where / f"{role}.toml").write_text(_toml(role, ports, ports[f"{role} status"], text))
+            (where / f"{role}.toml").write_text(_toml(role, ports, ports[f"{role} status"], text, edge))
+        beside = None if edge == "here" else EdgeProcess(where, edge)
         running = {role: Server(role, where, ports[f"{role} status"]) for role in IDS}
         try:
             for one in running.values():
                 one.ready()
-            yield running, begin
+            yield running, beside, begin
         finally:
-            for one in running.values():
+            for one in (*running.values(), *(() if beside is None else (beside,))):
                 one.stop()
 
 
 def measure(
     services: int, seconds: float, *, generation: Literal["bsm", "bsda"] = "bsm", profile: str = "smartcard", period: int = 1,
-    look_ahead: int = 10, batch: int | None = None, settle: float = 0.0, folder: Path | None = None,
+    look_ahead: int = 10, batch: int | None = None, settle: float = 0.0, folder: Path | None = None, edge: Edge = "here",
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run both servers; their figures over ``seconds``, after ``settle`` seconds (default: two batches) on air."""
     together = look_ahead if batch is None else batch
-    with _running(services, generation, profile, period, look_ahead, together, folder) as (running, begin):
+    with _running(services, generation, profile, period, look_ahead, together, folder, edge) as (running, beside, begin):
         wait = begin - NTP_UNIX - time.time() + (settle or (look_ahead + together) * period)
         say(f"ready; measuring in {wait:.0f} s")
         time.sleep(max(0.0, wait))
         before = {role: one.figures() for role, one in running.items()}
-        used = {role: -one.processor() for role, one in running.items()}
+        state = None if beside is None else beside.figures()
+        cores = running | ({} if beside is None else {"edge": beside})
+        used = {role: -one.processor() for role, one in cores.items()}
         begun = time.monotonic()
         time.sleep(seconds)
         took = time.monotonic() - begun
-        used = {role: used[role] + one.processor() for role, one in running.items()}
+        used = {role: used[role] + one.processor() for role, one in cores.items()}
+        said = None if beside is None else beside.figures()
         after = {role: one.figures() for role, one in running.items()}
         memory = {role: one.memory() for role, one in running.items()}
     bsm, bsda = (_growth(before[role], after[role]) for role in IDS)
     flow = "F3" if generation == "bsm" else "F4"
     stkms = _sum(bsda, "pybcast_flows_total", f"flow={flow}") * together
+    at_edge = {} if state is None or said is None else {
+        name: said[name] - state[name] for name in ("changes", "changes_late", "sent", "missed")
+    } | {"edge_held": said["held"], "change_us": said["change_us"], "late_us": said["late_us"]}  # fmt: skip
     return {
         "services": services, "generation": generation, "profile": profile, "period_s": period, "look_ahead": look_ahead,
-        "batch": together, "seconds": round(took, 1), "stkms_per_s": round(stkms / took, 1),
+        "batch": together, "edge": edge, **at_edge, "seconds": round(took, 1), "stkms_per_s": round(stkms / took, 1),
         "core_share": {role: round(share / took, 3) for role, share in used.items()},
         "core_us_per_period": {role: round(1e6 * share / stkms, 1) if stkms else None for role, share in used.items()},
         "peak_mb": {role: round(most) for role, most in memory.items()},
@@ -250,7 +336,7 @@ def measure(
 def idle(seconds: int, folder: Path | None = None) -> float:
     """The median of the seconds from a TEKDelivery's leaving to its STKM's being stored, of one service with a key a second."""
     found, before = [], (0.0, 0.0)
-    with _running(1, "bsm", "smartcard", 1, 10, 1, folder) as (running, begin):
+    with _running(1, "bsm", "smartcard", 1, 10, 1, folder) as (running, _, begin):
         time.sleep(max(0.0, begin - NTP_UNIX - time.time()))
         for _ in range(seconds):
             time.sleep(0.8)
@@ -264,11 +350,14 @@ def idle(seconds: int, folder: Path | None = None) -> float:
 
 def carried(found: dict[str, Any]) -> bool:
     """Whether no service was late or held."""
-    return not (found["late"] or found["held"] or found["services_without_a_period_ahead"])
+    return not (
+        found["late"] or found["held"] or found["services_without_a_period_ahead"] or found.get("edge_held")
+        or found.get("changes_late")
+    )  # fmt: skip
 
 
 def table(services: int, seconds: float, scale: Sequence[int], say: Callable[[str], None]) -> dict[str, Any]:
-    """What ``--table`` prints.  The edge counts as the BSD/A's core while it is a part of it."""
+    """What ``--table`` prints, with the edge in a process of its own, which counts."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as made:
         wait = idle(max(5, int(seconds)), Path(made))
@@ -277,8 +366,10 @@ def table(services: int, seconds: float, scale: Sequence[int], say: Callable[[st
     for flow, generation in generations:
         for profile in ("smartcard", "drm"):
             say(f"{flow} {profile}")
-            cores[f"{flow} {profile}"] = measure(services, seconds, generation=generation, profile=profile)["core_us_per_period"]
-    runs = {count: measure(count, seconds, say=say) for count in scale}
+            cores[f"{flow} {profile}"] = measure(services, seconds, generation=generation, profile=profile, edge="counting")[
+                "core_us_per_period"
+            ]
+    runs = {count: measure(count, seconds, edge="counting", say=say) for count in scale}
     return {
         "services": services, "core_us_per_period": cores, "idle_f3_p50_s": round(wait, 5),
         "scale": {count: found["core_us_per_period"] for count, found in runs.items()},
@@ -316,6 +407,9 @@ def bench_f3_of_one_service(benchmark: Benchmark, tmp_path: Path) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--be-edge"]:
+        _be_edge(*sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--services", type=int, nargs="+", default=[200])
     parser.add_argument("--seconds", type=float, default=20.0)
@@ -324,6 +418,7 @@ def main() -> None:
     parser.add_argument("--period", type=int, default=1)
     parser.add_argument("--look-ahead", type=int, default=10)
     parser.add_argument("--batch", type=int, help="periods in one delivery; as many as are looked ahead when left out")
+    parser.add_argument("--edge", choices=["here", "counting", "sending"], default="here", help="where the edge is")
     parser.add_argument("--folder", type=Path, help="where the databases lie: on what disk matters")
     parser.add_argument("--table", action="store_true", help="one object with all figures that the speed is judged by")
     parser.add_argument("--scale", type=int, nargs="+", default=[100, 5000], help="of the table: numbers of services")
@@ -339,7 +434,7 @@ def main() -> None:
     for count in asked.services:
         found = measure(
             count, asked.seconds, generation=asked.generation, profile=asked.profile, period=asked.period,
-            look_ahead=asked.look_ahead, batch=asked.batch, folder=asked.folder, say=say,
+            look_ahead=asked.look_ahead, batch=asked.batch, folder=asked.folder, edge=asked.edge, say=say,
         )  # fmt: skip
         print(json.dumps(found | machine), flush=True)
 

@@ -49,7 +49,7 @@ from pybcast.flows.events import (
 
 LOG: Final = logging.getLogger("pybcast.air")
 NTP_UNIX: Final = 2_208_988_800
-FRAME: Final = 16 << 20  # octets: a plan of 4,096 periods, with room
+FRAME: Final = 64 << 20  # octets: a plan of 4,096 periods, with room
 STREAMS: Final = 16  # streams that are worked on before slots have their turn: half a millisecond - confidence: own
 TOGETHER: Final = 16  # slots that are sent in a row, when some are late, before others have their turn
 IDLE: Final = 1.0  # seconds: the longest sleep
