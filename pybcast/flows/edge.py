@@ -97,8 +97,8 @@ class _Slot:
     """
 
     __slots__ = (
-        "auth_key", "authority_end", "end", "lead", "marks", "plan", "ready_at", "salt", "start", "state", "stkms", "tek",
-        "told_late", "traffic_id", "use",
+        "auth_key", "authority_end", "end", "lead", "marks", "plan", "ready_at", "salt", "start", "state", "stkms",
+        "stops", "tek", "told_late", "traffic_id", "use",
     )  # fmt: skip
 
     def __init__(self, period: PlannedPeriod, plan: Plan, told_late: bool) -> None:
@@ -107,7 +107,8 @@ class _Slot:
         self.traffic_id, self.salt, self.authority_end = period.traffic_id, period.salt, period.authority_end
         self.tek = Secret(period.tek)
         self.auth_key = None if period.auth_key is None else Secret(period.auth_key)
-        self.plan, self.told_late = plan, told_late
+        self.told_late = told_late
+        self.follow(plan, period)
         self.state = EdgeState.WAITING
         self.ready_at: float | None = None
         self.use: UseKey | None = None
@@ -119,10 +120,10 @@ class _Slot:
         """Whether this is that period, with the same STKMs and key."""
         return self.stkms == period.stkms and self.traffic_id == period.traffic_id and self.tek == period.tek
 
-    @property
-    def stops(self) -> int | None:
-        """When its key may be used no longer (R9)."""
-        return None if self.plan.hold_through else self.authority_end
+    def follow(self, plan: Plan, period: PlannedPeriod) -> None:
+        """What a later plan may change (R46).  ``stops``: when its key may be used no longer (R9)."""
+        self.plan, self.end, self.authority_end = plan, period.end, period.authority_end
+        self.stops = None if plan.hold_through else period.authority_end
 
     def ended(self, now: float) -> bool:
         """Whether the right under which its key is used is over (R9)."""
@@ -168,7 +169,10 @@ class _Line:
         self.lacks = True
 
     def slot(self, start: int) -> _Slot | None:
-        return next((slot for slot in self.slots if slot.start == start), None)
+        for slot in self.slots:
+            if slot.start == start:
+                return slot
+        return None
 
     @property
     def next_lead(self) -> float:
@@ -343,9 +347,9 @@ class Edge:
         if slot is None:
             insort(line.slots, _Slot(period, plan, period.end <= now), key=_start)
             return
-        before = (slot.end, slot.authority_end, slot.plan.hold_through)
-        slot.plan, slot.end, slot.authority_end, slot.use = plan, period.end, period.authority_end, None
-        if before == (slot.end, slot.authority_end, plan.hold_through):
+        before, slot.use = (slot.end, slot.stops), None
+        slot.follow(plan, period)
+        if before == (slot.end, slot.stops):
             return
         if slot.state is EdgeState.READY:
             self._out.append(NextKey(slot.key(), slot.end))
@@ -356,22 +360,25 @@ class Edge:
         """Whatever is due for a stream: what has begun, oldest first."""
         chosen, over = None, False
         for n, slot in enumerate(line.slots):
-            if slot.state is EdgeState.WAITING:
+            state, end = slot.state, slot.end
+            if state is EdgeState.WAITING:
                 if slot.lead > now:
                     break  # and so is that of all that follow
-                if now < slot.end or slot.told_late:
+                if now < end or slot.told_late:
                     slot.fire(EdgeEvent.LEAD)
                     self._fresh[line.key, slot.start] = None
                     self._out.append(slot.announce())
                     self._count(line, now)
-            elif slot.state is EdgeState.ON_AIR and slot.ready_at is not None and slot.ready_at <= now:
+            elif state is EdgeState.ON_AIR and slot.ready_at is not None and slot.ready_at <= now:
                 slot.fire(EdgeEvent.REPEATED)
+                state = EdgeState.READY
                 self._fresh.pop((line.key, slot.start), None)
                 if slot.start > now:
-                    self._out.append(NextKey(slot.key(), slot.end))
-            if slot.state is EdgeState.READY and slot.start <= now and not slot.ended(now):
-                chosen = n
-            over = over or slot.end <= now or slot.ended(now)
+                    self._out.append(NextKey(slot.key(), end))
+            ended = slot.stops is not None and now >= slot.stops
+            if state is EdgeState.READY and slot.start <= now and not ended:
+                chosen, over = n, False  # those before it go with the change
+            over = over or end <= now or ended
         if chosen is not None:
             self._switch(line, chosen)
         if over:
@@ -487,19 +494,22 @@ def _held(line: _Line, slot: _Slot) -> Alarm:
 
 def _next(line: _Line) -> float | None:
     """When something of a stream changes."""
-    first = math.inf if line.lacks or not line.slots else line.next_lead
+    first = math.inf if line.lacks else line.next_lead
     for slot in line.slots:
         state = slot.state
         if state is EdgeState.WAITING:
-            return min(first, slot.lead)  # what follows comes later
-        if state is EdgeState.ON_AIR and slot.ready_at is not None:
-            first = min(first, slot.ready_at)
-        elif state is EdgeState.READY:
-            first = min(first, slot.start)
-        if state is not EdgeState.HELD and not slot.told_late:
-            first = min(first, slot.end)
-        if state in USED and slot.stops is not None:
-            first = min(first, slot.stops)
+            if slot.lead < first:  # what follows comes later
+                first = slot.lead
+            break
+        at: float = math.inf if state is EdgeState.HELD or slot.told_late else slot.end
+        if state is EdgeState.READY:
+            at = min(at, slot.start)
+        elif state is EdgeState.ON_AIR:
+            at = at if slot.ready_at is None else min(at, slot.ready_at)
+        elif slot.stops is not None:
+            at = min(at, slot.stops)
+        if at < first:
+            first = at
     return None if first == math.inf else first
 
 
