@@ -48,7 +48,7 @@ from pybcast.flows import (
 from pybcast.flows.allocator import SealedBlock
 from pybcast.flows.card import SekFile
 from pybcast.flows.config import CAROUSEL_CYCLE
-from pybcast.flows.edge import mark
+from pybcast.flows.edge import USED, mark
 from pybcast.flows.events import State
 from pybcast.flows.headend import Headend as Planner
 from pybcast.flows.schedule import REPETITIONS_AHEAD
@@ -124,7 +124,8 @@ class World:
 
     ``bsm``, ``headends``, ``viewers``: what lives (``None`` = dead).  ``crash``: probability with which a server dies while it
     carries out the outputs of one input; it comes back within seconds.  ``fresh``: probability that a BSD/A then comes back without
-    its store.  ``unreachable``: servers whose messages, in and out, are lost.
+    its store.  ``unreachable``: servers whose messages, in and out, are lost.  ``skew``: by how much the clock of a server is ahead
+    (of a headend: of its BSD/A, its edge and its encoder); terminals have the right time.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class World:
         self.alarms: list[tuple[float, Alarm]] = []
         self.flows: Counter[str] = Counter()
         self.unreachable: set[str] = set()
+        self.skew: dict[str, float] = {}
         self.crash = self.fresh = 0.0
         self.crashes = self.key_changes = 0
         self._subscriptions: dict[str, tuple[Subscriber, bytes]] = {}
@@ -172,6 +174,10 @@ class World:
         """The invariants that were broken, in order."""
         return self.watch.violations
 
+    def time(self, name: str) -> float:
+        """What the clock of a server says."""
+        return self.clock.now + self.skew.get(name, 0.0)
+
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def start_bsm(self, state: State | None = None, *, restored: bool = False, gap: float | None = None) -> None:
@@ -181,19 +187,23 @@ class World:
         """
         if state is not None:
             self.bsm_store.state = state
+        self._make_bsm(self._start(BSM_ID, restored, gap))
+
+    def _make_bsm(self, start: Start | None) -> None:
         issuer, _ = rights_issuer()
         self.bsm = BSM(
             me=BSM_ID, fqdn=FQDN, streams=self.streams.values(), randomness=self.rng.randbytes, rights_issuer_id=issuer.id,
-            state=self.bsm_store.copy(), start=self._start(BSM_ID, restored, gap), members=self.members(),
+            state=self.bsm_store.copy(), start=start, members=self.members(),
         )  # fmt: skip
-        if self.call_bsm(lambda bsm: bsm.tick(self.clock.now)):
+        if self.call_bsm(lambda bsm: bsm.tick(self.time(BSM_ID))):
             self._run_commands()
 
     def _start(self, name: str, restored: bool, gap: float | None = None) -> Start:
         """What a server is told when it starts."""
-        last = self._committed.get(name, self.clock.now)
-        found = Restored("the simulation put it back", last, self.clock.now) if restored else None
-        return Start(gap=self.clock.now - last if gap is None else gap, restored=found)
+        now = self.time(name)
+        last = self._committed.get(name, now)
+        found = Restored("the simulation put it back", last, now) if restored else None
+        return Start(gap=now - last if gap is None else gap, restored=found)
 
     def members(self) -> Members | None:
         """Where a BSM that is started keeps who has a card; ``None``: with everything else."""
@@ -213,7 +223,7 @@ class World:
         self.start_bsm({table: dict(rows) for table, rows in state.items()}, restored=True)
         for viewer in self.viewers.values():
             subscriber, registration = self._subscriptions[viewer.name]
-            self.command(lambda b, s=subscriber, r=registration: b.add_subscriber(s, self.clock.now, r))  # type: ignore[misc]
+            self.command(lambda b, s=subscriber, r=registration: b.add_subscriber(s, self.time(BSM_ID), r))  # type: ignore[misc]
             rights = viewer.rights
             for config in self.streams.values():
                 self.withdraw(viewer, config, at_once=True)
@@ -226,24 +236,73 @@ class World:
         if state is not None:
             headend.store.state = state
         headend.lost = headend.lost or fresh
-        pair = len(self.headends) > 1
-        configs = self._configured()
         if headend.edge is None:
-            headend.edge = Edge(config.key for config in configs)
+            headend.edge = Edge(self.streams)
             headend.life += 1
-
-        def make(lost: bool) -> Planner:
-            return Planner(
-                me=name, streams=configs, randomness=self.rng.randbytes, state=headend.store.copy(), edge=headend.edge,
-                start=self._start(name, lost), teks=derived_teks(self.pair_secret) if pair else None,
-            )  # fmt: skip
-
-        headend.machine = make(headend.lost)
+        headend.machine = self._planner(headend, self._start(name, headend.lost))
         if not headend.lost and _strange(headend.machine, headend.edge):  # its edge has what the store does not know (R44)
             headend.lost = True
-            headend.machine = make(True)
+            headend.machine = self._planner(headend, self._start(name, True))
         self._elect()
-        self.call_bsda(name, lambda bsda: bsda.catch_up(self._to_come(), self.clock.now))
+        self.call_bsda(name, lambda bsda: bsda.catch_up(self._to_come(), self.time(name)))
+
+    def _planner(self, headend: Headend, start: Start | None) -> Planner:
+        return Planner(
+            me=headend.name, streams=self._configured(), randomness=self.rng.randbytes, state=headend.store.copy(), start=start,
+            edge=headend.edge, teks=derived_teks(self.pair_secret) if len(self.headends) > 1 else None,
+        )  # fmt: skip
+
+    def remake(self, name: str) -> None:
+        """A server goes on with another configuration or another time: in its process there is a new machine of what is stored."""
+        if name == BSM_ID:
+            if self.bsm is not None:
+                self._make_bsm(None)
+            return
+        headend = self.headends[name]
+        if headend.machine is not None:
+            headend.machine = self._planner(headend, None)
+            self.call_bsda(name, lambda bsda: bsda.catch_up(self._to_come(), self.time(name)))
+
+    def step_clock(self, name: str, by: float) -> None:
+        """The clock of a server is put forward, or back (then its machine is made anew), by so many seconds."""
+        self.skew[name] = self.skew.get(name, 0.0) + by
+        self._wakes.pop(name, None)  # it was reckoned by the old time
+        if by < 0:
+            self.remake(name)
+        elif name == BSM_ID:
+            self.call_bsm(lambda bsm: bsm.clock_forward(by, self.time(name)))
+        else:
+            self.call_bsda(name, lambda bsda: bsda.clock_forward(by, self.time(name)))
+        if name != BSM_ID and self.headends[name].machine is None:
+            self._schedule(name)
+
+    def set_hold(self, config: StreamConfig, hold: bool) -> None:
+        """``hold_through`` is changed: the headends take over another configuration."""
+        self.streams[config.key] = replace(self.streams[config.key], hold_through=hold)
+        for name, headend in self.headends.items():
+            self.remake(name)
+            use, machine = headend.key.get(config.key), headend.machine
+            if machine is None or headend.edge is None or use is None:
+                continue
+            at = {period.start for period in headend.edge.view(*config.key).periods if period.state in USED}
+            known = {record.period.start for record in machine.records(*config.key)} & at
+            if hold and use.start in known and use.authority_end is not None:
+                self.watch.violate(f"the encoder of {name} was not told that {config.service} is held (R46)")
+
+    def restart_encoder(self, name: str) -> None:
+        """An encoder dies and comes back without a key: its edge tells it again what to use (R48)."""
+        headend = self.headends[name]
+        headend.key.clear()
+        for key in [key for key, (source, _) in self._traffic.items() if source == name]:
+            del self._traffic[key]
+        edge = headend.edge
+        if edge is not None:
+            self._do(edge.say_again(), name)
+            for held in edge.held():
+                used = next((period.start for period in held.periods if period.state in USED), None)
+                now = headend.key.get((held.service, held.stream))
+                if used is not None and (now is None or now.start != used):
+                    self.watch.violate(f"the encoder of {name} started again without the key in use of {held.service} (R48)")
 
     def _to_come(self) -> list[Change]:
         """What a BSD/A that starts is told: it may have been dead when it was entered."""
@@ -283,7 +342,7 @@ class World:
         if headend.machine is not None:
             carousel = dict(headend.machine._journal.rows("carousel", CarouselPut))
             edge = headend.edge
-            self.call_bsda(name, lambda b: b.new_edge(edge, self.clock.now))
+            self.call_bsda(name, lambda b: b.new_edge(edge, self.time(name)))
             self._do(list(carousel.values()), name)  # its link tells it again what turns
 
     def _stop_edge(self, name: str) -> None:
@@ -340,7 +399,7 @@ class World:
         if self.bsm is None:
             return False
         done, crashed = carry_out(action(self.bsm), self.bsm_store, self.rng, self.crash)
-        self._committed[BSM_ID] = self.clock.now
+        self._committed[BSM_ID] = self.time(BSM_ID)
         self._do(done, BSM_ID)
         if crashed:
             self.crashes += 1
@@ -382,6 +441,12 @@ class World:
             headend.lost = False  # it has noted by now that its store was lost
             self._schedule(name)
 
+    def _every_bsda(self, action: Callable[[Planner, float], list[Output]]) -> None:
+        """One input of each BSD/A that lives; ``action`` is told its time."""
+        for name in self.headends:
+            now = self.time(name)
+            self.call_bsda(name, lambda bsda: action(bsda, now))  # noqa: B023 - called at once
+
     def _restart_bsm(self) -> None:
         if self.bsm is None:
             self.start_bsm()
@@ -394,11 +459,12 @@ class World:
     def _schedule(self, name: str) -> None:
         machine = self.bsm if name == BSM_ID else self.headends[name].machine or self.headends[name].edge
         if machine is not None:
-            tick = self._tick_bsm if name == BSM_ID else lambda: self.call_edge(name, lambda m: m.tick(self.clock.now))
-            self._wake(name, machine.next_wakeup(), tick)
+            tick = self._tick_bsm if name == BSM_ID else lambda: self.call_edge(name, lambda m: m.tick(self.time(name)))
+            due = machine.next_wakeup()
+            self._wake(name, None if due is None else due - self.skew.get(name, 0.0), tick)
 
     def _tick_bsm(self) -> None:
-        self.call_bsm(lambda bsm: bsm.tick(self.clock.now))
+        self.call_bsm(lambda bsm: bsm.tick(self.time(BSM_ID)))
 
     def _wake(self, name: str, time: float | None, tick: Callable[[], object]) -> None:
         """Let ``tick`` run at ``time``, unless it will run before."""
@@ -454,9 +520,10 @@ class World:
 
         def deliver() -> None:
             if message.destination == BSM_ID:
-                self.call_bsm(lambda bsm: bsm.receive(message, self.clock.now, message.source))
+                self.call_bsm(lambda bsm: bsm.receive(message, self.time(BSM_ID), message.source))
             elif message.destination in self.headends:
-                self.call_bsda(message.destination, lambda bsda: bsda.receive(message, self.clock.now, message.source))
+                to = message.destination
+                self.call_bsda(to, lambda bsda: bsda.receive(message, self.time(to), message.source))
 
         if not self.unreachable & {message.source, message.destination}:
             self.backend.carry(deliver)
@@ -469,7 +536,7 @@ class World:
         if headend.machine is not None:
             periods = [record.period for record in headend.machine.records(output.service, output.stream)]
             before = next((p.duration for p in periods if p.end == output.start), None)
-        self.watch.announce(output, before)
+        self.watch.announce(output, before, self.time(headend.name))
         life, reported = headend.life, False
 
         def repeat() -> None:
@@ -486,7 +553,7 @@ class World:
                     self._to_viewers(stkm.profile, output.service, output.stream, stkm.data)
             if not reported:
                 reported = True
-                self.call_edge(headend.name, lambda m: m.announced(*key, self.clock.now))
+                self.call_edge(headend.name, lambda m: m.announced(*key, self.time(headend.name)))
             if headend.life == life:
                 self.clock.at(self.clock.now + output.repetition, repeat)
 
@@ -533,7 +600,7 @@ class World:
     def add_device(self, name: str, position: int) -> Viewer:
         """A DRM Profile terminal, registered through F1."""
         party = make_device(self.rng, name, self.group, position, self.clock.now)
-        self.command(lambda bsm: bsm.add_group(self.group, self.clock.now))
+        self.command(lambda bsm: bsm.add_group(self.group, self.time(BSM_ID)))
         return self._add(Terminal(device=party.device), Who(name, "drm", position=position), party.subscriber, party.registration)
 
     def _add(self, terminal: Terminal, who: Who, subscriber: Subscriber, registration: bytes) -> Viewer:
@@ -543,7 +610,7 @@ class World:
         link = Link(self.clock, self.rng, loss=self.air_loss, double=self.air_loss / 2)
         viewer = self.viewers[who.name] = Viewer(who.name, terminal, link, who)
         self._subscriptions[who.name] = (subscriber, registration)
-        self.command(lambda bsm: bsm.add_subscriber(subscriber, self.clock.now, registration))
+        self.command(lambda bsm: bsm.add_subscriber(subscriber, self.time(BSM_ID), registration))
         return viewer
 
     def grant(self, viewer: Viewer, config: StreamConfig, start: float, end: float, content: str | None = None) -> Right:
@@ -558,7 +625,7 @@ class World:
 
         def act(bsm: BSM) -> list[Output]:
             grant.at = self.clock.now
-            return bsm.grant(viewer.name, right, self.clock.now)
+            return bsm.grant(viewer.name, right, self.time(BSM_ID))
 
         self.command(act)
 
@@ -571,7 +638,7 @@ class World:
         def act(bsm: BSM) -> list[Output]:
             for grant in grants:
                 self.watch.withdraw(grant, self.clock.now)
-            return bsm.withdraw(viewer.name, config.service, config.stream, self.clock.now, at_once=at_once)
+            return bsm.withdraw(viewer.name, config.service, config.stream, self.time(BSM_ID), at_once=at_once)
 
         self.command(act)
 
@@ -580,7 +647,7 @@ class World:
         held: list[Programme] = []
 
         def act(bsm: BSM) -> list[Output]:
-            scheduled, outputs = bsm.add_programme(programme, self.clock.now)
+            scheduled, outputs = bsm.add_programme(programme, self.time(BSM_ID))
             held.append(scheduled)
             return outputs
 
@@ -592,8 +659,7 @@ class World:
     def add_boundary(self, config: StreamConfig, at: int) -> None:
         """An event boundary, told to every BSD/A, and again to one that has lost its store."""
         self._boundaries.setdefault(config.key, set()).add(at)
-        for name in self.headends:
-            self.call_bsda(name, lambda b: b.add_boundary(config.service, config.stream, at, self.clock.now)[1])
+        self._every_bsda(lambda b, now: b.add_boundary(*config.key, at, now)[1])
 
     def set_period(self, config: StreamConfig, length: int, at: int | None = None) -> StreamConfig:
         """A new period length everywhere, from ``at`` or when nobody has prepared further; gives the changed configuration."""
@@ -602,9 +668,8 @@ class World:
         if at is None:
             longest = max(length, *(n for _, n in lengths))
             at = current.grid(max(int(now) + (current.ahead + 2) * longest, lengths[-1][0]))
-        for name in self.headends:
-            self.call_bsda(name, lambda b: b.set_period(config.service, config.stream, length, self.clock.now, at)[1])
-        self.command(lambda bsm: bsm.set_period(config.service, config.stream, length, self.clock.now))
+        self._every_bsda(lambda b, now: b.set_period(*config.key, length, now, at)[1])
+        self.command(lambda bsm: bsm.set_period(config.service, config.stream, length, self.time(BSM_ID)))
         lengths.append((at, length))
         changed = self.streams[config.key] = replace(current, period=length, start=at)
         return changed
@@ -612,9 +677,8 @@ class World:
     def set_generation(self, config: StreamConfig, generation: Literal["bsm", "bsda"]) -> StreamConfig:
         """Another server seals from the next key on; gives the changed configuration."""
         changed = self.streams[config.key] = replace(config, generation=generation)
-        self.command(lambda bsm: bsm.set_generation(config.service, config.stream, generation, self.clock.now))
-        for name in self.headends:
-            self.call_bsda(name, lambda b: b.set_generation(config.service, config.stream, generation, self.clock.now))
+        self.command(lambda bsm: bsm.set_generation(config.service, config.stream, generation, self.time(BSM_ID)))
+        self._every_bsda(lambda b, now: b.set_generation(*config.key, generation, now))
         return changed
 
     def tune(self, viewer: Viewer, config: StreamConfig) -> None:
@@ -641,7 +705,7 @@ class World:
                 return
             if self.bsm is not None and any(r.start <= self.clock.now < r.end for r in viewer.rights):
                 profile = viewer.terminal.profile
-                item = self.bsm.fetch_stkm(config.service, config.stream, profile, viewer.name, self.clock.now, after)
+                item = self.bsm.fetch_stkm(config.service, config.stream, profile, viewer.name, self.time(BSM_ID), after)
                 if item is not None:
                     after = item.period_start
                     self.watch.one_stkm(profile, config.service, config.stream, item.period_start, item.content)
@@ -674,8 +738,8 @@ class World:
 
     def traffic(self, config: StreamConfig) -> UseKey | None:
         """The key that protects what is on air now; ``None`` when nothing is: the encoder stops where authority ends (R9)."""
-        _, use = self._traffic.get(config.key, ("", None))
-        return None if use is None or (use.authority_end is not None and self.clock.now >= use.authority_end) else use
+        name, use = self._traffic.get(config.key, ("", None))
+        return None if use is None or (use.authority_end is not None and self.time(name) >= use.authority_end) else use
 
     def sample(self, config: StreamConfig, viewers: Iterable[Viewer], every: float = 1.0) -> None:
         """From now on, every ``every`` seconds: each of these viewers can play what is on air, if a rule gives it to him."""

@@ -325,13 +325,13 @@ class Watch:
         later = issued[issued.index(identity) + 1 :] if identity in issued else []
         return len(later) >= 2 and bool(self._forgotten & {identity, *later})
 
-    def announce(self, output: Announce, before: int | None) -> None:
-        """A server begins to repeat STKMs; ``before``: length of the period before theirs."""
+    def announce(self, output: Announce, before: int | None, now: float) -> None:
+        """A server begins to repeat STKMs; ``before``: length of the period before theirs; ``now``: what its clock says."""
         for stkm in output.stkms:
             self.stkm(stkm.profile, output.service, output.stream, output.start, stkm.data)
             self.one_stkm(stkm.profile, output.service, output.stream, output.start, stkm.data)
-        if before is not None and self.now < output.start - before / 2 - 0.01:
-            self.violate(f"STKM of {output.start} announced {output.start - self.now:.1f} s ahead: more than half a period (R6)")
+        if before is not None and now < output.start - before / 2 - 0.01:
+            self.violate(f"STKM of {output.start} announced {output.start - now:.1f} s ahead: more than half a period (R6)")
 
     def one_stkm(self, profile: Profile, service: str, stream: int, start: int, data: bytes) -> None:
         """A STKM goes on air, or to a terminal: one for each profile, stream and period, whatever key it is under (R50).

@@ -106,6 +106,10 @@ def statuses(message: BackendMessage) -> list[int]:
     return [item.status for item in message.items if isinstance(item, StkmItem)]
 
 
+LOST_ONCE: Final = 150.0
+"""Seconds from one loss of a BSD/A's store to the next: until the key that follows it is in use."""
+
+
 class Chaos:
     """Everything that happens to a system in operation, at random times: rights, rollovers, programmes, zapping, period changes,
     back-end outages, failing and restored servers.
@@ -118,6 +122,8 @@ class Chaos:
         self.done: dict[str, int] = {}
         self.events = 0
         self._rate = rate
+        self._over = False
+        self._lost_at = 0.0
         self._copies: list[dict[str, dict[tuple[object, ...], object]]] = []
         self._next()
 
@@ -128,7 +134,21 @@ class Chaos:
     def _next(self) -> None:
         self.clock.at(self.clock.now + self.rng.expovariate(1 / self._rate), self._happen)
 
+    def end(self) -> None:
+        """Nothing happens any more, and all that was broken is whole again."""
+        world, self._over = self.world, True
+        world.crash = world.fresh = world.air_loss = 0.0
+        for link in (world.backend, *(viewer.link for viewer in world.viewers.values())):
+            link.up, link.loss, link.double = True, 0.0, 0.0
+        for name, ahead in list(world.skew.items()):
+            self._step(name, -ahead)
+        world._restart_bsm()
+        for name in world.headends:
+            world._restart(name)
+
     def _happen(self) -> None:
+        if self._over:
+            return
         action: Callable[[], None] = self.rng.choice(self.actions)
         self.done[action.__name__] = self.done.get(action.__name__, 0) + 1
         action()
@@ -185,6 +205,39 @@ class Chaos:
         self.world.backend.up = False
         self.clock.at(self.clock.now + self.rng.uniform(1, 20), self._link_up)
 
+    def step(self) -> None:
+        """The clock of one server is wrong by seconds for a while: by less than what would make it give up what it prepared."""
+        self._wrong([self.rng.choice([BSM_ID, *self.world.headends])], self.rng.choice([-12, -6, -3, -1, 1, 3, 6, 12]))
+
+    def leap(self) -> None:
+        """The clock of one server, or of all, is wrong by minutes for a while."""
+        names = [BSM_ID, *self.world.headends]
+        self._wrong(self.rng.choice([names, [self.rng.choice(names)]]), self.rng.choice([-900, -150, -60, 60, 150, 900]))
+
+    def _wrong(self, names: list[str], by: float) -> None:
+        if any(self.world.skew.get(name) for name in names):
+            return
+        for name in names:
+            self._step(name, by)
+        self.clock.at(self.clock.now + self.rng.uniform(1, 60), lambda: self._right(names))
+
+    def _right(self, names: list[str]) -> None:
+        for name in names:
+            self._step(name, -self.world.skew.get(name, 0.0))
+
+    def _step(self, name: str, by: float) -> None:
+        if by:
+            self.world.step_clock(name, by)
+
+    def hold(self) -> None:
+        """The operator lets a stream hold its last key past the end of authority, or not any more."""
+        config = self._stream()
+        self.world.set_hold(config, not config.hold_through)
+
+    def encoder(self) -> None:
+        """An encoder dies and comes back."""
+        self.world.restart_encoder(self.rng.choice(list(self.world.headends)))
+
     def _link_up(self) -> None:
         self.world.backend.up = True
 
@@ -200,10 +253,19 @@ class Chaos:
         self.world.stop_planner(name)
         self.clock.at(self.clock.now + self.rng.uniform(1, 40), lambda: self.world._restart(name))
 
+    def _lost(self, name: str) -> bool:
+        """Whether a BSD/A that lives may lose its store now: one that has just lost it may lose the key that it got for that too,
+        and nobody tells the BSM that its edge holds the one before (R10).
+        """
+        if self.world.headends[name].machine is None or self.clock.now < self._lost_at + LOST_ONCE:
+            return False
+        self._lost_at = self.clock.now
+        return True
+
     def lose_planner(self) -> None:
         """A BSD/A dies and loses its store, and its edge goes on with what it has."""
         name = self.rng.choice(list(self.world.headends))
-        if self.world.headends[name].machine is not None:
+        if self._lost(name):
             self.world.stop_planner(name)
             self.world.start_bsda(name, {}, fresh=True)
 
@@ -213,7 +275,7 @@ class Chaos:
         copy = self.world.headends[name].store.copy()
 
         def restore() -> None:
-            if self.world.headends[name].machine is not None:
+            if self._lost(name):
                 self.world.stop_planner(name)
                 self.world.start_bsda(name, copy)
 
