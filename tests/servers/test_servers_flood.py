@@ -9,7 +9,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -84,7 +84,7 @@ def with_certificate(port: int, context: ssl.SSLContext, count: int) -> None:
         for _ in range(count):
             await call()
 
-    asyncio.run(asyncio.wait_for(calls(), 60))
+    _run(calls())
 
 
 def exchanged(bsm: Process) -> float:
@@ -105,10 +105,10 @@ def served(terminals: Terminals) -> None:
             try:
                 await _plays(client, profile)
             finally:
-                await _closed(client)
+                await client.close()
 
     before = exchanged(terminals.system.running["bsm"])
-    asyncio.run(asyncio.wait_for(work(), 60))
+    _run(work())
     while exchanged(terminals.system.running["bsm"]) == before:
         time.sleep(0.05)
 
@@ -181,14 +181,15 @@ def test_a_stranger_behind_the_same_address_takes_nothing_of_a_subscriber(termin
                 assert await alice.registration() == (terminals.card.registration,)
             newcomer = terminals.alice()
             assert await newcomer.registration() == (terminals.card.registration,)
-            await _closed(newcomer)
+            await newcomer.close()
         finally:
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
-            await _closed(alice, *strangers)
+            for client in (alice, *strangers):
+                await client.close()
 
-    asyncio.run(asyncio.wait_for(work(), 60))
+    _run(work())
 
 
 def test_without_descriptors_the_servers_go_on(terminals: Terminals) -> None:
@@ -221,10 +222,10 @@ def test_without_descriptors_the_servers_go_on(terminals: Terminals) -> None:
                 await asyncio.sleep(0.05)
         finally:
             resource.prlimit(bsm.process.pid, resource.RLIMIT_NOFILE, limits)
-            await _closed(dora)
+            await dora.close()
 
     try:
-        asyncio.run(asyncio.wait_for(work(), 60))
+        _run(work())
     finally:
         for sock in held:
             sock.close()
@@ -237,12 +238,16 @@ def test_nothing_of_it_was_a_fault(terminals: Terminals) -> None:
         process.check()
 
 
-async def _closed(*clients: InteractionClient) -> None:
-    """And their connections are gone before the loop is."""
-    for client in clients:
-        await client.close()
-    for _ in range(10):
-        await asyncio.sleep(0)
+def _run(work: Awaitable[None]) -> None:
+    """A test's work, to its end and that of its connections."""
+
+    async def whole() -> None:
+        await work
+        watched = asyncio.get_running_loop()._selector.get_map()  # type: ignore[attr-defined]
+        while len(watched) > 1:  # what is left is the loop's own
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(whole(), 60))
 
 
 async def _refusal(client: InteractionClient) -> BaseException:
