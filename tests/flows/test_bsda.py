@@ -301,7 +301,14 @@ def test_a_delivery_of_stkms_that_is_refused_goes_again_one_by_one() -> None:
     assert [i.period_start - START for i in whole.items if isinstance(i, StkmItem)] == [0, 8, 16, 24, 32, 40]
     alone = sent(answered(machine, whole, START + 9, Status.WRONG_KEY_INFORMATION), Tag.STKMDelivery)
     # The last one is of the period that this input has prepared.
-    assert [[i.period_start - START for i in m.items if isinstance(i, StkmItem)] for m in alone] == [[8], [16], [24], [32], [40], [48]]
+    assert [[i.period_start - START for i in m.items if isinstance(i, StkmItem)] for m in alone] == [
+        [8],
+        [16],
+        [24],
+        [32],
+        [40],
+        [48],
+    ]
     outputs = answered(machine, alone[0], START + 9, Status.WRONG_KEY_INFORMATION)
     assert len(alarms(outputs, "refused")) == 1 and not sent(outputs, Tag.STKMDelivery)
     assert [done.flow for done in of(FlowDone, answered(machine, alone[1], START + 9))] == ["F6"]
