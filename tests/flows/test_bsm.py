@@ -562,12 +562,15 @@ def test_a_batch_of_stkms_that_comes_late_costs_only_what_is_over() -> None:
 
 
 def test_a_row_of_stkms_that_a_new_key_takes_away() -> None:
+    """R10: whole; one that ends before that key begins stays as it is."""
     machine = bsm(HERE)
     machine.tick(START)
     (key,) = seks(machine)
-    late = [stkm_item(period(n), sealed_stkm(HERE, period(n), key)) for n in (7, 8)]
-    asked(machine, Tag.STKMDelivery, START, items=tuple(late))
-    assert [o.value for o in of(Persist, machine.rekey(*NAME, START)) if o.table == "received"] == [None]
+    for numbers in ((0, 1), (7, 8)):
+        items = tuple(stkm_item(period(n), sealed_stkm(HERE, period(n), key)) for n in numbers)
+        asked(machine, Tag.STKMDelivery, START, items=items)
+    rows = [(o.key[-1], o.value) for o in of(Persist, machine.rekey(*NAME, START)) if o.table == "received"]
+    assert rows == [(START + 56, None)]
 
 
 # --- what it asks, and the answers ----------------------------------------------------------------------------------------
