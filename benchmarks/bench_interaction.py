@@ -94,12 +94,13 @@ async def _run(folder: Path, port: int, terminals: int, seconds: float, bsm: Ser
     while state["connected"] + state["errors"] < terminals:
         await asyncio.sleep(0.1)
     connecting = time.monotonic() - begun
-    before = await asyncio.to_thread(bsm.figures)
+    before, used = await asyncio.to_thread(bsm.figures), bsm.processor()
     begun, own = time.monotonic(), time.process_time()
     state["measuring"] = 1
     await asyncio.sleep(seconds)
     state["measuring"] = 0
     took, own = time.monotonic() - begun, time.process_time() - own
+    used = bsm.processor() - used
     figures = _growth(before, await asyncio.to_thread(bsm.figures))
     for task in tasks:
         task.cancel()
@@ -109,7 +110,7 @@ async def _run(folder: Path, port: int, terminals: int, seconds: float, bsm: Ser
         "terminals": terminals, "seconds": round(took, 1), "connecting_s": round(connecting, 1), "fetched": len(late),
         "late_s": {name: round(late[int(share * (len(late) - 1))], 4) for name, share in SHARES} if late else None,
         "early": sum(1 for x in late if x < -0.001), "gaps": state["gaps"], "errors": state["errors"],
-        "bsm_core_share": round(figures["processor"] / took, 3), "own_core_share": round(own / took, 3),
+        "bsm_core_share": round(used / took, 3), "own_core_share": round(own / took, 3),
         "bsm_peak_mb": round(bsm.memory()), "inputs_of_the_machine": _sum(figures, "pybcast_input_seconds_count"),
     }  # fmt: skip
 

@@ -90,8 +90,8 @@ class Forger:
         self._database.query(f"UPDATE row SET value = ?, crc = ? WHERE {where}", (value, crc, *args))
 
 
-def _bodies(value: bytes, change: Callable[[list[Any]], list[Any]]) -> bytes:
-    return msgspec.msgpack.encode(change(msgspec.msgpack.decode(value)))
+def _bodies(value: bytes, change: Callable[[Any], Any]) -> bytes:
+    return msgspec.msgpack.encode(change(msgspec.msgpack.decode(value, strict=False)))
 
 
 @pytest.mark.parametrize(
@@ -116,19 +116,26 @@ def test_a_key_of_another_row(database: Database, source: tuple[str, str], targe
         database.rotate_step()
 
 
+def _sealed(value: list[Any], header: list[int], wrapped: bytes) -> dict[int, Any]:
+    return {0: [value, header, wrapped]}
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "why"),
     [
-        lambda body: [body[1], body[0], body[2]],  # two of a kind
-        lambda body: [body[0], body[0], body[2]],  # one of them twice
-        lambda body: [body[0], {next(iter(body[2])): next(iter(body[1].values()))}, body[2]],  # of another kind
-        lambda body: [body[1], body[2]],  # one is gone
+        (lambda v, h, w: _sealed(v, [*h[3:], *h[:3]], w), "a key does not unwrap"),  # their kinds in another order
+        (lambda v, h, w: _sealed(v, [h[0], h[1], 1, h[3], h[4], 2], w), "a key does not unwrap"),  # of another kind
+        (lambda v, h, w: _sealed(v, [h[0], 2 * h[1], 1, *h[3:]], w), "a key does not unwrap"),  # two as one
+        (lambda v, h, w: _sealed(v, h, w[:-1]), "a key does not unwrap"),
+        (lambda v, h, w: _sealed([v[0], v[2], v[1]], h, w), "damaged"),  # another kind than the value has there
+        (lambda v, h, w: _sealed(v[1:], h, w), "damaged"),  # one is gone
+        (lambda v, h, w: _sealed([*v, v[0]], h, w), "damaged"),  # one of them twice
     ],
-)
-def test_a_key_of_another_place_in_the_row(database: Database, change: Callable[[list[Any]], list[Any]]) -> None:
+)  # fmt: skip
+def test_a_key_of_another_place_in_the_row(database: Database, change: Callable[..., Any], why: str) -> None:
     forger = Forger(database)
-    forger.set("pair", "x", _bodies(forger.value("pair", "x"), change))
-    with pytest.raises(StoreDamaged, match=r"table 'pair', key \('x',\): a key does not unwrap"):
+    forger.set("pair", "x", _bodies(forger.value("pair", "x"), lambda body: change(*body[0])))
+    with pytest.raises(StoreDamaged, match=rf"table 'pair', key \('x',\): {why}"):
         database.load()
 
 
