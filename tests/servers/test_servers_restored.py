@@ -47,11 +47,18 @@ class Rig:
                 text = text.replace("[[services]]\nid", f'[[services]]\nstkm = "239.192.77.{group + 1}:{port}"\nid', 1)
         path.write_text(text)
         self.keys: dict[bytes, bytes] = {}
+        self.sender = Process("bsda", folder, "bsda", command=("air", "stkm")) if sender else None
+        """The edge, where it is in a process of its own: it says what is on air and in use."""
 
     def start(self, *names: str) -> None:
         self.system.start(*names)
         for name in names:
             self.process(name).at_work()
+
+    def everyone(self) -> tuple[Process, ...]:
+        """Whoever lived, and the sender."""
+        sender = () if self.sender is None else (self.sender,)
+        return (*self.system.past, *self.system.running.values(), *sender)
 
     def process(self, name: str) -> Process:
         return self.system.running[name]
@@ -71,7 +78,7 @@ class Rig:
     def used(self) -> dict[str, int]:
         """The last period whose key an encoder was given, by service."""
         found: dict[str, int] = {}
-        for process in (*self.system.past, *self.system.running.values()):
+        for process in self.everyone():
             found |= {e["service"]: e["start"] for e in process.events if e.get("event") == "UseKey"}
         return found
 
@@ -82,7 +89,7 @@ class Rig:
             used = {e["service"]: e["start"] for e in events if e.get("event") == "UseKey"}
             return all(used.get(service, 0) > after for service in SERVICES)
 
-        self.process("bsda").wait(there, f"new key within {limit} s", limit)
+        (self.sender or self.process("bsda")).wait(there, f"new key within {limit} s", limit)
 
     def until_green(self, *names: str, limit: float) -> None:
         """Until the alarm is over for every stream of these servers that raised it."""
@@ -98,7 +105,7 @@ class Rig:
         """No COUNTER of a SEK or of a subscriber has hidden two things; how many STKMs and LTKMs were looked at."""
         stkms: dict[tuple[bytes, int], bytes] = {}
         ltkms: dict[tuple[bytes, int], bytes] = {}
-        for process in (*self.system.past, *self.system.running.values()):
+        for process in self.everyone():
             for event in process.events:
                 if event.get("event") == "Announce":
                     for said in event["stkms"]:
@@ -279,8 +286,8 @@ def test_the_light_is_red_until_it_is_over_and_status_says_what_is_lost(rig: Rig
 def test_what_is_on_air_is_a_witness(tmp_path: Path) -> None:
     """Both servers are put back with their witnesses: the sender alone knows more, and the BSD/A believes it."""
     rig = Rig(tmp_path, 4, sender=True)
-    system = rig.system
-    sender = Process("bsda", system.folder, "bsda", command=("air", "stkm"))
+    system, sender = rig.system, rig.sender
+    assert sender is not None
     try:
         sender.ready()
         rig.start("bsm", "bsda")
