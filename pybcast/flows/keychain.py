@@ -400,7 +400,7 @@ class KeyChain:
 
     @staticmethod
     def _in_two_steps(config: StreamConfig) -> bool:
-        return config.pair and config.generation == "bsda"
+        return config.drm and config.pair and config.generation == "bsda"
 
     def _begin_programmes(self, config: StreamConfig, now: float) -> None:
         """Give the programmes that have none their keys, those of a pair in two steps (R50), one after the other."""

@@ -512,6 +512,18 @@ def test_r50_a_programme_waits_for_a_headend_that_is_not_heard(away: str) -> Non
     assert system.violations == []
 
 
+def test_r50_a_programme_of_cards_alone_waits_for_nobody() -> None:
+    """It is a window of the key in use, and the STKMs are as they were."""
+    config = pair(generation="bsda", profiles=("smartcard",))
+    system = System(config)
+    system.run(40)
+    system.unreachable = {BACKUP}
+    asked = int(NOON) + 120
+    assert enter(system, config, asked - system.now, asked + 80 - system.now).start == asked
+    system.run(200)
+    assert not attempts(system) and system.violations == []
+
+
 def test_r50_a_programme_that_is_over_before_both_have_confirmed_is_dropped() -> None:
     config = pair(generation="bsda")
     system = System(config)
