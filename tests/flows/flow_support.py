@@ -207,7 +207,9 @@ class Chaos:
         self.clock.at(self.clock.now + self.rng.uniform(1, 20), self._link_up)
 
     def cut_off(self) -> None:
-        """One headend is not heard, and hears nothing."""
+        """One headend is not heard, and hears nothing; never both: F6 has then what is not on air (F3)."""
+        if self.world.unreachable:
+            return
         name = self.rng.choice(list(self.world.headends))
         self.world.unreachable.add(name)
         self.clock.at(self.clock.now + self.rng.uniform(1, 100), lambda: self.world.unreachable.discard(name))
