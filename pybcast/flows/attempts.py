@@ -6,6 +6,10 @@ or one refuses, or its time is over.  When all have confirmed the next key is re
 for good, and each BSD/A is told so until it answers; before that no other attempt begins.  So an operator sees which headend is
 missed (alarm ``key-waits``), and may say that it is off air: then the pair goes on without it, and that headend has to ask for
 everything anew before it sends again.
+
+A programme of a pair whose BSD/As seal (F4) begins by the same steps: when all have confirmed that they seal nothing from its start
+on without its key, the key is made.  Until then it does not begin: each attempt is for the first start that nobody can have
+prepared past, and when none is left before its end, it is dropped.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ class Attempt:
     """One attempt.  ``number``: NTP seconds at which it began, above those of all before it.  ``start``: where the key is to end.
 
     ``decided``: until when all must have confirmed.  ``heard``: the BSD/As that have confirmed, or that know that it was given up.
+    ``content``, ``end``: of an attempt to begin a programme at ``start``.
     """
 
     number: int
@@ -36,6 +41,8 @@ class Attempt:
     decided: float
     state: AttemptState = AttemptState.ASKED
     heard: frozenset[str] = frozenset()
+    content: str | None = None
+    end: int | None = None
 
 
 class Attempts:
@@ -69,11 +76,17 @@ class Attempts:
             return True
         return last.state is AttemptState.OVER and now >= last.decided + AGAIN
 
-    def begin(self, config: StreamConfig, start: int, decided: float, now: float) -> None:
-        """Ask every BSD/A to seal nothing from ``start`` on under what it has; all must have confirmed before ``decided``."""
+    def begin(
+        self, config: StreamConfig, start: int, decided: float, now: float, content: str | None = None, end: int | None = None
+    ) -> None:
+        """Ask every BSD/A to seal nothing from ``start`` on under what it has; all must have confirmed before ``decided``.
+
+        ``content``, ``end``: a programme that begins at ``start``.
+        """
         # What tells a headend that it is off air goes on.
         self._messages = {name: sent for name, sent in self._messages.items() if name[:2] != config.key or name[-1]}
-        self._put(config, Attempt(self._number(config, now), start, decided))
+        self._put(config, Attempt(self._number(config, now), start, decided, content=content, end=end))
+        self.work(config, now)
 
     def _number(self, config: StreamConfig, now: float) -> int:
         last = self.of(config)
@@ -120,7 +133,9 @@ class Attempts:
             self._alarm(config, missing)
 
     def _alarm(self, config: StreamConfig, missing: list[str]) -> None:
-        text = f"the next key waits until these are heard, or said to be off air: {', '.join(missing)}"
+        attempt = self.of(config)
+        what = "the next key" if attempt is None or attempt.content is None else f"programme {attempt.content}"
+        text = f"{what} waits until these are heard, or said to be off air: {', '.join(missing)}"
         self._journal.emit(Alarm("key-waits", *config.key, text))
 
     # --- the work -------------------------------------------------------------------------------------------------------
@@ -143,6 +158,12 @@ class Attempts:
         self._ask(config, now)
         return False
 
+    def forgo_programme(self, config: StreamConfig, now: float) -> None:
+        """Other servers are to seal: the programme that is asked for begins by their steps."""
+        attempt = self.asked(config)
+        if attempt is not None and attempt.content is not None:
+            self._give_up(config, attempt, now)
+
     def _give_up(self, config: StreamConfig, attempt: Attempt, now: float) -> None:
         self._alarm(config, self.missing(config))
         self._fire(config, attempt, AttemptEvent.GIVE_UP, decided=now)
@@ -154,12 +175,12 @@ class Attempts:
             asked = attempt.state is AttemptState.ASKED
             until = attempt.decided if asked else now + config.key_period
             for bsda in self.missing(config):
-                self._send(config, bsda, attempt.number, attempt.start, now, until, asked=asked)
+                self._send(config, bsda, attempt.number, attempt.start, now, until, attempt, asked=asked)
         for bsda, number in self._off_air(config).items():
-            self._send(config, bsda, number, number, now, now + config.key_period, fresh=True)
+            self._send(config, bsda, number, number, now, now + config.key_period, None, fresh=True)
 
     def _send(
-        self, config: StreamConfig, bsda: str, number: int, start: int, now: float, until: float, *,
+        self, config: StreamConfig, bsda: str, number: int, start: int, now: float, until: float, attempt: Attempt | None, *,
         asked: bool = False, fresh: bool = False,
     ) -> None:  # fmt: skip
         name = (*config.key, bsda, number, asked, fresh)
@@ -168,6 +189,7 @@ class Attempts:
             message_id = self._peers.ask(
                 Tag.KeyDelivery, bsda, config.service, now, until=until, profile=config.profiles[0], stream=config.stream,
                 start=start, replacing=asked, fresh=fresh, attempt=number,
+                content=None if attempt is None else attempt.content, end=None if attempt is None else attempt.end,
             )  # fmt: skip
             self._messages[name] = (message_id, now + RETRY)
 
@@ -188,13 +210,19 @@ class Attempts:
         self.alarm(config)
 
     def is_anew(self, config: StreamConfig, bsda: str) -> None:
-        """A BSD/A that was off air has forgotten all: it is waited for again.  That answers an attempt too, as it seals nothing."""
+        """A BSD/A has forgotten all.  One that was off air is waited for again; that answers an attempt too, as it seals nothing.
+
+        Of a programme it is asked, again if it has confirmed: the key that it gets next may not be what the programme waits for.
+        """
         attempt, number = self.of(config), self._off_air(config).get(bsda)
+        programme = attempt is not None and attempt.content is not None and attempt.state is AttemptState.ASKED
+        if attempt is not None and programme:
+            self._put(config, replace(attempt, heard=attempt.heard - {bsda}))
         if number is None:
             return
         self._journal.drop("off-air", (*config.key, bsda))
         self._peers.cancel(self._messages.get((*config.key, bsda, number, False, True), ("", 0.0))[0])
-        if attempt is not None and attempt.state in (AttemptState.ASKED, AttemptState.GIVEN_UP):
+        if attempt is not None and not programme and attempt.state in (AttemptState.ASKED, AttemptState.GIVEN_UP):
             self._hear(config, attempt, bsda)
 
     def times(self, config: StreamConfig) -> list[float]:

@@ -371,6 +371,7 @@ class BSDA:
         touched, self._touched = self._touched, {}
         for key in touched:
             config = self._streams[key]
+            self._cutting.expire(config, now)
             cover = self._periods.cover(config)
             self._plan(config, cover, now)
             self._seal_or_ask(config, cover, now)
@@ -690,13 +691,13 @@ class BSDA:
         return message.answer(Status.SUCCESS, now=now)
 
     def _cut_keys(self, config: StreamConfig, message: BackendMessage, attempt: int, now: float) -> BackendMessage:
-        """The keys that are here are to end early, or go on after all (R50)."""
+        """The keys that are here are to end early, or to wait for a programme's, or go on after all (R50)."""
         assert message.start is not None
         self._touched[config.key] = None
         if message.replace:
-            if attempt > self._periods.cut_of(config).over:
+            if message.end is None and attempt > self._periods.cut_of(config).over:
                 self._give_back(config, message.start, message)
-            self._cutting.confirm(config, attempt, message.start)
+            self._cutting.confirm(config, attempt, message.start, message.end)
         elif message.fresh:
             if self._cutting.forget(config, attempt):
                 self._ask_anew(config)

@@ -346,6 +346,7 @@ class BSM:
         config = self._config(service, stream)
         if config.generation != generation:
             self._streams[config.key] = replace(config, generation=generation)
+            self._attempts.forgo_programme(config, now)
             self._keys.renew(config)
         return self._done(now, config.key)
 
@@ -699,7 +700,8 @@ class BSM:
     def _owed(self, config: StreamConfig, row: LongTermKey) -> list[str]:
         """The BSD/As that must still be told of a key."""
         m = row.material
-        if row.state is KeyState.ENDED or (config.delivery == "pull" and row.sealer == "bsda" and not row.at_once):
+        pulled = config.delivery == "pull" and row.sealer == "bsda" and not row.at_once
+        if row.state is KeyState.ENDED or (pulled and row.programme is None):  # who has the service's key asks for no other
             return []
         if row.sealer == "bsm" and self._now >= m.valid_from:
             return []  # F3: too late to be of use; what straddles its start is refused (R32)

@@ -262,12 +262,20 @@ class KeyChain:
         return (m.valid_to if told else max(m.valid_to, row.first_end or 0)) + margin
 
     def roll(self, config: StreamConfig, now: float) -> None:
-        """Make the first keys, the next keys in time, and new ones at once when asked (R10).  Both profiles roll together (R38)."""
+        """Make the first keys, the next keys in time, and new ones at once when asked (R10), then those of programmes that wait."""
         attempt = self._attempts.asked(config)
         if self._attempts.work(config, now) and attempt is not None:
-            self._take_over(config, attempt.start, now)
-        if self._attempts.asked(config) is not None:
-            return  # what comes next is decided then
+            if attempt.content is None or attempt.end is None:
+                self._take_over(config, attempt.start, now)
+            else:
+                self._create_peak(config, attempt.content, attempt.start, attempt.end, now)
+        if self._attempts.asked(config) is None:  # else what comes next is decided then
+            self._roll(config, now)
+        if self._attempts.asked(config) is None:
+            self._begin_programmes(config, now)
+
+    def _roll(self, config: StreamConfig, now: float) -> None:
+        """The keys of the service.  Both profiles roll together (R38)."""
         chain = [r for r in self.rows(config) if r.material.key_type in ("SEK", "SEAK")]
         distrusted = self._journal.get("distrusted", config.key, bool) is not None
         if not chain and not distrusted:
@@ -294,7 +302,6 @@ class KeyChain:
                     self._take_over(config, start, now)
                 elif self._attempts.may_begin(config, now):
                     self._attempts.begin(config, start, start - lead, now)
-                    self._attempts.work(config, now)
                 if distrusted or not confirmed or self._attempts.asked(config) is not None:
                     return
         assert last is not None
@@ -380,19 +387,44 @@ class KeyChain:
     # --- programmes -----------------------------------------------------------------------------------------------------
 
     def add_programme(self, config: StreamConfig, programme: Programme, now: float) -> Programme:
-        """A programme from the first boundary on that nobody has prepared past (R5), where a TEK ID can begin (R8), and its key."""
+        """A programme from the first boundary on that nobody has prepared past (R5), where a TEK ID can begin (R8), and its key.
+
+        That of a pair whose BSD/As seal (F4) comes when both have confirmed, and until then the programme does not begin (R50).
+        """
         held = self._journal.get("programme", (*config.key, programme.content), Programme)
         if held is None:  # said again it stays as it was scheduled
             held = self._fit(config, programme, now)
-            self._journal.put("programme", (*config.key, programme.content), held)
-        if config.drm and not any(row.programme == held.content for row in self.rows(config, "PEAK")):
-            number = PROGRAMME_EXTENSIONS + self._number(config, "PEAK")
-            key = KeyMaterial(
-                key_type="PEAK", key_id=number.to_bytes(4, "big"), key=Secret(self._randomness(32)), stream=config.stream,
-                valid_from=held.start, valid_to=held.end,
-            )  # fmt: skip
-            self._enter(config, key, now, held.content)
+        if not self._in_two_steps(config):
+            self._begin_programmes(config, now)
         return held
+
+    @staticmethod
+    def _in_two_steps(config: StreamConfig) -> bool:
+        return config.drm and config.pair and config.generation == "bsda"
+
+    def _begin_programmes(self, config: StreamConfig, now: float) -> None:
+        """Give the programmes that have none their keys, those of a pair in two steps (R50), one after the other."""
+        programmes = self._journal.select("programme", config.key, Programme).values() if config.drm else ()
+        begun = {row.programme for row in self.rows(config, "PEAK")} if programmes else set()
+        for programme in sorted((p for p in programmes if p.content not in begun), key=lambda p: p.start):
+            if not self._in_two_steps(config):
+                self._create_peak(config, programme.content, programme.start, programme.end, now)
+            elif self._attempts.asked(config) is None and self._attempts.may_begin(config, now):
+                try:
+                    held = self._fit(config, programme, now)
+                except LocalFlowError as error:
+                    self._journal.drop("programme", (*config.key, programme.content))
+                    self._journal.emit(Alarm("boundary-deferred", *config.key, str(error)))
+                else:
+                    self._attempts.begin(config, held.start, now + CONFIRMED_WITHIN, now, held.content, held.end)
+
+    def _create_peak(self, config: StreamConfig, content: str, start: int, end: int, now: float) -> None:
+        number = PROGRAMME_EXTENSIONS + self._number(config, "PEAK")
+        key = KeyMaterial(
+            key_type="PEAK", key_id=number.to_bytes(4, "big"), key=Secret(self._randomness(32)), stream=config.stream,
+            valid_from=start, valid_to=end,
+        )  # fmt: skip
+        self._enter(config, key, now, content)
 
     def removable(self, config: StreamConfig, content: str, now: float) -> bool:
         """Whether a stream has a programme; ``LocalFlowError`` when it has, and it cannot be taken back any more."""
@@ -401,7 +433,8 @@ class KeyChain:
             return False
         if held.start < self.unprepared(config, now):
             raise LocalFlowError(f"programme {content}: its periods may be prepared already (R5): it stays until it is over")
-        if any(row.sealer == "bsda" for row in self._programme_keys(config, content)):
+        asked = self._attempts.asked(config)
+        if any(row.sealer == "bsda" for row in self._programme_keys(config, content)) or (asked and asked.content == content):
             raise LocalFlowError(f"programme {content}: the BSD/A seals under its key (F4): no message takes a key back")
         return True
 
@@ -423,7 +456,9 @@ class KeyChain:
         self.rings.forget(row.material)
 
     def _fit(self, config: StreamConfig, programme: Programme, now: float) -> Programme:
-        start, end = config.grid(max(programme.start, self.unprepared(config, now))), config.grid(programme.end)
+        """Keep a programme with the start that it can have."""
+        known = now + (CONFIRMED_WITHIN if self._in_two_steps(config) else 0)
+        start, end = config.grid(max(programme.start, self.unprepared(config, known))), config.grid(programme.end)
         if start >= end:
             raise LocalFlowError(f"programme {programme.content}: over before it can be protected (R5)")
         for other in self._journal.select("programme", config.key, Programme).values():
@@ -431,4 +466,6 @@ class KeyChain:
                 raise LocalFlowError(f"programme {programme.content} overlaps {other.content} (R33)")
         if (start, end) != (programme.start, programme.end):
             self._journal.emit(Alarm("boundary-deferred", *config.key, f"{programme.content}: {start} to {end} (R5, R8)"))
-        return replace(programme, start=start, end=end)
+        held = replace(programme, start=start, end=end)
+        self._journal.put("programme", (*config.key, programme.content), held)
+        return held

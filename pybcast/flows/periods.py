@@ -75,18 +75,26 @@ class PeriodBlock:
 class Cut:
     """What a BSD/A has confirmed to its BSM (R50).
 
-    ``starts``: attempt -> NTP second from which nothing is sealed under the keys that are here.  ``own``: those of them at which a
-    period begins for no other reason.  ``over``: the last attempt that was given up, or that a key came of.
+    ``starts``: attempt -> NTP second from which nothing is sealed under the keys that are here.  ``programmes``: (attempt, start,
+    end) of programmes whose key is still to come: nothing is sealed from their start on.  ``own``: those of all these times at
+    which a period begins for no other reason.  ``over``: the last attempt that was given up, or that a key came of.
     """
 
     starts: tuple[tuple[int, int], ...] = ()
     own: frozenset[int] = frozenset()
     over: int = 0
+    programmes: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def at(self) -> int | None:
-        """Where the keys end: where that was confirmed first; ``None``: nowhere."""
-        return min((start for _, start in self.starts), default=None)
+        """From when on nothing is sealed: from what was confirmed first; ``None``: from never."""
+        return min((start for _, start, *_ in (*self.starts, *self.programmes)), default=None)
+
+    def but(self, **changes: Any) -> Cut:
+        """Like this one, but for some fields; what is over has no boundaries of its own."""
+        after = replace(self, **changes)
+        times = {time for _, *times in (*after.starts, *after.programmes) for time in times}
+        return replace(after, own=after.own & times)
 
 
 Key = tuple[str, int]
@@ -423,17 +431,30 @@ class Periods:
         What was given back is dropped; its COUNTERs are burnt.
         """
         cut = self.cut_of(config)
-        if cut.at is None:
+        if not cut.starts:
             return
-        self._journal.put("cut", config.key, Cut(over=max(cut.over, *(number for number, _ in cut.starts))))
-        ended = [k for k in self.keys(config) if k.key_type != "PEAK" and k.valid_from < cut.at < k.valid_to]
+        end, over = min(start for _, start in cut.starts), max(cut.over, *(number for number, _ in cut.starts))
+        self._journal.put("cut", config.key, cut.but(starts=(), over=over))
+        ended = [k for k in self.keys(config) if k.key_type != "PEAK" and k.valid_from < end < k.valid_to]
         for key in ended:
-            self._journal.put("key", (*config.key, key.key_type, key.key_id), replace(key, valid_to=cut.at))
+            self._journal.put("key", (*config.key, key.key_type, key.key_id), replace(key, valid_to=end))
         for record in self.records(config):
             if record.state is PeriodState.ASIDE:
                 self._take_back(config, record)
         for key in ended:
             self.join(config, key.valid_to)
+
+    def _begin_programme(self, config: StreamConfig, key: KeyMaterial) -> None:
+        """The key of a programme is here: what waits for it goes on; what waits for another waits till this one at most (R50)."""
+        cut, waiting = self.cut_of(config), []
+        over = cut.over
+        for number, start, end in cut.programmes:
+            if key.valid_from <= start < key.valid_to:
+                over = max(over, number)
+            else:
+                waiting.append((number, start, min(end, key.valid_from) if start < key.valid_from else end))
+        if cut.programmes:
+            self._journal.put("cut", config.key, cut.but(programmes=tuple(waiting), over=over))
 
     def check_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> bool:
         """Whether a delivered key is new; ``PeerFlowError`` when it cannot be taken."""
@@ -461,7 +482,8 @@ class Periods:
             return True
         if later or self._horizon(config) > key.valid_from > now:
             raise PeerFlowError(Status.INFORMATION_INVALID, "validFrom lies in what is already prepared (R33)")
-        if rivals:
+        # A BSM that was put back to a copy forgets a programme, and is told of it again: the key made last takes its place.
+        if any(key.key_type != "PEAK" or later_key(other.key_id, key.key_id) for other in rivals):
             raise PeerFlowError(Status.INFORMATION_INVALID, "the validity overlaps another key's (R33)")
         return True
 
@@ -469,6 +491,8 @@ class Periods:
         """Take a key that was checked: it ends what overlaps it, and periods begin and end where it does (R9, R33)."""
         if replacing:
             self.end_keys(config)
+        if key.key_type == "PEAK":
+            self._begin_programme(config, key)
         for other in self.keys(config):
             if other.key_type != key.key_type or not other.valid_from < key.valid_to or not key.valid_from < other.valid_to:
                 continue
@@ -490,6 +514,10 @@ class Periods:
         if key.valid_from <= now:  # it came late: as soon as can be, periods begin where the other headend's do (R33)
             late = max(0, self._horizon(config) - key.valid_from)
             self.cut(config, key.valid_from + -(-late // config.period) * config.period)
+
+    def past(self, config: StreamConfig, at: int) -> bool:
+        """Whether what is prepared here, or what the edge has, reaches past ``at``."""
+        return max(self._horizon(config), self._lines[config.key].strange_end) > at
 
     def ahead_of(self, config: StreamConfig, at: int) -> bool:
         """Whether periods are prepared up to ``at`` at most, and none begins there yet."""

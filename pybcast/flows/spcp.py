@@ -94,8 +94,9 @@ class BackendMessage:
     ``message_id``: 128 random bits in hex; an answer repeats the one it answers.  ``source``, ``destination``: absolute URIs.
     ``status``: answers only.  ``start``, ``end``: DistributionStart/End, 64-bit NTP seconds.  ``replaces``: messageID of a
     delivery to take off the carousel (tags 17, 19).  ``time``: when it was made, for the reader of a log.  ``attempt``: of a
-    KeyDelivery without keys, the number of an attempt to end what is in force at ``start`` (R50): with ``replace`` it is asked for,
-    with ``fresh`` the BSD/A is to ask for everything anew, with neither the attempt was given up.
+    KeyDelivery without keys, the number of an attempt to end what is in force at ``start`` (R50), or, with ``end``, to begin the
+    programme ``content``: with ``replace`` it is asked for, with ``fresh`` the BSD/A is to ask for everything anew, with neither
+    the attempt was given up.
     """
 
     tag: Tag
@@ -230,6 +231,8 @@ def _check_attempt(message: BackendMessage) -> None:
         raise PeerFlowError(Status.INFORMATION_INVALID, "an attempt goes with a stream and a start, and with no key (R50)")
     if message.replace and message.fresh:
         raise PeerFlowError(Status.INFORMATION_INVALID, "an attempt is replace or fresh, not both (R50)")
+    if message.end is not None and message.end <= (message.start or 0):
+        raise PeerFlowError(Status.INFORMATION_INVALID, "the programme of an attempt ends after it begins (R50)")
 
 
 def check_key_material(key: KeyMaterial, profile: Profile | None) -> None:

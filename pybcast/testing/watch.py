@@ -334,12 +334,8 @@ class Watch:
             self.violate(f"STKM of {output.start} announced {output.start - now:.1f} s ahead: more than half a period (R6)")
 
     def one_stkm(self, profile: Profile, service: str, stream: int, start: int, data: bytes) -> None:
-        """A STKM goes on air, or to a terminal: one for each profile, stream and period, whatever key it is under (R50).
-
-        But for programmes: a headend that lost touch before it was told of one seals without the programme's key.
-        """
-        programme = profile == "drm" and getattr(codec.decode(data, "drm-stkm"), "programme_CID_extension", None) is not None
-        self.once("two STKMs for one period (R50)", (profile, service, stream, start, programme), data)
+        """A STKM goes on air, or to a terminal: one for each profile, stream and period, whatever key it is under (R50)."""
+        self.once("two STKMs for one period (R50)", (profile, service, stream, start), data)
 
     def aired(self, output: Announce) -> None:
         """One repetition is on air."""

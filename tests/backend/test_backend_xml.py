@@ -98,11 +98,11 @@ def test_times_mean_those_nearest_to_now() -> None:
     assert xml.decode(body, Side.BSM, wrap - 100) == sent
 
 
-@pytest.mark.parametrize("flags", [{"replace": True}, {"fresh": True}, {}])
-def test_r50_an_attempt_carries_no_key(flags: dict[str, bool]) -> None:
+@pytest.mark.parametrize("flags", [{"replace": True}, {"fresh": True}, {}, {"end": (1 << 32) + 90, "content": "urn:event"}])
+def test_r50_an_attempt_carries_no_key(flags: dict[str, object]) -> None:
     """Its number is a time: a later attempt has a later one, over the wrap of 2036 too."""
     wrap = 1 << 32
-    sent = message(Tag.KeyDelivery, items=(), stream=1, start=wrap + 20, attempt=wrap - 5, **flags)
+    sent = message(Tag.KeyDelivery, items=(), stream=1, start=wrap + 20, attempt=wrap - 5, **({"end": None} | flags))
     body = xml.encode(sent, wrap)
     assert f' attempt="{wrap - 5}"'.encode() in body and b"KeyMaterial" not in body
     assert xml.decode(body, Side.BSDA, wrap) == sent

@@ -138,6 +138,7 @@ class Chaos:
         """Nothing happens any more, and all that was broken is whole again."""
         world, self._over = self.world, True
         world.crash = world.fresh = world.air_loss = 0.0
+        world.unreachable.clear()
         for link in (world.backend, *(viewer.link for viewer in world.viewers.values())):
             link.up, link.loss, link.double = True, 0.0, 0.0
         for name, ahead in list(world.skew.items()):
@@ -204,6 +205,14 @@ class Chaos:
         """The back-end link is down."""
         self.world.backend.up = False
         self.clock.at(self.clock.now + self.rng.uniform(1, 20), self._link_up)
+
+    def cut_off(self) -> None:
+        """One headend is not heard, and hears nothing; never both: F6 has then what is not on air (F3)."""
+        if self.world.unreachable:
+            return
+        name = self.rng.choice(list(self.world.headends))
+        self.world.unreachable.add(name)
+        self.clock.at(self.clock.now + self.rng.uniform(1, 100), lambda: self.world.unreachable.discard(name))
 
     def step(self) -> None:
         """The clock of one server is wrong by seconds for a while: by less than what would make it give up what it prepared."""

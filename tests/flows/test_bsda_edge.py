@@ -370,6 +370,7 @@ def test_the_boundary_of_an_attempt_that_is_given_up_is_none(start: int) -> None
     [
         {"attempt": START, "start": None}, {"attempt": START, "stream": None},
         {"attempt": START, "items": (sek_material(2),)}, {"attempt": START, "replace": True, "fresh": True},
+        {"attempt": START, "start": START + 8, "end": START + 8},
         {"fresh": True, "items": (sek_material(2),)}, {"attempt": START, "tag": Tag.STKMDelivery},
     ],
 )  # fmt: skip

@@ -6,9 +6,12 @@ from __future__ import annotations
 import pytest
 from flow_support import NOON, System, pair
 
+from pybcast import codec
 from pybcast.errors import LocalFlowError
-from pybcast.flows import BSDA, BackendMessage, KeyMaterial, Later, Status, StreamConfig
+from pybcast.flows import BSDA, BSM, BackendMessage, KeyMaterial, Later, Programme, Status, StreamConfig
+from pybcast.flows.attempts import CONFIRMED_WITHIN
 from pybcast.flows.tables import PeriodState, Tag
+from pybcast.secret import Secret
 from pybcast.testing.sim import BACKUP, BSM_ID, MAIN
 
 
@@ -26,12 +29,14 @@ def machine(system: System, name: str) -> BSDA:
 
 
 def ask(
-    system: System, config: StreamConfig, attempt: int, start: int, *, replace: bool = False, message_id: str = ""
-) -> int | None:
+    system: System, config: StreamConfig, attempt: int, start: int, end: int | None = None, *, replace: bool = False,
+    message_id: str = "",
+) -> int | None:  # fmt: skip
     """An attempt, said to the main headend; the status that it answers."""
     message = BackendMessage(
         tag=Tag.KeyDelivery, message_id=message_id or f"{attempt:031x}{replace:x}", source=BSM_ID, destination=MAIN,
-        service=config.service, profile=config.profiles[0], stream=config.stream, start=start, attempt=attempt, replace=replace,
+        service=config.service, profile=config.profiles[0], stream=config.stream, start=start, end=end, attempt=attempt,
+        replace=replace,
     )  # fmt: skip
     sent = len(system.log)
     system.call_bsda(MAIN, lambda bsda: bsda.receive(message, system.now, BSM_ID))
@@ -432,3 +437,358 @@ def test_r50_a_headend_off_air_that_is_heard_while_the_other_is_asked() -> None:
     system.unreachable = set()
     system.run(120)
     assert not in_force(system, config) & before and system.violations == []
+
+
+# --- R50: a programme of a pair whose headends seal (F4) ----------------------------------------------------------------------
+
+
+def enter(system: System, config: StreamConfig, start: float, end: float, content: str = "urn:film") -> Programme:
+    """A programme, ``start`` and ``end`` in seconds from now."""
+    return system.add_programme(Programme(*config.key, content, int(system.now + start), int(system.now + end)))
+
+
+def bsm_of(system: System) -> BSM:
+    assert system.bsm is not None
+    return system.bsm
+
+
+def peaks(system: System, config: StreamConfig) -> list[KeyMaterial]:
+    """The keys of programmes that the BSM has made."""
+    return [row.material for row in bsm_of(system).keys(*config.key) if row.material.key_type == "PEAK"]
+
+
+def marked(system: System, config: StreamConfig, headend: str = MAIN) -> list[int]:
+    """The starts of a headend's periods whose STKM is under a programme's key too, on air so far."""
+    found = system.stkms(config, headend)
+    said = {start: codec.decode(system.stkm(config, start, "drm", headend), "drm-stkm") for start in found}
+    return sorted(start for start, m in said.items() if getattr(m, "programme_CID_extension", None) is not None)
+
+
+def test_r50_a_programme_begins_when_both_headends_have_confirmed() -> None:
+    config = pair(generation="bsda")
+    system = System(config)
+    viewers = system.entitled(config)
+    buyer = system.add_device("buyer", 7)
+    system.tune(buyer, config)
+    system.run(40)
+    held = enter(system, config, 80, 140)
+    system.grant(buyer, config, held.start, held.end, held.content)
+    assert not peaks(system, config)
+    with pytest.raises(LocalFlowError, match="F4"):
+        bsm_of(system).remove_programme(config.service, [config.stream], held.content, system.now)
+    system.run(1)
+    assert {(m.destination, m.content, m.start, m.end) for m in attempts(system)} == {
+        (name, held.content, held.start, held.end) for name in (MAIN, BACKUP)
+    }
+    (key,) = peaks(system, config)
+    assert (key.valid_from, key.valid_to) == (held.start, held.end)
+    system.clock.run(held.start + 20)
+    assert system.plays(buyer, config) and all(system.plays(viewer, config) for viewer in viewers)
+    system.clock.run(held.end + 30)
+    within = [start for start in system.stkms(config) if held.start <= start < held.end]
+    assert marked(system, config, MAIN) == marked(system, config, BACKUP) == within
+    assert not system.plays(buyer, config) and all(system.plays(viewer, config) for viewer in viewers)
+    assert not waits(system) and system.violations == []
+
+
+@pytest.mark.parametrize("away", [MAIN, BACKUP])
+def test_r50_a_programme_waits_for_a_headend_that_is_not_heard(away: str) -> None:
+    """The fault: the other one sealed with its key, this one without."""
+    config = pair(generation="bsda")
+    system = System(config)
+    viewers = system.entitled(config)
+    system.run(40)
+    system.unreachable = {away}
+    held = enter(system, config, 50, 400)
+    system.run(70)
+    assert held.start < system.now and not peaks(system, config) and not marked(system, config)
+    assert waits(system).startswith(f"programme {held.content} waits") and waits(system).endswith(f": {away}")
+    system.unreachable = set()
+    system.run(160)
+    (key,) = peaks(system, config)
+    assert held.start < key.valid_from < system.now and not waits(system)
+    assert marked(system, config, MAIN) == marked(system, config, BACKUP) and marked(system, config)[0] == key.valid_from
+    assert all(system.plays(viewer, config) for viewer in viewers)
+    assert system.violations == []
+
+
+def test_r50_a_programme_of_cards_alone_waits_for_nobody() -> None:
+    """It is a window of the key in use, and the STKMs are as they were."""
+    config = pair(generation="bsda", profiles=("smartcard",))
+    system = System(config)
+    system.run(40)
+    system.unreachable = {BACKUP}
+    asked = int(NOON) + 120
+    assert enter(system, config, asked - system.now, asked + 80 - system.now).start == asked
+    system.run(200)
+    assert not attempts(system) and system.violations == []
+
+
+def test_r50_a_programme_that_is_over_before_both_have_confirmed_is_dropped() -> None:
+    config = pair(generation="bsda")
+    system = System(config)
+    system.run(40)
+    system.unreachable = {BACKUP}
+    held = enter(system, config, 50, 120)
+    system.run(50)
+    system.unreachable = set()
+    system.run(20)
+    assert [a.text for _, a in system.alarms if "over before" in a.text] == [
+        f"programme {held.content}: over before it can be protected (R5)"
+    ]
+    system.run(80)
+    assert not peaks(system, config) and not marked(system, config) and not waits(system)
+    assert set(system.stkms(config, MAIN)) == set(system.stkms(config, BACKUP))
+    assert system.violations == []
+
+
+def test_r50_a_programme_that_waits_can_be_taken_back() -> None:
+    config = pair(generation="bsda")
+    system = System(config)
+    system.run(40)
+    system.unreachable = {BACKUP}
+    held = enter(system, config, 300, 400)
+    system.run(20)
+    assert waits(system)
+    system.command(lambda bsm: bsm.remove_programme(config.service, [config.stream], held.content, system.now))
+    system.unreachable = set()
+    system.run(400)
+    assert not peaks(system, config) and not marked(system, config) and not waits(system)
+    assert system.violations == []
+
+
+def test_r50_two_programmes_begin_one_after_the_other() -> None:
+    config = pair(generation="bsda")
+    system = System(config)
+    system.run(40)
+    first, second = enter(system, config, 80, 120), enter(system, config, 160, 200, "urn:show")
+    system.run(10)
+    assert {(k.valid_from, k.valid_to) for k in peaks(system, config)} == {(p.start, p.end) for p in (first, second)}
+    system.run(220)
+    assert marked(system, config, MAIN) == marked(system, config, BACKUP)
+    assert {p for p in (first, second) for start in marked(system, config) if p.start <= start < p.end} == {first, second}
+    assert system.violations == []
+
+
+def cut_off_after_it_confirmed(system: System, name: str) -> None:
+    """Both headends have said that they wait for a programme's key, and it does not come to this one."""
+    before = {n: len(system.messages(Tag.KeyDeliveryConfirmation, n)) for n in system.headends}
+    while any(len(system.messages(Tag.KeyDeliveryConfirmation, n)) == count for n, count in before.items()):
+        system.run(0.01)
+    system.unreachable = {name}
+
+
+def test_r50_who_confirmed_a_programme_and_gets_no_key_is_silent_till_it_is_over() -> None:
+    config = pair(generation="bsda")
+    system = System(config)
+    system.run(40)
+    held = enter(system, config, 80, 140)
+    cut_off_after_it_confirmed(system, BACKUP)
+    system.clock.run(held.start + 40)
+    assert marked(system, config, MAIN) and max(system.stkms(config, BACKUP)) < held.start
+    system.clock.run(held.end + 60)
+    assert max(system.stkms(config, BACKUP)) > held.end and not marked(system, config, BACKUP)
+    late = {start for start in system.stkms(config, BACKUP) if start > held.end}
+    assert late <= set(system.stkms(config, MAIN))
+    assert system.violations == []
+
+
+def test_r50_a_programmes_key_that_comes_late_is_taken() -> None:
+    config = pair(generation="bsda")
+    system = System(config)
+    system.run(40)
+    held = enter(system, config, 80, 240)
+    cut_off_after_it_confirmed(system, BACKUP)
+    system.clock.run(held.start + 30)
+    rekey(system, config)  # and a key of the service cannot come before it
+    system.run(20)
+    system.unreachable = set()
+    system.clock.run(held.end + 40)
+    assert set(marked(system, config, BACKUP)) < set(marked(system, config, MAIN))
+    assert len(marked(system, config, BACKUP)) > 8
+    assert system.violations == []
+
+
+def test_r50_a_key_of_the_service_does_not_begin_a_programme() -> None:
+    """What a headend has confirmed of a programme holds when the service's key changes."""
+    config = pair(generation="bsda", rekey_lead=20)
+    system = System(config)
+    system.run(40)
+    start, end = int(NOON) + 120, int(NOON) + 160
+    number = int(system.now) - 5
+    assert ask(system, config, number, start, end, replace=True) == Status.SUCCESS
+    assert ask(system, config, number, start, end, replace=True, message_id="a" * 32) == Status.SUCCESS
+    before = in_force(system, config)
+    rekey(system, config)
+    system.clock.run(start + 20)
+    assert not in_force(system, config) & before and max(system.stkms(config, MAIN)) < start < max(system.stkms(config, BACKUP))
+    system.clock.run(end + 40)
+    assert max(system.stkms(config, MAIN)) >= end
+
+
+def test_r50_a_programme_that_was_given_up_leaves_nothing() -> None:
+    """Its edges are no boundaries any more."""
+    config = pair(generation="bsda")
+    system = System(config)
+    system.run(40)
+    number, start, end = int(system.now), int(NOON) + 123, int(NOON) + 157
+    bsda = machine(system, MAIN)
+
+    def begins(at: int) -> bool:
+        period = bsda._periods.at(config, at)
+        return period is not None and period.start == at
+
+    assert ask(system, config, number, start, end, replace=True) == Status.SUCCESS
+    assert begins(start) and begins(end)
+    assert ask(system, config, number, start, end) == Status.SUCCESS
+    assert not begins(start) and not begins(end)
+    assert ask(system, config, number, start, end, replace=True, message_id="b" * 32) == Status.INFORMATION_INVALID
+    system.clock.run(end + 20)
+    assert set(system.stkms(config, MAIN)) == set(system.stkms(config, BACKUP))
+    assert system.violations == []
+
+
+def test_r50_a_programme_whose_start_is_prepared_is_refused() -> None:
+    config = pair(generation="bsda")
+    system = System(config)
+    system.run(40)
+    prepared = max(r.period.end for r in machine(system, MAIN).records(*config.key))
+    states = [r.state for r in machine(system, MAIN).records(*config.key)]
+    assert ask(system, config, 1, prepared - 1, prepared + 80, replace=True) == Status.ALREADY_IN_USE
+    assert [r.state for r in machine(system, MAIN).records(*config.key)] == states, "nothing is given back"
+    assert ask(system, config, 2, prepared, prepared + 80, replace=True) == Status.SUCCESS
+
+
+def test_r50_a_headend_that_loses_its_store_confirms_a_programme_once_more() -> None:
+    """What it has confirmed is lost too, and it may seal under another key before the programme's is made."""
+    config = pair(generation="bsda", rekey_lead=20)
+    system = System(config)
+    viewers = system.entitled(config)
+    system.run(40)
+    system.unreachable = {MAIN}
+    held = enter(system, config, 120, 300)
+    system.run(1)
+    confirmed = [m for m in attempts(system) if m.destination == BACKUP]
+    system.stop_bsda(BACKUP)
+    system.start_bsda(BACKUP, {}, fresh=True)
+    system.run(CONFIRMED_WITHIN - 2)
+    asked = [m for m in attempts(system) if m.destination == BACKUP]
+    assert {m.attempt for m in asked} == {m.attempt for m in confirmed} and len(asked) > len(confirmed)
+    system.unreachable = set()
+    system.run(320)
+    assert marked(system, config, MAIN) and set(marked(system, config, BACKUP)) <= set(marked(system, config, MAIN))
+    assert all(start >= held.start for start in marked(system, config))
+    assert all(system.plays(viewer, config) for viewer in viewers)
+    assert system.violations == []
+
+
+def test_r50_a_headend_off_air_that_is_heard_is_asked_for_a_programme() -> None:
+    """That it seals nothing now is no answer: it gets keys of the service before the programme's is made."""
+    config = pair(generation="bsda", rekey_lead=20)
+    system = System(config)
+    system.run(40)
+    system.unreachable = {BACKUP}
+    rekey(system, config, (BACKUP,))
+    system.run(1)
+    assert bsm_of(system).off_air(BACKUP)
+    system.unreachable = {MAIN}
+    enter(system, config, 120, 300)
+    system.run(CONFIRMED_WITHIN - 1)
+    assert not bsm_of(system).off_air(BACKUP)
+    assert [m for m in attempts(system) if m.destination == BACKUP and m.content]
+    system.unreachable = set()
+    system.run(300)
+    assert marked(system, config, MAIN) and set(marked(system, config, BACKUP)) <= set(marked(system, config, MAIN))
+    assert system.violations == []
+
+
+def test_r50_who_is_to_seal_changes_while_a_programme_is_asked_for() -> None:
+    """The BSM is the one sealer then: nothing waits."""
+    config = pair(generation="bsda", rekey_lead=20)
+    system = System(config)
+    viewers = system.entitled(config)
+    system.run(40)
+    system.unreachable = {BACKUP}
+    held = enter(system, config, 200, 280)
+    system.run(1)
+    changed = system.set_generation(config, "bsm")
+    (key,) = peaks(system, config)
+    assert (key.valid_from, key.valid_to) == (held.start, held.end)
+    system.unreachable = set()
+    system.clock.run(held.end + 20)
+    assert marked(system, changed, MAIN) == marked(system, changed, BACKUP) and marked(system, changed)
+    assert all(system.plays(viewer, changed) for viewer in viewers)
+    assert system.violations == []
+
+
+def test_r50_a_programmes_key_is_pushed_where_keys_are_pulled() -> None:
+    config = pair(generation="bsda", delivery="pull")
+    system = System(config)
+    system.run(40)
+    held = enter(system, config, 100, 160)
+    system.clock.run(held.end + 20)
+    assert marked(system, config, MAIN) == marked(system, config, BACKUP) and marked(system, config)
+    assert system.violations == []
+
+
+def test_r50_a_programme_that_a_restored_bsm_is_told_of_again() -> None:
+    """It has forgotten its key: the one made last takes the place of the first, at both headends."""
+    config = pair(generation="bsda", rekey_lead=20)
+    system = System(config)
+    system.run(40)
+    copy = system.bsm_store.copy()
+    held = enter(system, config, 160, 400)
+    system.run(10)
+    (first,) = peaks(system, config)
+    system.restore_bsm(copy)
+    system.run(60)
+    assert not peaks(system, config)
+    enter(system, config, held.start - system.now, held.end - system.now)
+    system.run(60)
+    (second,) = peaks(system, config)
+    assert first.key_id < second.key_id and (second.valid_from, second.valid_to) == (held.start, held.end)
+    for name in (MAIN, BACKUP):
+        assert [k for k in machine(system, name)._periods.keys(config) if k.key_type == "PEAK"] == [second]
+    answer = deliver(system, config, first)
+    assert answer == Status.INFORMATION_INVALID, "it was late"
+    system.clock.run(held.end + 20)
+    assert marked(system, config, MAIN) == marked(system, config, BACKUP) and marked(system, config)
+    assert system.violations == []
+
+
+def deliver(system: System, config: StreamConfig, key: KeyMaterial) -> int | None:
+    """A key, delivered to the main headend; the status that it answers."""
+    message = BackendMessage(
+        tag=Tag.KeyDelivery, message_id=key.key.reveal().hex()[:31] + "d", source=BSM_ID, destination=MAIN, service=config.service,
+        profile="drm", stream=config.stream, items=(key,),
+    )  # fmt: skip
+    sent = len(system.log)
+    system.call_bsda(MAIN, lambda bsda: bsda.receive(message, system.now, BSM_ID))
+    return next(m.status for m in system.log[sent:] if m.message_id == message.message_id)
+
+
+def test_r50_a_programmes_key_begins_what_waits_for_it_alone() -> None:
+    """What waits for one whose key nobody knows any more waits till this one at most; what waits for a later one waits on."""
+    config = pair(generation="bsda")
+    system = System(config)
+    system.run(40)
+    start = int(NOON) + 120
+    for number, (begin, end) in enumerate([(start, start + 160), (start + 40, start + 80), (start + 80, start + 120)], 1):
+        assert ask(system, config, number, begin, end, replace=True) == Status.SUCCESS
+    key = KeyMaterial(
+        key_type="PEAK",
+        key_id=b"\x80\0\0\1",
+        key=Secret(bytes(32)),
+        stream=config.stream,
+        valid_from=start + 40,
+        valid_to=start + 80,
+    )
+    assert deliver(system, config, key) == Status.SUCCESS
+    cut = machine(system, MAIN)._periods.cut_of(config)
+    assert cut.programmes == ((1, start, start + 40), (3, start + 80, start + 120)) and cut.over == 2
+    system.clock.run(start + 78)
+    assert marked(system, config, MAIN) and min(marked(system, config, MAIN)) >= start + 40
+    system.clock.run(start + 118)
+    assert max(system.stkms(config, MAIN)) < start + 80
+    system.clock.run(start + 160)
+    assert max(system.stkms(config, MAIN)) >= start + 120

@@ -96,6 +96,7 @@ MIXES: Final = {
     "two headends": Mix((*DAILY, "outage", "kill", "step", "hold"), 15, two=True),
     "clocks that leap": Mix(("zap", "rekey", "leap"), 60, two=True, beyond=(*AGAIN, "is dark on", "a card keeps two keys")),
     "two headends, dead planners and edges": Mix((*DAILY, "outage", "kill_planner", "kill_edge", "kill"), 15, two=True),
+    "two headends that are cut off": Mix((*DAILY, "programme", "programme", "cut_off", "cut_off"), 10, two=True),
     "two headends, lost stores": Mix((*DAILY, "period", "kill", "lose"), 60, two=True),
     "lost stores": Mix(("zap", "rekey", "lose"), 150, fresh=0.1),
     "older copies of the BSM": Mix(("zap", "back_up", "restore", "grant"), 60, crash=0.01),  # few chances: enough for every Python
