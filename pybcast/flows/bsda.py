@@ -760,8 +760,9 @@ class BSDA:
                 self._periods.put(config, record.but(stkms=kept, waived=(), traffic_id=record.traffic_id if kept else b""))
 
     def _take_stkms(self, config: StreamConfig, message: BackendMessage, now: float) -> None:
-        """F5, pushed: all or nothing."""
+        """F5, pushed: all or nothing, but for what comes when its period is over: nobody waits for it any more."""
         items = [i for i in message.items if isinstance(i, StkmItem) and i.status == Status.SUCCESS]
+        items = [i for i in items if i.period_end > now or not self._missed(config, i.period_start)]
         assert message.profile is not None
         if message.replace and items:
             self._give_back(config, min(item.period_start for item in items), message)
@@ -770,6 +771,10 @@ class BSDA:
         for tag in (Tag.TEKDelivery, Tag.STKMRequest):
             self._peers.delivered(tag, config.service, message.profile, config.stream, {i.period_start for i in items})
         self._journal.emit(FlowDone("F5", message.profile, config.service, min((i.period_start for i in items), default=None)))
+
+    def _missed(self, config: StreamConfig, start: int) -> bool:
+        record = self._periods.record(config, start)
+        return record is not None and record.state is PeriodState.MISSED
 
     def _check_stkm(self, config: StreamConfig, profile: Profile, item: StkmItem, replacing: bool) -> _Checked | None:
         """An STKM with the record it is for, what it says, and its traffic id; ``None`` when it is known already.

@@ -492,6 +492,18 @@ def test_stkms_that_do_not_fit_are_refused() -> None:
         assert machine.records(*NAME) == before, "all or nothing"
 
 
+def test_stkms_that_come_when_their_period_is_over_cost_the_others_nothing() -> None:
+    machine = bsda(CARD)
+    machine.tick(START)
+    late, good = sealed(machine, CARD, 8), sealed(machine, CARD, 32)
+    machine.tick(START + 17)
+    assert records(machine)[8].state is PeriodState.MISSED
+    answer, _ = tell(machine, Tag.STKMDelivery, START + 17, late, good)
+    assert answer.status == 0 and records(machine)[8].stkms == ()
+    assert [s.data for s in records(machine)[32].stkms] == [good.content]
+    assert tell(machine, Tag.STKMDelivery, START + 17, late)[0].status == 0
+
+
 def test_another_stkm_needs_a_word() -> None:
     """R10: only ``replace`` takes the place of one that is not at the edge yet."""
     randomness = random.Random(1).randbytes
