@@ -90,6 +90,18 @@ def _status_of(error: BcastError, item: PartialItem) -> int:
     return Status.GENERATION_FAILURE if late else Status.INFORMATION_INVALID
 
 
+def _runs(items: Iterable[PartialItem]) -> Iterator[list[PartialItem]]:
+    """The items in runs, in each of which none begins before the one ahead of it ends."""
+    run: list[PartialItem] = []
+    for item in items:
+        if run and item.period_start < run[-1].period_end:
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
 def _registration(subscriber: str) -> str:
     return f"{subscriber}/registration"
 
@@ -842,17 +854,17 @@ class BSM:
         return message.answer(Status.SUCCESS, tuple(done), now=now)
 
     def _complete_items(self, config: StreamConfig, profile: Profile, items: Sequence[PartialItem], now: float) -> list[StkmItem]:
-        """What becomes of each item; those of the same keys are sealed together."""
+        """What becomes of each item.  One that overlaps another waits for what that one becomes."""
+        return [done for run in _runs(items) for done in self._complete_run(config, profile, run, now)]
+
+    def _complete_run(self, config: StreamConfig, profile: Profile, items: Sequence[PartialItem], now: float) -> list[StkmItem]:
+        """The same of items that do not overlap; those of the same keys are sealed together."""
         chain, policy, kind = self._keys.rows(config), self._keys.policy(config), stkm.kind_of(profile)
         edges = self._keys.edges(config, items, chain)
         stops, span, rows = self._attempts.ends(config), (0, 0.0), dict[str, LongTermKey]()
         done: dict[int, StkmItem] = {}
-        until, later = 0, []
         groups: dict[tuple[int, ...], tuple[dict[str, LongTermKey], list[_Wanted]]] = {}
         for n, item in enumerate(items):
-            if item.period_start < until:  # it overlaps another one: what that one becomes decides
-                later.append(n)
-                continue
             edge = edges.first_in(item.period_start, item.period_end)
             if edge is not None:  # R32: the BSD/A learns where to cut
                 done[n] = _refused(item, Status.INFORMATION_INVALID, edge)
@@ -877,11 +889,8 @@ class BSM:
                 done[n] = _refused(item, _status_of(error, item))
             else:
                 groups.setdefault(tuple(map(id, rows.values())), (rows, []))[1].append(_Wanted(n, item, content, ask))
-                until = period.end
         for rows, wanted in groups.values():
             done |= self._seal(config, profile, rows, wanted, policy)
-        if later:
-            done |= zip(later, self._complete_items(config, profile, [items[n] for n in later], now), strict=True)
         return [done[n] for n in range(len(items))]
 
     def _seal(
@@ -982,10 +991,13 @@ class BSM:
         return message.answer(Status.SUCCESS, now=now)
 
     def _keep(self, config: StreamConfig, profile: Profile, items: Iterable[StkmItem]) -> None:
-        """STKMs that came together are one row, in the order of their time."""
-        row = tuple(sorted(items, key=lambda item: item.period_start))
-        if row:
-            self._journal.put("received", (*config.key, profile, row[0].period_start), row)
+        """STKMs that came together are one row, in the order of their time; with what the row of that name has beside them."""
+        found = {item.period_start: item for item in items}
+        if found:
+            name = (*config.key, profile, min(found))
+            before = {item.period_start: item for item in self._keys.received(config).get(name, ())}
+            row = tuple(item for _, item in sorted((before | found).items()))
+            self._journal.put("received", name, row)
             self._wakes.sooner(config.key, row[-1].period_end)
 
     def _check_stkms(

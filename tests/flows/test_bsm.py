@@ -450,6 +450,19 @@ def test_items_of_one_delivery_that_overlap() -> None:
     assert (again.content, last.status) == (first.content, 0)
 
 
+def test_a_delivery_that_says_one_period_a_thousand_times() -> None:
+    """Whatever a BSD/A says, in bounded time and depth."""
+    machine = bsm(CARD)
+    machine.tick(START)
+    again = complete(machine, CARD, START, *[period(1)] * 1000)
+    assert {(item.status, item.content) for item in again} == {(0, again[0].content)} and again[0].content
+    back = complete(machine, CARD, START, *(period(n) for n in range(9, 1, -1)))
+    assert [item.status for item in back] == [0] * 8
+    unsaid = [PartialItem(stream=1, period_start=START + 8, period_end=START + 16, tek_id="1", content=Secret(b"\0"))] * 1000
+    answer, _ = asked(machine, Tag.TEKDelivery, START, items=tuple(unsaid))
+    assert {item.status for item in answer.items if isinstance(item, StkmItem)} == {Status.INFORMATION_INVALID}
+
+
 def test_keys_that_change_inside_a_delivery() -> None:
     """Each item is sealed under the key of its period, whatever the others have."""
     machine = bsm(CARD)
@@ -543,6 +556,17 @@ def test_stkms_that_came_together_are_one_row() -> None:
     assert START + 8 < edge < START + 64 and row.value == tuple(i for i in items if i.period_start < edge)
     assert "received" not in {o.table for o in of(Persist, machine.tick(edge - 9))}
     assert [o.value for o in of(Persist, machine.tick(-(-edge // 8) * 8)) if o.table == "received"] == [None]
+
+
+def test_stkms_that_come_again_in_part_take_nothing_away() -> None:
+    """F6: a BSD/A that starts anew delivers what it has, which may be less than it had."""
+    machine = bsm(HERE)
+    machine.tick(START)
+    (key,) = seks(machine)
+    items = [stkm_item(period(n), sealed_stkm(HERE, period(n), key)) for n in range(4)]
+    asked(machine, Tag.STKMDelivery, START, items=tuple(items))
+    _, outputs = asked(machine, Tag.STKMDelivery, START, items=(items[0],))
+    assert [o.value for o in of(Persist, outputs) if o.table == "received"] == [tuple(items)]
 
 
 def test_a_batch_of_stkms_that_comes_late_costs_only_what_is_over() -> None:
