@@ -164,7 +164,10 @@ class LocalServer:
         with suppress(OSError):  # BlockingIOError: that was all
             while True:
                 connection, _ = self._listener.accept()
-                why = "" if trusted(connection) else "runs as another user"
+                try:
+                    why = "" if trusted(connection) else "runs as another user"
+                except OSError as error:  # gone already
+                    why = error.strerror or "is gone"
                 if not why and len(self._peers) >= self._most:
                     why = "is one too many"
                 if why:

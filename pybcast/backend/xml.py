@@ -498,13 +498,13 @@ def _as_written(data: bytes, receiver: Side, now: float, max_elements: int) -> B
         return None
     if not all(map(_is_good_uri, filter(None, (destination, source, *scope)))):
         return None
-    kind, items, at = _OF_PERIODS[tag], list[Item](), head.end()
+    kind, items, at, most = _OF_PERIODS[tag], list[Item](), head.end(), min(BATCH, max_elements - _SCOPE)
     try:
-        while (found := _PERIOD.match(text, at)) is not None:
+        while len(items) <= most and (found := _PERIOD.match(text, at)) is not None:
             items.append(_period_item(kind, first, *found.groups()))
             at = found.end()
         tail = _TAIL.fullmatch(text, at)
-        if tail is None or tail[3] != root or len(items) > min(BATCH, max_elements - _SCOPE):
+        if tail is None or tail[3] != root or len(items) > most:
             return None
         message = BackendMessage(
             tag=tag, message_id=message_id, source=source, destination=destination, service=scope[0], content=scope[1],

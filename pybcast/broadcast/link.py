@@ -73,6 +73,9 @@ class _Begin(msgspec.Struct, frozen=True, array_like=True, tag="begin"):
     epoch: _Epoch
     shard: _Shard
 
+    def __repr__(self) -> str:  # it holds the key of a pair's heartbeats
+        return f"_Begin({self.me!r})"
+
 
 class _End(msgspec.Struct, frozen=True, array_like=True, tag="end"):
     pass
@@ -88,6 +91,9 @@ class _Period(msgspec.Struct, frozen=True, array_like=True):
     salt: _Salt | None
     auth_key: _AuthKey | None
     authority_end: _Time | None
+
+    def __repr__(self) -> str:  # it holds keys
+        return f"_Period({self.start}, {self.end})"
 
 
 class _Plan(msgspec.Struct, frozen=True, array_like=True, tag="plan"):

@@ -45,7 +45,7 @@ from pybcast.flows.events import (
     StopTraffic,
     UseKey,
 )
-from pybcast.flows.schedule import REPETITIONS_AHEAD
+from pybcast.flows.schedule import REPETITIONS_AHEAD, lead
 from pybcast.flows.tables import EDGE, EdgeEvent, EdgeState, step
 from pybcast.secret import Secret
 
@@ -178,7 +178,7 @@ class _Line:
     def next_lead(self) -> float:
         """When the lead of the period after the last begins (R6)."""
         last = self.slots[-1]
-        return last.end - (last.end - last.start) / 2
+        return lead(last.end, last.end - last.start)
 
 
 class Edge:

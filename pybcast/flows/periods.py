@@ -19,7 +19,7 @@ from pybcast.flows.allocator import Allocator
 from pybcast.flows.config import StreamConfig
 from pybcast.flows.edge import SHORT, Held, HeldPeriod, mark
 from pybcast.flows.events import AirStkm, Alarm, Journal, Plan, PlannedPeriod, PlanRefused, Recalled
-from pybcast.flows.schedule import Period, Schedule, Segment
+from pybcast.flows.schedule import Period, Schedule, Segment, lead
 from pybcast.flows.serial import later_key
 from pybcast.flows.spcp import KeyMaterial, Profile
 from pybcast.flows.stkm import TrafficKey
@@ -308,12 +308,7 @@ class Periods:
             if record.state is not before:
                 before = record.state
                 after = step(PERIOD, before, event)
-            made = object.__new__(PeriodRecord)
-            own = vars(made)
-            own.update(vars(record))
-            own.update(fields)
-            own["state"] = after
-            taken.append(made)
+            taken.append(record.but(**fields, state=after))
         (self.note if event in _UNSTORED else self.put)(config, *taken)
         return taken
 
@@ -416,10 +411,6 @@ class Periods:
     def cover(self, config: StreamConfig) -> Cover:
         """The keys as they are when they are needed first."""
         return Cover(config, lambda: (self.keys(config), self.cut_of(config).at))
-
-    def covered(self, config: StreamConfig, period: Period) -> bool:
-        """Whether the keys of a whole period are here."""
-        return self.cover(config).covers(period)
 
     def cut_of(self, config: StreamConfig) -> Cut:
         """What was confirmed to the BSM and is not over (R50)."""
@@ -593,9 +584,9 @@ class Periods:
         )  # fmt: skip
 
     def lead(self, config: StreamConfig, period: Period) -> float:
-        """When the STKMs of a period go on air: half of the period before it ahead (R6)."""
-        before = self._lines[config.key].schedule.at(period.start - 1)
-        return period.start - (period if before is None else before).duration / 2
+        """When the STKMs of a period go on air (R6)."""
+        before = self._lines[config.key].schedule.at(period.start - 1) or period
+        return lead(period.start, before.duration)
 
     def _planned(self, config: StreamConfig, records: Iterable[PeriodRecord]) -> Iterator[PlannedPeriod]:
         schedule, before = self._lines[config.key].schedule, None
@@ -603,9 +594,8 @@ class Periods:
             period, key = record.period, record.key
             if before is None or (before.index + 1, before.end) != (period.index, period.start):
                 before = schedule.at(period.start - 1) or period
-            lead = before.duration / 2  # half of the period before it (R6)
             yield PlannedPeriod(
-                period.start, period.end, period.start - lead, record.stkms, record.traffic_id, key.tek, key.salt,
+                period.start, period.end, lead(period.start, before.duration), record.stkms, record.traffic_id, key.tek, key.salt,
                 stkm.auth_key(config, key, record.csb_id), record.authority_end,
             )  # fmt: skip
             before = period

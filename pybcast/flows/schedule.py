@@ -34,6 +34,11 @@ class Period:
         return self.end - self.start
 
 
+def lead(start: int, before: int) -> float:
+    """When the STKMs of a period go on air: half of the period ``before`` it, which is so many seconds long, ahead (R6)."""
+    return start - before / 2
+
+
 @dataclass(frozen=True)
 class Segment:
     """From ``start`` on, periods of ``length`` seconds, the first with number ``index``."""

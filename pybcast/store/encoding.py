@@ -150,7 +150,7 @@ class Codec:
             one = attrgetter(names[0])
             return lambda value: {number: self._list((one(value),))}
         several = attrgetter(*names)
-        # `_array`, written out: a page has a thousand letters, and calls are what they cost
+        # `_list`, written out: a page has a thousand letters, and calls are what they cost
         return lambda value: {number: [item if type(item) in _PLAIN else down[type(item)](item) for item in several(value)]}
 
     def _lowering_many(self, kind: type, number: int, fields: str) -> Callable[[Any], object]:

@@ -178,7 +178,13 @@ def test_what_an_edge_says_comes_as_it_was_said() -> None:
     for output in EXECUTED:
         assert heard(executed(output)[4:]) == output
     assert heard(link.here(HERE)[4:]) == HERE
-    assert "6b6b" not in repr(plan(8)), "no key in what is shown"
+    for shown in (
+        repr(plan(8)),
+        repr(link._period(plan(8).periods[0])),
+        repr(link._Begin(ME, b"kkkk", 1, 0)),
+        repr(Begin(ME, b"kkkk")),
+    ):
+        assert "kkkk" not in shown and "6b6b" not in shown, "no key in what is shown"
 
 
 # --- an edge ------------------------------------------------------------------------------------------------------------

@@ -868,8 +868,8 @@ def test_r05_a_clock_that_was_put_back_before_anything_was_on_air() -> None:
 def test_a_key_that_ends_inside_a_period_does_not_cover_it() -> None:
     machine = bsda(HERE)
     machine._periods._journal.put("key", (*NAME, "SEK", b"k"), replace(sek_material(), valid_to=START + 12))
-    assert machine._periods.covered(HERE, Period(0, START, START + 8))
-    assert not machine._periods.covered(HERE, Period(1, START + 8, START + 16))
+    assert machine._periods.cover(HERE).covers(Period(0, START, START + 8))
+    assert not machine._periods.cover(HERE).covers(Period(1, START + 8, START + 16))
 
 
 def test_a_pull_that_is_promised_and_does_not_come_is_repeated_by_what_needs_it() -> None:
