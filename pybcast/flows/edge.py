@@ -213,7 +213,10 @@ class Edge:
         given: list[int] = []
         stay: list[tuple[int, int]] = []
         line = self._lines.get((recall.service, recall.stream))
-        for slot in [] if line is None else [s for s in line.slots if s.start >= recall.at]:
+        asked = [] if line is None else [slot for slot in line.slots if slot.start >= recall.at]
+        if line is not None and any(slot.state is EdgeState.READY and (recall.off_air or slot.lead > now) for slot in asked):
+            self._withdraw(line)
+        for slot in asked:
             assert line is not None
             if recall.off_air or (slot.lead > now and slot.state not in USED):
                 given.append(slot.start)
@@ -288,6 +291,8 @@ class Edge:
         """These are the streams from now on: what is planned for another goes off the air, and its encoder keeps its key."""
         for key in [key for key in self._lines if key not in streams]:
             line = self._lines.pop(key)
+            if any(slot.state is EdgeState.READY for slot in line.slots):
+                self._withdraw(line)
             for slot in list(line.slots):
                 self._off_air(line, slot)
                 slot.wipe()
@@ -431,6 +436,10 @@ class Edge:
     def _hold(self, line: _Line, slot: _Slot) -> None:
         slot.fire(EdgeEvent.HOLD)
         self._out.append(_held(line, slot))
+
+    def _withdraw(self, line: _Line) -> None:
+        """The encoder was named a key that it is not to take: the one that it has is named again, which takes the other back."""
+        self._out += [slot.key() for slot in line.slots if slot.state in USED]
 
     def _off_air(self, line: _Line, slot: _Slot) -> None:
         if slot.state in REPEATED:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pybcast.flows.events import NextKey, TekExpired, TekReady
-from pybcast.outlets.keyline import KeyOutput
+from pybcast.outlets.keyline import NEXT, KeyOutput
 
 LOG: Final = logging.getLogger("pybcast.keys")
 MAX_WAITING: Final = 65_536  # outputs that wait for a slow function; then the oldest are given up - confidence: own
@@ -23,7 +23,8 @@ class CallbackOutlet:
     """An ``Outlet`` that calls ``told`` with each output, in order, one at a time.
 
     A function that is slower than the keys come misses what is no longer true: of a stream whose next ``UseKey`` or ``StopTraffic``
-    came while the last one waited, only the newest is told; so it is with what became of one key of a terminal.
+    came while the last one waited, only the newest is told, and no ``NextKey`` of before it; so it is with what became of one key
+    of a terminal.
     """
 
     def __init__(self, told: Callable[[KeyOutput], None]) -> None:
@@ -38,9 +39,12 @@ class CallbackOutlet:
 
     def put(self, output: KeyOutput) -> None:
         """Have it told; returns at once."""
-        named = output.mki if isinstance(output, TekReady | TekExpired) else output.use.mki if isinstance(output, NextKey) else b""
-        place = output.service, output.stream, named
+        named = output.mki if isinstance(output, TekReady | TekExpired) else NEXT if isinstance(output, NextKey) else b""
+        place, ahead = (output.service, output.stream, named), (output.service, output.stream, NEXT)
         with self._change:
+            if not named and ahead in self._waiting:  # what was named ahead before this is taken back
+                del self._waiting[ahead]
+                self._order.remove(ahead)
             if place not in self._waiting:
                 self._order.append(place)
             self._waiting[place] = output

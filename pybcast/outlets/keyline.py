@@ -46,6 +46,7 @@ VERSION: Final = 1  # of the lines: a reader passes over events and fields that 
 FIRST_LINE: Final = json.dumps({"event": "Keys", "version": VERSION}).encode() + b"\n"
 MAX_LINE: Final = 64 << 10  # bytes of one line; a service's id is the only part without a fixed size - confidence: own
 MAX_NAME: Final = 16  # bytes of an MKI, SPI or key indicator (R17)
+NEXT: Final = b"what is used next"  # where a stream's ``NextKey`` is kept beside its keys: longer than any MKI
 HANDOVER: Final = 0.5  # seconds after the end of authority for the next key's line to come (R9) - confidence: own
 TEK_SIZE: Final = 16
 SALT_SIZE: Final = 14

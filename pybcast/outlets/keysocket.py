@@ -20,14 +20,13 @@ from typing import Final
 
 from pybcast.errors import BadValue, TransportError
 from pybcast.flows.events import NextKey, TekExpired, TekReady
-from pybcast.outlets.keyline import FIRST_LINE, MAX_LINE, KeyOutput, UnknownVersion, read_line, write_line
+from pybcast.outlets.keyline import FIRST_LINE, MAX_LINE, NEXT, KeyOutput, UnknownVersion, read_line, write_line
 from pybcast.unixsocket import LocalServer, OtherUser, connected, opened
 
 LOG: Final = logging.getLogger("pybcast.keys")
 MAX_READERS: Final = 64  # encoders or players of one machine - confidence: own
 MAX_BEHIND: Final = 8 << 20  # octets that a reader may leave unread: three changes of 10,000 streams - confidence: own
 MAX_HELD: Final = 16  # keys of one stream that a new reader is told of: a terminal has those of 4 to 8 periods (R42)
-_NEXT: Final = b"next"  # where what an encoder's stream uses next is held, beside the last word (b"")
 RETRY: Final = (
     0.05,
     0.1,
@@ -67,11 +66,11 @@ class KeyServer(LocalServer):
         stream = output.service, output.stream
         holds = self._holds.setdefault(stream, {})
         if isinstance(output, NextKey):
-            holds[_NEXT] = output
+            holds[NEXT] = output
             return
         if not isinstance(output, TekReady | TekExpired):
             holds[b""] = output
-            holds.pop(_NEXT, None)
+            holds.pop(NEXT, None)
             return
         holds.pop(output.mki, None)
         if isinstance(output, TekReady):

@@ -288,7 +288,8 @@ def test_a_headend_that_is_off_air(at: float) -> None:
     there = set(states(edge))
     on_air = {n for n, state in states(edge).items() if state is not EdgeState.WAITING}
     outputs = edge.recall(Recall(*NAME, 0, off_air=True), START + at)
-    assert set(starts(OffAir, outputs)) == on_air and not of(StopTraffic, outputs) and not of(UseKey, outputs)
+    assert set(starts(OffAir, outputs)) == on_air and not of(StopTraffic, outputs)
+    assert starts(UseKey, outputs) == ([0] if at == 6 else []), "a key that was named ahead is taken back: it would be used"
     (answer,) = of(Recalled, outputs)
     assert ({(start - START) // 8 for start in answer.given}, answer.stay) == (there, ())
     assert alarms(outputs, "held-key") == ([False] if at > 8 else [])
@@ -302,6 +303,7 @@ def test_a_clock_that_is_set_back() -> None:
     run(edge, 796, 805)
     outputs = edge.recall(Recall(*NAME, 0), START + 3)
     assert sorted(starts(OffAir, outputs)) == [100, 101]
+    assert starts(UseKey, outputs) == [100], "and not 101, when its time comes again"
     assert alarms(outputs, "held-key") == [True]
     assert of(Recalled, outputs)[0].given == tuple(START + 8 * n for n in (101, 102, 103))
     assert not of(PlanRefused, edge.plan(plan(0, 1), START + 3))
@@ -361,6 +363,14 @@ def test_work_for_one_stream_touches_no_other() -> None:
     edge._work = note  # type: ignore[method-assign]
     edge.tick(START + 0.25)
     assert len(worked) == 3
+
+
+@pytest.mark.parametrize(("at", "named"), [(2, []), (6, [0])])
+def test_the_encoder_of_a_stream_that_is_no_more_keeps_its_key(at: float, named: list[int]) -> None:
+    """Also where another was named ahead: its STKM is off the air."""
+    edge = told(0, 1)
+    run(edge, -10, at)
+    assert starts(UseKey, edge.keep([])) == named
 
 
 # --- silent, while another headend sends (R47) --------------------------------------------------------------------------

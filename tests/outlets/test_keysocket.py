@@ -332,7 +332,17 @@ def test_a_callback_hears_the_newest_and_its_faults_stay_its_own(caplog: pytest.
     outlet.put(use("a", 1))
     assert entered.wait(30)
     coming = NextKey(use("a", 4), 5)
-    for output in (use("a", 2), use("b"), ready(1), StopTraffic("urn:a", 1), use("a", 3), coming, TekExpired("urn:a", 1, b"\0\1")):
+    for output in (
+        NextKey(use("a", 2), 3),
+        use("a", 2),
+        NextKey(use("b"), 9),
+        use("b"),
+        ready(1),
+        StopTraffic("urn:a", 1),
+        use("a", 3),
+        coming,
+        TekExpired("urn:a", 1, b"\0\1"),
+    ):
         outlet.put(output)
     go_on.set()
     outlet.close(30)
