@@ -41,8 +41,11 @@ SECRETS: Final = [kind for kind in TYPES.values() if issubclass(kind, Secret)]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> StoredWorld:
-    return run_world(tmp_path_factory.mktemp("world"), seed=1, seconds=6000 if LONG else 700)
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredWorld]:
+    made = run_world(tmp_path_factory.mktemp("world"), seed=1, seconds=6000 if LONG else 700)
+    yield made
+    for store in made.stores:
+        store.database.close()
 
 
 @pytest.fixture
