@@ -40,7 +40,17 @@ from pybcast.flows.periods import FINAL, NOT_ON_AIR, Cover, PeriodRecord, Period
 from pybcast.flows.restart import Recoveries, Start
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import later_key
-from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
+from pybcast.flows.spcp import (
+    ALL_SERVICES,
+    MAX_DATA,
+    SERVICE_KEY,
+    BackendMessage,
+    KeyMaterial,
+    KeyType,
+    PartialItem,
+    Profile,
+    StkmItem,
+)
 from pybcast.flows.tables import PERIOD, EdgeState, PeriodEvent, PeriodState, Side, Status, Tag, status_words, step
 from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks
 from pybcast.messages import DrmStkm, SmartcardStkm
@@ -490,7 +500,7 @@ class BSDA:
         identities: dict[Profile, bytes] = {}
         made = []
         for profile in config.profiles:
-            identities[profile] = stkm.key_identity(config, held["SEK" if profile == "smartcard" else "SEAK"])
+            identities[profile] = stkm.key_identity(config, held[SERVICE_KEY[profile]])
             contents = stkm.contents(at, profile, [(record.period, record.key, name) for record, name in named], held, policy)
             asks = [
                 Ask(r.period, stkm.owned_digest(at, r.period, content)) for (r, _), content in zip(named, contents, strict=True)
@@ -884,17 +894,36 @@ class BSDA:
         period = next((p for p in upcoming if fresh or not cover.covers(p)), None)
         if period is None:
             return
+        lacking = self._lacking(config) if fresh else set(SERVICE_KEY.values()) - cover.at(period.start).keys()
         for profile in config.profiles:
-            wanted = "SEK" if profile == "smartcard" else "SEAK"
-            held = {k.key_type for k in self._periods.keys(config)} if fresh else cover.at(period.start).keys()
             asked = self._peers.outstanding(Tag.KeyRequest, config.service, profile, config.stream)
-            if wanted not in held and not asked and self._may_ask(config, Tag.KeyRequest, profile, now):
+            if SERVICE_KEY[profile] in lacking and not asked and self._may_ask(config, Tag.KeyRequest, profile, now):
                 # To the BSM another messageID says that the store was lost once more: one that is on its way is waited for.
                 until = now + config.key_period if fresh else period.end
                 self._peers.ask(
                     Tag.KeyRequest, config.bsm, config.service, now, until=until, profile=profile,
                     stream=config.stream, start=period.start, fresh=fresh, about=frozenset({period.start}),
                 )  # fmt: skip
+
+    def _starts(self, config: StreamConfig) -> dict[KeyType, set[int]]:
+        """When the service's keys that are here begin, by their kind."""
+        starts: dict[KeyType, set[int]] = {SERVICE_KEY[profile]: set() for profile in config.profiles}
+        for key in self._periods.keys(config):
+            if key.key_type in starts:
+                starts[key.key_type].add(key.valid_from)
+        return starts
+
+    def _lacking(self, config: StreamConfig) -> set[KeyType]:
+        """The kinds of keys that a stream still needs after its store was lost.
+
+        Profiles roll together (R38).  Where the BSM was told of one more loss between two answers, one key is of a roll that is no
+        more: it is asked for again, until there are two of one roll.
+        """
+        starts = self._starts(config)
+        if set.intersection(*starts.values()):
+            return set()
+        newest = max(set.union(*starts.values()), default=None)
+        return {kind for kind, found in starts.items() if newest not in found}
 
     def _recovered(self, config: StreamConfig) -> None:
         self._fresh.discard(config.key)
@@ -1055,20 +1084,19 @@ class BSDA:
         self._not_before[*config.key, Tag.KeyRequest, message.profile] = now + RETRY  # what came may be for later
         for key in answer.items:
             if isinstance(key, KeyMaterial) and key.stream == config.stream:
+                if not message.fresh and self._periods.ends_another(config, key):
+                    continue  # it comes in a delivery that says so (R10), and that is still on its way
                 try:
                     if self._periods.check_key(config, key, message.fresh, now):
                         self._periods.install_key(config, key, message.fresh, now)
-                        if self._connected and self._periods.strange(config, key.valid_from):
-                            self._periods.wait(config, key.valid_from)
-                            self._journal.emit(Recall(*config.key, key.valid_from))
                 except PeerFlowError as error:
                     self._journal.emit(Alarm("key-refused", *config.key, str(error)))
-        if message.fresh and all(
-            any(k.key_type == t for k in self._periods.keys(config))
-            for t, used in (("SEAK", config.drm), ("SEK", config.smartcard))
-            if used
-        ):
+        if message.fresh and not self._lacking(config):
             self._recovered(config)
+            first = min(set.intersection(*self._starts(config).values()))
+            if self._connected and self._periods.strange(config, first):  # the edge goes on with what it has till then
+                self._periods.wait(config, first)
+                self._journal.emit(Recall(*config.key, first))
 
 
 def _tek_id(config: StreamConfig, record: PeriodRecord) -> str:

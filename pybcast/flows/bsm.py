@@ -27,7 +27,7 @@ from pybcast.flows.peer import Asked, Peering
 from pybcast.flows.restart import Recoveries, Start, counters_in
 from pybcast.flows.schedule import Period
 from pybcast.flows.serial import near
-from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, BackendMessage, KeyMaterial, KeyType, PartialItem, Profile, StkmItem
+from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, SERVICE_KEY, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.tables import KeyState, Side, Status, Tag, status_words
 from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm, Reporting
 
@@ -878,7 +878,7 @@ class BSM:
                     raise PeerFlowError(Status.DELAYED, "its key may end before it (R50)")
                 if not span[0] <= period.start < span[1]:
                     rows, span = self._keys.at(config, period, chain), edges.around(period.start)
-                first = rows.get("SEK" if profile == "smartcard" else "SEAK")
+                first = rows.get(SERVICE_KEY[profile])
                 if first is None:
                     coming = any(r.material.valid_to <= period.start for r in chain)
                     raise PeerFlowError(Status.DELAYED if coming else Status.NON_EXISTENT, "no key for that period")
@@ -898,7 +898,7 @@ class BSM:
     ) -> Iterator[tuple[int, StkmItem]]:
         """Seal items that have the same keys, through the allocator (R1)."""
         held = {key_type: row.material for key_type, row in rows.items()}
-        ends, identity = min(m.valid_to for m in held.values()), held["SEK" if profile == "smartcard" else "SEAK"]
+        ends, identity = min(m.valid_to for m in held.values()), held[SERVICE_KEY[profile]]
 
         def make(new: list[int]) -> list[bytes | BcastError]:
             contents = [(wanted[n].content, wanted[n].ask.period) for n in new]
@@ -924,7 +924,8 @@ class BSM:
         """F4, pulled: the keys from the first uncovered period on; new ones for a BSD/A that lost its store (R33)."""
         if config.generation != "bsda" and not any(row.sealer == "bsda" for row in self._keys.rows(config)):
             raise PeerFlowError(Status.INVALID_REQUEST, "the STKMs of this stream are made by the BSM")
-        wanted: KeyType = "SEK" if message.profile == "smartcard" else "SEAK"
+        assert message.profile is not None
+        wanted = SERVICE_KEY[message.profile]
         start = message.start if message.start is not None else int(now)
         name = (*config.key, message.source)
         chain = [r for r in self._keys.rows(config) if r.sealer == "bsda" and r.material.key_type == wanted]
@@ -952,8 +953,8 @@ class BSM:
 
     def _note_loss(self, config: StreamConfig, message: BackendMessage, name: tuple[object, ...]) -> None:
         """A BSD/A says that its store is lost.  When it was given new keys already, by another message, it is lost once more."""
-        loss = self._journal.get("fresh", name, Loss)
-        wanted = "SEK" if message.profile == "smartcard" else "SEAK"
+        assert message.profile is not None
+        loss, wanted = self._journal.get("fresh", name, Loss), SERVICE_KEY[message.profile]
         if loss is None or ((wanted, message.message_id) not in loss.served and wanted in dict(loss.served)):
             self._mark_lost(config, message.source)
             self._keys.renew(config)
@@ -964,7 +965,7 @@ class BSM:
         """Every STKM of a stream at hand, in order of its period; none whose place another one may take (R50)."""
         ends = self._attempts.ends(config)
         found: dict[int, StkmItem] = {}
-        for row in self._keys.rows(config, "SEK" if profile == "smartcard" else "SEAK"):
+        for row in self._keys.rows(config, SERVICE_KEY[profile]):
             for start, sealed in self._allocator.sealed(stkm.key_identity(config, row.material)).items():
                 if not sealed.burnt:
                     found[start] = StkmItem(
@@ -1004,7 +1005,7 @@ class BSM:
         self, config: StreamConfig, profile: Profile, items: Sequence[StkmItem], now: float
     ) -> list[PeerFlowError | None]:
         """What is wrong with each: it must open under the key of its period, and be of that period."""
-        chain, kind, first = self._keys.rows(config), stkm.kind_of(profile), "SEK" if profile == "smartcard" else "SEAK"
+        chain, kind, first = self._keys.rows(config), stkm.kind_of(profile), SERVICE_KEY[profile]
         wrong: list[PeerFlowError | None] = []
         groups: dict[tuple[int, ...], tuple[dict[str, KeyMaterial], list[int]]] = {}
         for n, item in enumerate(items):

@@ -447,6 +447,19 @@ class Periods:
         if cut.programmes:
             self._journal.put("cut", config.key, cut.but(programmes=tuple(waiting), over=over))
 
+    def _rivals(self, config: StreamConfig, key: KeyMaterial) -> list[KeyMaterial]:
+        """The keys of its kind that are valid at some time when ``key`` is."""
+        return [
+            other for other in self.keys(config)
+            if other.key_type == key.key_type and other.valid_from < key.valid_to and key.valid_from < other.valid_to
+        ]  # fmt: skip
+
+    def ends_another(self, config: StreamConfig, key: KeyMaterial) -> bool:
+        """Whether a key of the service takes the time of one that was made before it."""
+        return key.key_type != "PEAK" and any(
+            other.valid_from < key.valid_from and later_key(key.key_id, other.key_id) for other in self._rivals(config, key)
+        )
+
     def check_key(self, config: StreamConfig, key: KeyMaterial, replacing: bool, now: float) -> bool:
         """Whether a delivered key is new; ``PeerFlowError`` when it cannot be taken."""
         if key.valid_to <= now:
@@ -457,10 +470,7 @@ class Periods:
                 raise PeerFlowError(Status.ALREADY_IN_USE, "another key has this id")
             return False
         later = [r for r in self.records(config) if key.valid_from <= r.period.start < key.valid_to and r.state not in FINAL]
-        rivals = [
-            other for other in self.keys(config)
-            if other.key_type == key.key_type and other.valid_from < key.valid_to and key.valid_from < other.valid_to
-        ]  # fmt: skip
+        rivals = self._rivals(config, key)
         if replacing:
             # Messages overtake each other, and a BSM that was put back to a copy has some on their way that it knows nothing of:
             # the headends of a pair end with the same key, the one made last.
@@ -484,9 +494,7 @@ class Periods:
             self.end_keys(config)
         if key.key_type == "PEAK":
             self._begin_programme(config, key)
-        for other in self.keys(config):
-            if other.key_type != key.key_type or not other.valid_from < key.valid_to or not key.valid_from < other.valid_to:
-                continue
+        for other in self._rivals(config, key):
             name = (*config.key, other.key_type, other.key_id)
             if other.valid_from < key.valid_from:
                 self._journal.put("key", name, replace(other, valid_to=key.valid_from))

@@ -8,6 +8,7 @@ every message (backend-interface 4.1, 4.2), the body is a tuple of items whose t
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Final, Literal
 
@@ -19,6 +20,8 @@ from pybcast.secret import Secret
 Profile = Literal["drm", "smartcard"]
 PROFILES: Final[tuple[Profile, ...]] = ("drm", "smartcard")
 KeyType = Literal["SEAK", "PEAK", "SEK", "PEK"]
+SERVICE_KEY: Final[Mapping[Profile, KeyType]] = {"drm": "SEAK", "smartcard": "SEK"}
+"""The service's long-term key, by profile."""
 KEY_SIZES: Final[dict[str, int]] = {"SEAK": 32, "PEAK": 32, "SEK": 16, "PEK": 16}
 
 ALL_SERVICES: Final = "urn:x-bcast:all"  # R29: scope of registration material - confidence: own

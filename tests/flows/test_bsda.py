@@ -414,6 +414,22 @@ def test_keys_in_an_answer_are_checked_like_any() -> None:
     assert [(d.flow, d.profile) for d in of(FlowDone, outputs)][-1] == ("F4", "smartcard")
 
 
+def test_a_key_that_ends_another_early_comes_by_a_delivery_that_says_so() -> None:
+    """F4, pulled: the BSM rolled the keys, and an answer with the new one is faster than its delivery (R10): not taken yet."""
+    machine = bsda(HERE)
+    early, new = sek_material(1, START, 40), sek_material(2, START + 32)
+    (asked,) = sent(machine.tick(START), Tag.KeyRequest)
+    outputs = answered(machine, asked, START, 0, early)
+    while not (again := sent(outputs, Tag.KeyRequest)):
+        outputs = machine.tick(machine.next_wakeup() or START)
+    outputs = answered(machine, again[0], START + 10, 0, early, new)
+    assert not alarms(outputs, "key-refused")
+    assert list(machine._journal.select("key", NAME, KeyMaterial).values()) == [early]
+    answer, _ = tell(machine, Tag.KeyDelivery, START + 10, new, replace=True)
+    assert answer.status == 0
+    assert [k.valid_to - START for k in machine._journal.select("key", NAME, KeyMaterial).values()] == [32, 672]
+
+
 def test_a_waived_profile_is_not_delivered_to_the_bsm() -> None:
     """F6 after 2038: there is no STKM of the DRM Profile any more (R15)."""
     start = stkm.LAST_MJD_TIME - 7
@@ -776,7 +792,7 @@ def test_r05_a_clock_that_was_put_back_and_a_key_for_the_time_that_comes_twice()
     again = bsda(HERE, seed=2, state=machine._journal.tables, edge=machine.edge)
     outputs = again.tick(START + 101)
     assert [o.start - later for o in of(OffAir, outputs)] == [16, 24] and not of(Announce, outputs)
-    assert [u.start - later for u in of(UseKey, outputs)] == [16], "named again: the encoder is not to take the key that it was named ahead"
+    assert [u.start - later for u in of(UseKey, outputs)] == [16], "named again: the one named ahead is not taken"
     assert alarms(outputs, "clock-back") and alarms(outputs, "held-key")
     assert not again.records(*NAME)
     assert [p.state for p in again.edge.view(*NAME).periods] == [EdgeState.HELD]

@@ -19,6 +19,7 @@ from room_support import RESTORED
 from pybcast.flows import (
     BSM,
     Alarm,
+    BackendMessage,
     Headend,
     KeyMaterial,
     Output,
@@ -35,9 +36,9 @@ from pybcast.flows.allocator import RESTORE_JUMP, SmkCounters
 from pybcast.flows.events import Journal, State
 from pybcast.flows.keychain import KEY_NUMBER_JUMP, KEY_TYPES, NUMBERS
 from pybcast.flows.restart import MOST_COUNTERS, MOST_KEYS, counters_in, keys_in
-from pybcast.flows.spcp import Item
+from pybcast.flows.spcp import Item, Profile
 from pybcast.flows.stkm import Policy
-from pybcast.flows.tables import PeriodState, Tag
+from pybcast.flows.tables import PeriodState, Status, Tag
 from pybcast.flows.teks import SECRET_KEPT, TekSecret
 from pybcast.secret import Secret
 from pybcast.testing.link import Store
@@ -475,3 +476,49 @@ def test_a_first_start_of_a_bsda_asks_for_fresh_keys_and_raises_no_alarm() -> No
     asked = [o.message for o in outputs if isinstance(o, Send) and o.message.tag is Tag.KeyRequest]
     assert asked and all(message.fresh for message in asked)
     assert not alarms(outputs) and _restored(bsda, config) is None and bsda.recoveries.last is None
+
+
+class _OneProfile(System):
+    """What is asked (or answered) about the keys of a profile does not arrive while ``cut`` names the tag and it."""
+
+    cut: tuple[Tag, Profile] | None = None
+
+    def _send(self, message: BackendMessage) -> None:
+        cut = self.cut is not None and (message.tag, message.profile) == self.cut and message.status in (None, Status.SUCCESS)
+        self.lost_tags = {message.tag} if cut else {Tag.KeyDelivery}  # what is pushed comes too late
+        super()._send(message)
+
+
+@pytest.mark.parametrize("again", ["lost", "dead"])
+@pytest.mark.parametrize("tag", [Tag.KeyRequest, Tag.KeyRequestResponse])
+@pytest.mark.parametrize(("cut", "other"), [("drm", "smartcard"), ("smartcard", "drm")])
+@pytest.mark.parametrize("delivery", ["push", "pull"])
+def test_a_bsda_that_goes_again_between_the_new_keys_of_two_profiles(
+    delivery: Literal["push", "pull"], cut: Profile, other: Profile, tag: Tag, again: Literal["lost", "dead"]
+) -> None:
+    """R33, R38: it asks for both anew, and to the BSM only one of them is lost once more: that has another roll then.
+
+    ``again``: what the second one comes back with: nothing, or all that was stored.
+    """
+    config = stream("film", "bsda", interaction=True, delivery=delivery, key_period=160, rollover_lead=80)
+    system = _OneProfile(config)
+    viewers = system.entitled(config)
+    system.sample(config, viewers)
+    for viewer in viewers:
+        system.fetch(viewer, config, every=4)
+    system.run(200)
+    system.stop_planner(MAIN)
+    system.cut, before = (tag, cut), len(system.log)
+    system.start_bsda(MAIN, {}, fresh=True)
+    given = {other} if tag is Tag.KeyRequest else {other, cut}
+    while {m.profile for m in system.messages(Tag.KeyRequestResponse) if m in system.log[before:] and m.items} != given:
+        system.run(0.1)
+    system.run(0.1)
+    system.cut, began = None, system.now
+    system.stop_planner(MAIN)
+    system.headends[MAIN].lost = False
+    system.start_bsda(MAIN, {} if again == "lost" else None, fresh=again == "lost")
+    system.run(800)
+    # The edge may still be on the key before both losses when a third one is sent (R10).
+    assert not [said for said in system.violations if "a card keeps two keys" not in said]
+    assert not [alarm for at, alarm in system.alarms if at >= began and alarm.code in ("key-refused", "refused")]
