@@ -477,7 +477,7 @@ _TAIL: Final = re.compile(
 )
 _OF_PERIODS: Final = {
     Tag.PartialSTKMRequestResponse: "PartialSTKM", Tag.TEKDelivery: "PartialSTKM", Tag.TEKDeliveryConfirmation: "STKM",
-    Tag.STKMRequestResponse: "Data", Tag.STKMDelivery: "Data",
+    Tag.STKMRequestResponse: "Data", Tag.STKMDelivery: "Data", Tag.STKMDeliveryConfirmation: "",
 }  # fmt: skip
 _BY_ROOT: Final = {(TAGS[tag].root, str(int(tag))): tag for tag in _OF_PERIODS}
 _SCOPE: Final = 6  # elements of a message beside its items

@@ -435,7 +435,7 @@ def test_what_is_read_as_we_write_it_is_what_the_long_way_reads(sent: BackendMes
 
 def test_what_is_broken_is_read_as_the_long_way_reads_it() -> None:
     rng = random.Random(7)
-    seeds = [xml.encode(message(tag, items=items_of(tag, 3)), NOW) for tag in sorted(PARTIALS | STKMS)]
+    seeds = [xml.encode(message(tag, items=items_of(tag, 3)), NOW) for tag in sorted(PARTIALS | STKMS | {Tag.STKMDeliveryConfirmation})]
     seeds.append(
         xml.encode(message(Tag.STKMRequestResponse, items=(replace(stkm(), status=5, content=b"", authority_end=T),)), NOW)
     )
@@ -454,7 +454,7 @@ def test_what_is_broken_is_read_as_the_long_way_reads_it() -> None:
     assert read > 100
 
 
-@pytest.mark.parametrize("tag", sorted(PARTIALS | STKMS))
+@pytest.mark.parametrize("tag", sorted(PARTIALS | STKMS | {Tag.STKMDeliveryConfirmation}))
 @pytest.mark.parametrize(
     "changes", [{}, {"content": "urn:c", "schedule": "urn:s"}, {"start": None, "end": None, "stream": None, "time": None}]
 )
