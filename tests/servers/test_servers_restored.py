@@ -162,10 +162,10 @@ def cp(folder: Path, name: str) -> Callable[[], None]:
 
 
 def folder_with_witness(folder: Path, name: str) -> Callable[[], None]:
-    """A snapshot of all that belongs to the server, its witness too."""
-    put, witness = cp(folder, name), folder / "witness" / f"{name}.db.witness"
-    copy = folder / f"{name}.witness.copy"
+    """A snapshot of all that belongs to the server, its witness too: first, so that no commit between them puts it ahead."""
+    witness, copy = folder / "witness" / f"{name}.db.witness", folder / f"{name}.witness.copy"
     shutil.copy(witness, copy)
+    put = cp(folder, name)
 
     def both() -> None:
         put()
