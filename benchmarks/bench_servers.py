@@ -15,6 +15,7 @@ and how many were carried with none late or held.  Under pytest a few services r
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -31,18 +32,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+import aiohttp
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from pybcast.backend import pki
 from pybcast.broadcast import sender
 from pybcast.broadcast.link import ask
 from pybcast.flows.events import Announce
+from pybcast.https.contexts import TlsFiles, client_context, server_context
 from pybcast.servers import sending
 from pybcast.servers.config import load
 
 NTP_UNIX: Final = 2_208_988_800
 TICK: Final = os.sysconf("SC_CLK_TCK")
 IDS: Final = {"bsm": "urn:example:bsm", "bsda": "urn:example:bsda"}
+
+REQUEST, ANSWER = 3204, 3869
+"""Bytes of a TEKDelivery of ten periods and of its answer, Smartcard Profile."""
 
 Figures = dict[str, float]
 Edge = Literal["here", "counting", "sending"]
@@ -173,6 +180,72 @@ def _be_edge(edge: str, config: str) -> None:
 def _processor(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICK
+
+
+async def _be_peer(role: str, folder: str, port: str, rate: str) -> None:
+    """One side of the floor: an exchange as large as one of F3 for ten periods, over mutual TLS, and nothing else done."""
+    where = Path(folder)
+    files = TlsFiles(certificate=where / f"{role}.pem", key=where / f"{role}-key.pem", authority=where / "ca.pem")
+    if role == "bsm":
+
+        async def answer(request: web.Request) -> web.Response:
+            await request.read()
+            return web.Response(body=bytes(ANSWER), content_type="application/xml")
+
+        app = web.Application()
+        app.router.add_post("/", answer)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", int(port), ssl_context=server_context(files)).start()
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+    body, context = bytes(REQUEST), client_context(files)
+    context.check_hostname = False  # the servers look for the peer's id
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context), cookie_jar=aiohttp.DummyCookieJar()) as session:
+
+        async def exchange() -> None:
+            async with session.post(f"https://127.0.0.1:{port}/", data=body) as response:
+                await response.read()
+
+        await exchange()
+        print("ready", flush=True)
+        due = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(exchange())
+                due += 1 / float(rate)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+def floor(rate: float, seconds: float, rounds: int = 3) -> dict[str, float]:
+    """Microseconds of a core that aiohttp and TLS alone take of each side for an exchange, ``rate`` of them a second; the least of
+    some rounds.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        pki.init(Path(made), IDS)
+        (port,) = _free_ports(1)
+        running: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            for role in ("bsm", "bsda"):
+                argv = [sys.executable, __file__, "--be-peer", role, made, str(port), str(rate)]
+                running[role] = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+                said = running[role].stdout
+                assert said is not None
+                if said.readline() != b"ready\n":
+                    raise SystemExit(f"the floor's {role} did not start")
+            found = []
+            for _ in range(rounds):
+                before, begun = {role: _processor(one.pid) for role, one in running.items()}, time.monotonic()
+                time.sleep(seconds / rounds)
+                count = rate * (time.monotonic() - begun)
+                found.append({role: round(1e6 * (_processor(one.pid) - before[role]) / count, 1) for role, one in running.items()})
+        finally:
+            for one in running.values():
+                one.kill()
+                one.wait()
+                assert one.stdout is not None
+                one.stdout.close()
+    return {role: min(each[role] for each in found) for role in IDS}
 
 
 class Server:
@@ -369,9 +442,10 @@ def table(services: int, seconds: float, scale: Sequence[int], say: Callable[[st
             cores[f"{flow} {profile}"] = measure(services, seconds, generation=generation, profile=profile, edge="counting")[
                 "core_us_per_period"
             ]
+    least = {role: round(us / 10, 1) for role, us in floor(services / 10, seconds).items()}
     runs = {count: measure(count, seconds, edge="counting", say=say) for count in scale}
     return {
-        "services": services, "core_us_per_period": cores, "idle_f3_p50_s": round(wait, 5),
+        "services": services, "core_us_per_period": cores, "of_it_https_alone": least, "idle_f3_p50_s": round(wait, 5),
         "scale": {count: found["core_us_per_period"] for count, found in runs.items()},
         "carried": max((count for count, found in runs.items() if carried(found)), default=0),
     }  # fmt: skip
@@ -406,9 +480,19 @@ def bench_f3_of_one_service(benchmark: Benchmark, tmp_path: Path) -> None:
     assert benchmark.pedantic(idle, args=(3,), kwargs={"folder": tmp_path}, rounds=1) > 0
 
 
+def bench_https_alone(benchmark: Benchmark) -> None:
+    """What no server of ours can be below with this HTTP library."""
+    found = benchmark.pedantic(floor, args=(20.0, 2.0), kwargs={"rounds": 1}, rounds=1)
+    assert all(found[role] > 0 for role in IDS), found
+    benchmark.extra_info |= found
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--be-edge"]:
         _be_edge(*sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["--be-peer"]:
+        asyncio.run(_be_peer(*sys.argv[2:]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--services", type=int, nargs="+", default=[200])
