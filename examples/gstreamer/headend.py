@@ -5,8 +5,8 @@
     headend.py --keys keys.sock --service urn:example:news --to 239.1.1.1:5004
 
 ``srtpenc`` takes ``key`` and ``mki`` while it plays, but one after the other, and a packet may come between the two: so both
-are set where no packet can pass, in a probe on its sink pad.  A key that was named ahead is taken at its time, whoever is dead then.  Needs python3-gi and the plugins base, good, bad (srtpenc) and
-ugly (x264enc).
+are set where no packet can pass, in a probe on its sink pad.  A key that was named ahead is taken at its time, whoever is
+dead then.  Needs python3-gi and the plugins base, good, bad (srtpenc) and ugly (x264enc).
 
 ``srtpenc`` 1.22 begins its rollover counter anew with each key, while receivers go on counting (RFC 3711): a stream must end
 before its 65,536th packet.  The sequence numbers begin at 0, and the program ends there.  For streams without end use

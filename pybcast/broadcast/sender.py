@@ -406,7 +406,7 @@ class Sender:
         key = (output.service, output.stream)
         known = tuple(stkm for stkm in output.stkms if (*key, stkm.profile) in self._repeater.groups)
         if known:
-            self._repeater.announce(replace(output, stkms=known), time.monotonic())
+            self._repeater.announce(output if known == output.stkms else replace(output, stkms=known), time.monotonic())
             self._shown(output)
 
     def _tell(self, output: NextKey | UseKey | StopTraffic) -> None:

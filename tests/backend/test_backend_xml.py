@@ -435,7 +435,8 @@ def test_what_is_read_as_we_write_it_is_what_the_long_way_reads(sent: BackendMes
 
 def test_what_is_broken_is_read_as_the_long_way_reads_it() -> None:
     rng = random.Random(7)
-    seeds = [xml.encode(message(tag, items=items_of(tag, 3)), NOW) for tag in sorted(PARTIALS | STKMS | {Tag.STKMDeliveryConfirmation})]
+    tags = sorted(PARTIALS | STKMS | {Tag.STKMDeliveryConfirmation})
+    seeds = [xml.encode(message(tag, items=items_of(tag, 3)), NOW) for tag in tags]
     seeds.append(
         xml.encode(message(Tag.STKMRequestResponse, items=(replace(stkm(), status=5, content=b"", authority_end=T),)), NOW)
     )
