@@ -25,8 +25,8 @@ from typing import Any, Final, Protocol
 import pytest
 
 from pybcast.flows import Persist, Subscriber
-from pybcast.flows.ltkm import Page
-from pybcast.flows.members import Bundle
+from pybcast.flows.bsm.ltkm import Page
+from pybcast.flows.bsm.members import Bundle
 from pybcast.keys import KEK, SMK, TEK
 from pybcast.store import Database, SqliteStore
 from pybcast.store.database import CACHE_KIB, Changes

@@ -41,6 +41,18 @@ WITHIN: Final = {
     ("broadcast", "sourcefilter"), ("outlets", "sourcefilter"),
 }  # fmt: skip
 
+# Inside flows, lowest first; those of one line do not know each other.  A machine stands on what all share, and the BSD/A knows
+# what its edge says.
+FLOWS: Final = (
+    ("serial", "tables", "agenda", "stream.schedule"),
+    ("peers.messages",),
+    ("events",),
+    ("stream.config",),
+    ("peers", "stream", "restart"),
+    ("edge",),
+    ("bsda", "bsm", "terminal"),
+)
+
 # `testing` stands beside the house: it sees floors 0-3, and only those at the top, and tests, see it.
 TESTING_SEES: Final = range(4)
 SEES_TESTING: Final = {"testing", "cli", "demo", "servers"}
@@ -78,6 +90,13 @@ def unit(dotted: str) -> str:
     return dotted.split(".")[1] if "." in dotted else ""
 
 
+def flow_room(dotted: str) -> tuple[str, int]:
+    """The room inside flows of a module, and how high it stands; of what has no room, and of flows as a whole, above all."""
+    inside = dotted.removeprefix("pybcast.flows").strip(".")
+    found = [(room, floor) for floor, rooms in enumerate(FLOWS) for room in rooms if f"{inside}.".startswith(f"{room}.")]
+    return max(found, key=lambda one: len(one[0]), default=("", len(FLOWS)))
+
+
 def faults(source: str, module: str, *, is_package: bool = False) -> list[str]:
     """Every arrow from ``module`` that points the wrong way."""
     here, found = unit(module), []
@@ -96,6 +115,10 @@ def faults(source: str, module: str, *, is_package: bool = False) -> list[str]:
                 fault(f"imports {name}, which a bare installation does not bring")
             continue
         there = unit(name)
+        if here == there == "flows":
+            (room, floor), (of, height) = flow_room(module), flow_room(name)
+            if room != of and height >= floor:
+                fault(f"imports {name}: inside flows {of or 'the whole'} stands no lower than {room}")
         if there in ("", "__version__", here):
             continue
         if not here:
@@ -145,8 +168,13 @@ def test_arrows_point_down(path: Path) -> None:
         ("pybcast.attic", "import os"),
         ("pybcast.codec", "import pybcast.attic"),
         ("pybcast", "from pybcast.codec import decode"),
-        ("pybcast.flows.bsm", "import time"),
-        ("pybcast.flows.bsm", "from urllib.parse import quote"),
+        ("pybcast.flows.bsm.machine", "import time"),
+        ("pybcast.flows.bsm.machine", "from urllib.parse import quote"),
+        ("pybcast.flows.bsm.machine", "from pybcast.flows.bsda.periods import Periods"),
+        ("pybcast.flows.edge.machine", "from pybcast.flows.bsda import BSDA"),
+        ("pybcast.flows.stream.stkm", "from pybcast.flows.peers.exchange import Peering"),
+        ("pybcast.flows.events", "from pybcast.flows.peers.exchange import Peering"),
+        ("pybcast.flows.serial", "from pybcast.flows import BSM"),
         ("pybcast.wire.drm", "import lxml.etree"),
         ("pybcast.wire.drm", "import hypothesis"),
     ],
@@ -161,6 +189,11 @@ def test_the_checker_sees(module: str, source: str) -> None:
         ("pybcast.secret", "from pybcast.errors import KeyUnavailable"),
         ("pybcast.wire.drm", "from .times import ntp64\nfrom ..messages import DrmStkm\nimport construct"),
         ("pybcast.codec.sealing", "from pybcast.keys import Keys\nfrom pybcast import wire, __version__"),
+        (
+            "pybcast.flows.bsda.machine",
+            "from pybcast.flows.bsda.periods import Periods\nfrom pybcast.flows.edge.machine import Held",
+        ),
+        ("pybcast.flows.events", "from pybcast.flows.peers.messages import BackendMessage"),
         ("pybcast.testing.strategies", "import hypothesis.strategies\nfrom pybcast.flows import bsm"),
         ("pybcast.servers.bsm", "import asyncio, aiohttp\nfrom pybcast.testing import Card"),
         ("pybcast.cli.app", "import typer\nfrom pybcast.demo import run"),

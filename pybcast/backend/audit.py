@@ -14,7 +14,7 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
-from pybcast.flows.spcp import BackendMessage, KeyMaterial, PartialItem
+from pybcast.flows.peers.messages import BackendMessage, KeyMaterial, PartialItem
 from pybcast.flows.tables import Status
 
 AUDIT: Final = logging.getLogger("pybcast.audit")

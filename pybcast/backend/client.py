@@ -24,7 +24,7 @@ from pybcast.backend.identity import Peer, Peers, certificate_names
 from pybcast.backend.server import ACCEPTED_TYPES, CONTENT_TYPE, PATH, UNIX_EPOCH
 from pybcast.backend.standing import SENDER, Standing
 from pybcast.errors import BadLength, ConfigError, LocalFlowError, TransportError
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status, Tag
 from pybcast.https.contexts import Context
 from pybcast.https.faults import failure

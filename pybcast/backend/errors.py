@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pybcast.errors import PeerFlowError, TransportError
-from pybcast.flows.spcp import BackendMessage, Profile
+from pybcast.flows.peers.messages import BackendMessage, Profile
 from pybcast.flows.tables import TAGS, Tag
 
 UNREADABLE: Final = "unreadable"  # messageID of an answer to a message without a readable one - confidence: own

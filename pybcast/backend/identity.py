@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pybcast.backend.xml import is_uri
 from pybcast.errors import ConfigError, PeerFlowError
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.tables import Status
 
 

@@ -22,7 +22,7 @@ from pybcast.backend.errors import BadMessage, Echo, Unparseable, answer_tag, re
 from pybcast.backend.identity import Peer, Peers, authorise, certificate_names
 from pybcast.backend.standing import SENDER, Standing
 from pybcast.errors import BcastError, ConfigError, LocalFlowError, PeerFlowError
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status
 from pybcast.https.contexts import Context
 from pybcast.https.faults import http_log

@@ -29,7 +29,7 @@ from lxml import etree
 
 from pybcast.backend.errors import BadMessage, Echo, Unparseable, answer_tag
 from pybcast.errors import BadLength, BadValue, PeerFlowError
-from pybcast.flows.spcp import (
+from pybcast.flows.peers.messages import (
     KEY_SIZES,
     PROFILES,
     VERSION,

@@ -27,8 +27,8 @@ from pybcast.broadcast.linkserver import LinkServer
 from pybcast.broadcast.repeater import Place
 from pybcast.broadcast.segments import LIFETIME, Encoder
 from pybcast.broadcast.turn import Wheels
-from pybcast.flows.config import CAROUSEL_CYCLE
 from pybcast.flows.events import CarouselDrop, CarouselPut
+from pybcast.flows.stream.config import CAROUSEL_CYCLE
 
 LOG: Final = logging.getLogger("pybcast.air")
 IDLE: Final = 1.0  # seconds: the longest sleep

@@ -31,7 +31,7 @@ from pybcast.broadcast.linkserver import LinkServer
 from pybcast.broadcast.repeater import Place, Repeater
 from pybcast.errors import BcastError
 from pybcast.flows import Profile
-from pybcast.flows.edge import Edge
+from pybcast.flows.edge.machine import Edge
 from pybcast.flows.events import (
     Alarm,
     Announce,

@@ -7,12 +7,16 @@ Bytes, messages and the time go in, events come out; sockets, clocks, disks and 
 
 from __future__ import annotations
 
-from pybcast.flows.bsda import BSDA, Change
-from pybcast.flows.bsm import BSM, Enrolment, Issuing, Later
-from pybcast.flows.card import Card, SimulatedCard
-from pybcast.flows.config import StreamConfig
-from pybcast.flows.device import Device
-from pybcast.flows.edge import Edge
+from pybcast.flows.bsda.headend import Headend
+from pybcast.flows.bsda.machine import BSDA, Change
+from pybcast.flows.bsda.periods import PeriodRecord
+from pybcast.flows.bsda.teks import OwnSecrets, TekSource, derived_teks, random_teks
+from pybcast.flows.bsm.keychain import LongTermKey, Programme
+from pybcast.flows.bsm.ltkm import Group
+from pybcast.flows.bsm.machine import BSM, Enrolment, Issuing, Later
+from pybcast.flows.bsm.members import Members, Right, Subscriber
+from pybcast.flows.bsm.registration import RightsIssuer, device_registration, domain_registration, smartcard_registration
+from pybcast.flows.edge.machine import Edge
 from pybcast.flows.events import (
     AirStkm,
     Alarm,
@@ -38,19 +42,15 @@ from pybcast.flows.events import (
     TekReady,
     UseKey,
 )
-from pybcast.flows.headend import Headend
-from pybcast.flows.keychain import LongTermKey, Programme
-from pybcast.flows.ltkm import Group
-from pybcast.flows.members import Members, Right, Subscriber
-from pybcast.flows.periods import PeriodRecord
-from pybcast.flows.registration import RightsIssuer, device_registration, domain_registration, smartcard_registration
+from pybcast.flows.peers.messages import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.restart import Restored, Start
-from pybcast.flows.schedule import Period, Schedule
-from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
-from pybcast.flows.stkm import TrafficKey
+from pybcast.flows.stream.config import StreamConfig
+from pybcast.flows.stream.schedule import Period, Schedule
+from pybcast.flows.stream.stkm import TrafficKey
 from pybcast.flows.tables import FLOWS, MACHINES, TAGS, Status, Tag
-from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks, random_teks
-from pybcast.flows.terminal import Terminal, Tuning
+from pybcast.flows.terminal.card import Card, SimulatedCard
+from pybcast.flows.terminal.device import Device
+from pybcast.flows.terminal.machine import Terminal, Tuning
 
 __all__ = [
     "ALL_SERVICES",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pybcast.errors import BcastError, StoreError
-from pybcast.flows.spcp import BackendMessage, Profile
+from pybcast.flows.peers.messages import BackendMessage, Profile
 from pybcast.messages import Kind, Protocol
 from pybcast.secret import Secret
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, Journal
+from pybcast.flows.stream.config import StreamConfig
 from pybcast.wire.times import NTP_UNIX
 
 COUNTERS_A_SECOND: Final = 16

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from pybcast.flows.spcp import MAX_STREAM, PROFILES, Profile
+from pybcast.flows.peers.messages import MAX_STREAM, PROFILES, Profile
 from pybcast.interaction.errors import BadAnswer
 
 STKM_TYPE: Final = "application/vnd.oma.bcast.stkm"  # IANA

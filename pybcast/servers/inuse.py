@@ -11,9 +11,9 @@ import msgspec
 from pybcast import codec
 from pybcast.errors import BcastError, ConfigError
 from pybcast.flows import BSDA, BSM, StreamConfig
-from pybcast.flows.edge import USED
+from pybcast.flows.bsda.periods import PeriodRecord
+from pybcast.flows.edge.machine import USED
 from pybcast.flows.events import AirStkm
-from pybcast.flows.periods import PeriodRecord
 from pybcast.flows.tables import EdgeState, KeyState, PeriodState
 from pybcast.messages import DrmStkm, SmartcardStkm
 

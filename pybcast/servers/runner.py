@@ -45,8 +45,8 @@ from pybcast.flows.events import (
     StopTraffic,
     UseKey,
 )
+from pybcast.flows.peers.messages import BackendMessage, PartialItem, StkmItem
 from pybcast.flows.restart import Recoveries
-from pybcast.flows.spcp import BackendMessage, PartialItem, StkmItem
 from pybcast.store.protocol import StoreDamaged, StoreFull, StoreStopped, WrongKek
 
 LOG: Final = logging.getLogger("pybcast.servers")

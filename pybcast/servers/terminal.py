@@ -28,9 +28,9 @@ from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener
 from pybcast.broadcast.sdp import Description, Media, StkmStream
 from pybcast.errors import ConfigError, KeyUnavailable, Replay, StoreError, TransportError
 from pybcast.flows import Terminal, Tuning
-from pybcast.flows.config import CAROUSEL_CYCLE
 from pybcast.flows.events import Answer, Output, Persist, Refused, TekExpired, TekReady
-from pybcast.flows.terminal import RETRY_CYCLES
+from pybcast.flows.stream.config import CAROUSEL_CYCLE
+from pybcast.flows.terminal.machine import RETRY_CYCLES
 from pybcast.messages import Protocol as Protection
 from pybcast.outlets.keysocket import KeyOutlet
 from pybcast.outlets.media import Route

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from pybcast.backend import Exchanged
 from pybcast.flows import Alarm, FlowDone
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.tables import Tag
 from pybcast.https.listener import Listener
 from pybcast.https.validity import Validity

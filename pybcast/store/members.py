@@ -15,10 +15,10 @@ from itertools import compress
 from typing import Any, Final
 
 from pybcast.errors import LocalFlowError
-from pybcast.flows.allocator import SmkCounters
+from pybcast.flows.bsm.members import REMOVED, Bundle, PageKey, People, Right, StreamKey, Subscriber, has_smk, removed
 from pybcast.flows.events import Journal
-from pybcast.flows.members import REMOVED, Bundle, PageKey, People, Right, StreamKey, Subscriber, has_smk, removed
 from pybcast.flows.serial import MOD
+from pybcast.flows.stream.allocator import SmkCounters
 from pybcast.keys import SMK, SRK
 from pybcast.store.database import LETTERS, Database
 from pybcast.store.people import (

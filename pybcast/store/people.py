@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
 from pybcast.errors import StoreError
-from pybcast.flows.members import Right, Subscriber
+from pybcast.flows.bsm.members import Right, Subscriber
 from pybcast.keys import SMK, SRK
 from pybcast.store.protocol import StoreDamaged
 from pybcast.store.wrapping import RowWrap, row_place

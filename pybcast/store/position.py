@@ -22,9 +22,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from pybcast.flows.allocator import SmkCounters
-from pybcast.flows.keychain import NUMBERS
+from pybcast.flows.bsm.keychain import NUMBERS
 from pybcast.flows.restart import Restored
+from pybcast.flows.stream.allocator import SmkCounters
 from pybcast.keys import KEK
 from pybcast.store.protocol import Position, StoreDamaged
 from pybcast.wire.times import NTP_UNIX

@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from pybcast.flows.allocator import SealedBlock
+from pybcast.flows.bsda.periods import PeriodBlock
+from pybcast.flows.bsm.keychain import LongTermKey, Programme
+from pybcast.flows.bsm.ltkm import Group, Page
+from pybcast.flows.bsm.members import Right, Subscriber
 from pybcast.flows.events import RowKey
-from pybcast.flows.keychain import LongTermKey, Programme
-from pybcast.flows.ltkm import Group, Page
-from pybcast.flows.members import Right, Subscriber
-from pybcast.flows.peer import Answered
-from pybcast.flows.periods import PeriodBlock
-from pybcast.flows.spcp import KeyMaterial
+from pybcast.flows.peers.exchange import Answered
+from pybcast.flows.peers.messages import KeyMaterial
+from pybcast.flows.stream.allocator import SealedBlock
 from pybcast.store.people import TABLES
 
 APPLICATION_ID: Final = 0x42434153  # "BCAS": what file(1) and we know the database by

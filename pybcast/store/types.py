@@ -12,25 +12,14 @@ from types import MappingProxyType
 from typing import Final
 
 from pybcast import keys, messages
-from pybcast.flows import (
-    allocator,
-    attempts,
-    card,
-    device,
-    events,
-    keychain,
-    ltkm,
-    members,
-    peer,
-    periods,
-    restart,
-    schedule,
-    spcp,
-    stkm,
-    tables,
-    teks,
-    terminal,
-)
+from pybcast.flows import events, restart, tables
+from pybcast.flows.bsda import periods, teks
+from pybcast.flows.bsm import attempts, keychain, ltkm, members
+from pybcast.flows.peers import exchange
+from pybcast.flows.peers import messages as backend
+from pybcast.flows.stream import allocator, schedule, stkm
+from pybcast.flows.terminal import card, device
+from pybcast.flows.terminal import machine as terminal
 from pybcast.secret import Secret
 
 TYPES: Final[Mapping[str, type]] = MappingProxyType({
@@ -43,17 +32,17 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     )},
     # both sides
     "AccessCriterion": messages.AccessCriterion,
-    "Answered": peer.Answered,
-    "Rank": peer.Rank,
-    "BackendMessage": spcp.BackendMessage,
-    "KeyMaterial": spcp.KeyMaterial,
-    "PartialItem": spcp.PartialItem,
+    "Answered": exchange.Answered,
+    "Rank": exchange.Rank,
+    "BackendMessage": backend.BackendMessage,
+    "KeyMaterial": backend.KeyMaterial,
+    "PartialItem": backend.PartialItem,
     "Recovery": restart.Recovery,
     "Restored": restart.Restored,
     "Sealed": allocator.Sealed,
     "SealedBlock": allocator.SealedBlock,
     "Status": tables.Status,
-    "StkmItem": spcp.StkmItem,
+    "StkmItem": backend.StkmItem,
     "Tag": tables.Tag,
     # BSM
     "Attempt": attempts.Attempt,

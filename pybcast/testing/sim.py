@@ -45,16 +45,16 @@ from pybcast.flows import (
     UseKey,
     derived_teks,
 )
-from pybcast.flows.allocator import SealedBlock
-from pybcast.flows.card import SekFile
-from pybcast.flows.config import CAROUSEL_CYCLE
-from pybcast.flows.edge import USED, mark
+from pybcast.flows.bsda.headend import Headend as Planner
+from pybcast.flows.edge.machine import USED, mark
 from pybcast.flows.events import State
-from pybcast.flows.headend import Headend as Planner
-from pybcast.flows.schedule import REPETITIONS_AHEAD
+from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.serial import near
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.stream.allocator import SealedBlock
+from pybcast.flows.stream.config import CAROUSEL_CYCLE
+from pybcast.flows.stream.schedule import REPETITIONS_AHEAD
 from pybcast.flows.tables import SekState
+from pybcast.flows.terminal.card import SekFile
 from pybcast.secret import Secret
 from pybcast.testing.link import Clock, Link, Store, carry_out
 from pybcast.testing.parties import FQDN, make_card, make_device, make_group, rights_issuer

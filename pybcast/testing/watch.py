@@ -26,11 +26,11 @@ from pybcast.flows import (
     StreamConfig,
     UseKey,
 )
-from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES, TUNE_IN
+from pybcast.flows.bsda.periods import PeriodBlock
 from pybcast.flows.events import State
-from pybcast.flows.periods import PeriodBlock
-from pybcast.flows.schedule import REPETITIONS_AHEAD
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, in_window
+from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES, TUNE_IN
+from pybcast.flows.stream.schedule import REPETITIONS_AHEAD
 from pybcast.keys import SMK, Keys, ipsec_spi, key_indicator, mki
 from pybcast.messages import (
     AddressMode,

@@ -10,8 +10,8 @@ from typing import Final, cast
 
 from hypothesis import strategies as st
 
+from pybcast.flows.peers.messages import ALL_SERVICES, BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.serial import counter_of
-from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.tables import TAGS, Side, Tag
 from pybcast.secret import Secret
 from pybcast.testing import mutate

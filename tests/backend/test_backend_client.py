@@ -18,7 +18,7 @@ from pybcast.backend.client import MAX_CONFIRMATION, Client, Retry
 from pybcast.backend.errors import BadAnswer, PeerRefused, PeerUnreachable
 from pybcast.backend.identity import Peer, Peers
 from pybcast.errors import BadLength, ConfigError, LocalFlowError, TransportError
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.tables import Side, Tag
 
 TEKS = message(Tag.TEKDelivery)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pybcast.backend import pki
 from pybcast.backend.identity import Peer, Peers, authorise, certificate_names
 from pybcast.errors import ConfigError, PeerFlowError
-from pybcast.flows.spcp import ALL_SERVICES
+from pybcast.flows.peers.messages import ALL_SERVICES
 from pybcast.flows.tables import Tag
 from pybcast.https import contexts
 from pybcast.https.limits import is_loopback

@@ -24,7 +24,7 @@ from pybcast.backend.identity import Peer, Peers
 from pybcast.backend.server import PATH, Server, ServerLimits
 from pybcast.errors import ConfigError, PeerFlowError, TransportError
 from pybcast.flows import Headend, Send, StreamConfig, random_teks
-from pybcast.flows.spcp import ALL_SERVICES, BackendMessage
+from pybcast.flows.peers.messages import ALL_SERVICES, BackendMessage
 from pybcast.flows.tables import Side, Status, Tag
 from pybcast.https.contexts import Context
 from pybcast.https.listener import Connection

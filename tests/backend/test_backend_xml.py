@@ -35,7 +35,7 @@ from lxml import etree
 from pybcast.backend import xml
 from pybcast.backend.errors import UNREADABLE, UNREADABLE_URI, BadMessage, Unparseable, refusal
 from pybcast.errors import BadLength, BadValue
-from pybcast.flows.spcp import BackendMessage, KeyMaterial, StkmItem
+from pybcast.flows.peers.messages import BackendMessage, KeyMaterial, StkmItem
 from pybcast.flows.tables import TAGS, Side, Status, Tag
 from pybcast.secret import Secret
 

@@ -17,7 +17,7 @@ from pybcast.backend.client import Client, ClientLimits, Retry
 from pybcast.backend.identity import Peer, Peers
 from pybcast.backend.server import PATH, Server, ServerLimits
 from pybcast.backend.standing import Standing
-from pybcast.flows.spcp import ALL_SERVICES, BackendMessage, PartialItem
+from pybcast.flows.peers.messages import ALL_SERVICES, BackendMessage, PartialItem
 from pybcast.flows.tables import TAGS, Side
 from pybcast.https import contexts
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from pybcast.errors import LocalFlowError
 from pybcast.flows import Announce, BackendMessage, Programme, StreamConfig, UseKey
-from pybcast.flows.spcp import StkmItem
+from pybcast.flows.peers.messages import StkmItem
 from pybcast.flows.tables import Tag
 from pybcast.messages import Protocol
 from pybcast.testing.link import Clock

@@ -26,10 +26,10 @@ from pybcast.flows import (
     Terminal,
     TrafficKey,
     Tuning,
-    stkm,
 )
 from pybcast.flows.serial import counter_of
-from pybcast.flows.stkm import Policy
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.stkm import Policy
 from pybcast.flows.tables import Tag
 from pybcast.keys import TAS, TEK, Keys
 from pybcast.messages import (

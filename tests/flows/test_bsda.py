@@ -51,15 +51,15 @@ from pybcast.flows import (
     Tag,
     UseKey,
     random_teks,
-    stkm,
 )
 from pybcast.flows.agenda import TURN
-from pybcast.flows.allocator import Ask
+from pybcast.flows.bsda.periods import PeriodBlock
 from pybcast.flows.events import State
-from pybcast.flows.peer import RETRY
-from pybcast.flows.periods import PeriodBlock
-from pybcast.flows.spcp import Item
-from pybcast.flows.stkm import Policy
+from pybcast.flows.peers.exchange import RETRY
+from pybcast.flows.peers.messages import Item
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.allocator import Ask
+from pybcast.flows.stream.stkm import Policy
 from pybcast.flows.tables import EdgeState, PeriodState
 from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm
 

@@ -31,7 +31,7 @@ from pybcast.flows import (
     Tag,
     derived_teks,
 )
-from pybcast.flows.edge import Held, HeldPeriod
+from pybcast.flows.edge.machine import Held, HeldPeriod
 from pybcast.flows.events import State
 from pybcast.flows.tables import EdgeState, PeriodState
 from pybcast.secret import Secret

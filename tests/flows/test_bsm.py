@@ -47,8 +47,8 @@ from pybcast.flows import (
     StkmItem,
     StreamConfig,
     Tag,
-    stkm,
 )
+from pybcast.flows.stream import stkm
 from pybcast.keys import Keys
 from pybcast.messages import DrmStkm, Reporting, SmartcardLtkm, SmartcardStkm, SmartcardVerification
 from pybcast.secret import Secret

@@ -37,10 +37,10 @@ from pybcast.flows import (
     StreamConfig,
     Subscriber,
     Tag,
-    stkm,
 )
+from pybcast.flows.bsm.ltkm import AWAITED
 from pybcast.flows.events import State
-from pybcast.flows.ltkm import AWAITED
+from pybcast.flows.stream import stkm
 from pybcast.keys import RIAK, SMK, SRK, UDK, Keys
 from pybcast.messages import SmartcardLtkm, SmartcardVerification
 from pybcast.secret import Secret

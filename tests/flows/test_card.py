@@ -25,9 +25,9 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import BadValue, BcastError, Integrity, KeyUnavailable, Replay, Unsupported
 from pybcast.flows import Persist, SimulatedCard
-from pybcast.flows.card import SekFile, check_parental
 from pybcast.flows.serial import counter_of
 from pybcast.flows.tables import SekState
+from pybcast.flows.terminal.card import SekFile, check_parental
 from pybcast.keys import SEK, Keys
 from pybcast.messages import AccessCriterion, LtkmManagement, SecurityPolicyExtension, TerminalBinding
 from pybcast.testing.link import Store

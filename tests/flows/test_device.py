@@ -27,7 +27,8 @@ from room_support import (
 
 from pybcast import codec
 from pybcast.errors import BcastError, Integrity, KeyUnavailable, Replay
-from pybcast.flows import Device, KeyMaterial, Persist, stkm
+from pybcast.flows import Device, KeyMaterial, Persist
+from pybcast.flows.stream import stkm
 from pybcast.keys import Keys, mask_of
 from pybcast.messages import AddressMode, Bcro, ClearDrmStkm, PartialDrmStkm
 from pybcast.secret import Secret

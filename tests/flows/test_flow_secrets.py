@@ -12,7 +12,7 @@ import pytest
 from room_support import BSDA_URI, START, stream_config
 
 from pybcast.flows import Headend, Output, PartialItem, Persist, Refused, Send, Tag, UseKey, random_teks
-from pybcast.flows.periods import PeriodBlock
+from pybcast.flows.bsda.periods import PeriodBlock
 from pybcast.secret import Secret
 from pybcast.testing import link
 from pybcast.testing.link import Store

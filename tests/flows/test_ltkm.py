@@ -25,12 +25,12 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import Integrity, KeyUnavailable, LocalFlowError
 from pybcast.flows import BSM, BackendMessage, Output, Period, Persist, Right, Send, StreamConfig, Subscriber, Tag
-from pybcast.flows.bsm import ISSUE_PAUSE
-from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES
+from pybcast.flows.bsm.ltkm import FIRST_COPIES, Batch, Issuer
+from pybcast.flows.bsm.machine import ISSUE_PAUSE
+from pybcast.flows.bsm.members import Bundle, JournalMembers
 from pybcast.flows.events import Journal
-from pybcast.flows.ltkm import FIRST_COPIES, Batch, Issuer
-from pybcast.flows.members import Bundle, JournalMembers
-from pybcast.flows.spcp import MAX_DATA
+from pybcast.flows.peers.messages import MAX_DATA
+from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES
 from pybcast.flows.tables import KeyState
 from pybcast.keys import RIAK, SMK, UDK, Keys
 from pybcast.messages import AddressMode, Bcro, Reporting, SmartcardLtkm, SmartcardVerification

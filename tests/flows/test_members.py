@@ -15,12 +15,12 @@ from room_support import BSDA_URI, BSM_URI, GROUP_KEYS, RESTORED, SERVICE, START
 from pybcast import codec
 from pybcast.errors import LocalFlowError
 from pybcast.flows import BSM, Alarm, BackendMessage, Enrolment, Output, Persist, Right, Send, Start, StreamConfig, Subscriber, Tag
-from pybcast.flows.bsm import ISSUE_PAUSE, ISSUED_AT_ONCE, JOBS_AT_ONCE, PAGES_IN_FLIGHT
-from pybcast.flows.config import CAROUSEL_CYCLE, REISSUE_CYCLES
+from pybcast.flows.bsm.ltkm import REISSUE_RATE, Batch, Letter, Page
+from pybcast.flows.bsm.machine import ISSUE_PAUSE, ISSUED_AT_ONCE, JOBS_AT_ONCE, PAGES_IN_FLIGHT
+from pybcast.flows.bsm.members import Bundle
 from pybcast.flows.events import State
-from pybcast.flows.ltkm import REISSUE_RATE, Batch, Letter, Page
-from pybcast.flows.members import Bundle
-from pybcast.flows.spcp import MAX_DATA
+from pybcast.flows.peers.messages import MAX_DATA
+from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES
 from pybcast.flows.tables import KeyState
 from pybcast.keys import RIAK, SMK, UDK, Keys
 from pybcast.messages import ClearSmartcardLtkm
@@ -258,7 +258,7 @@ def test_what_is_pulled_is_no_more_than_an_answer_holds(monkeypatch: pytest.Monk
     """R30: the next answer goes on where the last one stopped."""
     bsm = machine(state=enrolled(3 * ISSUED_AT_ONCE))
     bundles = made(finish(bsm))
-    monkeypatch.setattr("pybcast.flows.bsm.PULL_OCTETS", max(len(bundle.data) for bundle in bundles))
+    monkeypatch.setattr("pybcast.flows.bsm.machine.PULL_OCTETS", max(len(bundle.data) for bundle in bundles))
     found = []
     for n in range(3):
         message = request(Tag.LTKMRequest, source=BSDA_URI, destination=BSM_URI, stream=None, message_id=f"{n:032x}")
@@ -288,7 +288,7 @@ def test_so_many_that_healing_takes_longer(monkeypatch: pytest.MonkeyPatch) -> N
     sent = delivered(finish(bsm))
     confirm(bsm, sent, START)
     assert size / REISSUE_RATE < HEALED
-    monkeypatch.setattr("pybcast.flows.ltkm.REISSUE_RATE", size / (2 * HEALED))
+    monkeypatch.setattr("pybcast.flows.bsm.ltkm.REISSUE_RATE", size / (2 * HEALED))
     assert made(bsm.tick(START + HEALED)) == [], "it is looked at again: there are more than when it was made"
     assert made(bsm.tick(START + 2 * HEALED - 1)) == []
     again = [bundle for n in range(3) for bundle in made(bsm.tick(START + 2 * HEALED + 2 * n * ISSUE_PAUSE))]

@@ -12,10 +12,11 @@ import pytest
 from room_support import BSDA_URI, BSM_URI, SERVICE, START, period, request, sek_material
 
 from pybcast.errors import PeerFlowError
-from pybcast.flows import BackendMessage, Output, Send, Status, StkmItem, Tag, peer
+from pybcast.flows import BackendMessage, Output, Send, Status, StkmItem, Tag
 from pybcast.flows.events import Journal
-from pybcast.flows.peer import KEEP_REFUSAL, RETRY, Answered, Asked, Peering
-from pybcast.flows.spcp import Item
+from pybcast.flows.peers import exchange as peer
+from pybcast.flows.peers.exchange import KEEP_REFUSAL, RETRY, Answered, Asked, Peering
+from pybcast.flows.peers.messages import Item
 from pybcast.flows.tables import Side
 
 

@@ -22,7 +22,7 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import KeyUnavailable, LocalFlowError
 from pybcast.flows import BSM, Enrolment, Output, Persist, Programme, Right, Send, StreamConfig, Subscriber, Tag
-from pybcast.flows.members import Bundle
+from pybcast.flows.bsm.members import Bundle
 from pybcast.keys import SMK, Keys
 from pybcast.messages import ClearSmartcardLtkm, Reporting, SmartcardLtkm, SmartcardVerification
 from pybcast.testing.parties import FQDN, rights_issuer

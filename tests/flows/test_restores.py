@@ -32,14 +32,14 @@ from pybcast.flows import (
     StreamConfig,
     random_teks,
 )
-from pybcast.flows.allocator import RESTORE_JUMP, SmkCounters
+from pybcast.flows.bsda.teks import SECRET_KEPT, TekSecret
+from pybcast.flows.bsm.keychain import KEY_NUMBER_JUMP, KEY_TYPES, NUMBERS
 from pybcast.flows.events import Journal, State
-from pybcast.flows.keychain import KEY_NUMBER_JUMP, KEY_TYPES, NUMBERS
+from pybcast.flows.peers.messages import Item, Profile
 from pybcast.flows.restart import MOST_COUNTERS, MOST_KEYS, counters_in, keys_in
-from pybcast.flows.spcp import Item, Profile
-from pybcast.flows.stkm import Policy
+from pybcast.flows.stream.allocator import RESTORE_JUMP, SmkCounters
+from pybcast.flows.stream.stkm import Policy
 from pybcast.flows.tables import PeriodState, Status, Tag
-from pybcast.flows.teks import SECRET_KEPT, TekSecret
 from pybcast.secret import Secret
 from pybcast.testing.link import Store
 from pybcast.testing.parties import FQDN

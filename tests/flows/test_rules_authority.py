@@ -45,10 +45,10 @@ from pybcast.flows import (
     domain_registration,
     smartcard_registration,
 )
-from pybcast.flows import device as device_module
-from pybcast.flows.card import SQN_STEP_LIMIT
-from pybcast.flows.device import EVERYONE, Mark
 from pybcast.flows.serial import counter_of
+from pybcast.flows.terminal import device as device_module
+from pybcast.flows.terminal.card import SQN_STEP_LIMIT
+from pybcast.flows.terminal.device import EVERYONE, Mark
 from pybcast.keys import BDK, IEK, IK, OPC, RIAK, GroupTree, K, Keys, Milenage, gba_u_autn, mask_of, registration_keys
 from pybcast.messages import (
     FIRST_BYTE,

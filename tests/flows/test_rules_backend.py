@@ -50,12 +50,12 @@ from pybcast.flows import (
     Tag,
     derived_teks,
     random_teks,
-    stkm,
 )
 from pybcast.flows.events import Alarm, Journal, Persist
+from pybcast.flows.peers.messages import MAX_DATA, check
 from pybcast.flows.serial import MOD, counter_of
-from pybcast.flows.spcp import MAX_DATA, check
-from pybcast.flows.stkm import Policy, key_identity
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.stkm import Policy, key_identity
 from pybcast.flows.tables import Side
 from pybcast.messages import AccessCriterion, DrmStkm, PartialDrmStkm, Protocol, SmartcardStkm
 from pybcast.secret import Secret

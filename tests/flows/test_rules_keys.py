@@ -33,14 +33,15 @@ from room_support import (
 
 from pybcast import codec
 from pybcast.errors import BadValue, BcastError, ConfigError, Integrity, KeyUnavailable, PeerFlowError, Replay
-from pybcast.flows import Period, Persist, Schedule, SimulatedCard, StreamConfig, TekReady, Terminal, stkm
-from pybcast.flows.allocator import RESTORE_JUMP, Allocator, Ask, Sealed, SealedBlock, SmkCounters
-from pybcast.flows.card import KEYS_PER_GROUP
-from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
+from pybcast.flows import Period, Persist, Schedule, SimulatedCard, StreamConfig, TekReady, Terminal
 from pybcast.flows.events import Journal
-from pybcast.flows.schedule import check_period
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, distance, in_window, near, newer
-from pybcast.flows.stkm import Policy
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.allocator import RESTORE_JUMP, Allocator, Ask, Sealed, SealedBlock, SmkCounters
+from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
+from pybcast.flows.stream.schedule import check_period
+from pybcast.flows.stream.stkm import Policy
+from pybcast.flows.terminal.card import KEYS_PER_GROUP
 from pybcast.messages import Protocol, SmartcardLtkm, SmartcardStkm
 from pybcast.secret import Secret
 

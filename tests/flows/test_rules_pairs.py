@@ -9,7 +9,7 @@ from flow_support import NOON, System, pair
 from pybcast import codec
 from pybcast.errors import LocalFlowError
 from pybcast.flows import BSDA, BSM, BackendMessage, KeyMaterial, Later, Programme, Status, StreamConfig
-from pybcast.flows.attempts import CONFIRMED_WITHIN
+from pybcast.flows.bsm.attempts import CONFIRMED_WITHIN
 from pybcast.flows.tables import PeriodState, Tag
 from pybcast.secret import Secret
 from pybcast.testing.sim import BACKUP, BSM_ID, MAIN

@@ -39,10 +39,11 @@ from room_support import (
 
 from pybcast import codec
 from pybcast.errors import BadLength, BadValue, BcastError, CryptoError, Integrity, PeerFlowError, Replay, Unsupported, WireError
-from pybcast.flows import Announce, Device, Period, Refused, TekReady, Terminal, TrafficKey, stkm
-from pybcast.flows.config import TUNE_IN
+from pybcast.flows import Announce, Device, Period, Refused, TekReady, Terminal, TrafficKey
 from pybcast.flows.serial import counter_of, near
-from pybcast.flows.stkm import LAST_MJD_TIME, Policy, check_received
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.config import TUNE_IN
+from pybcast.flows.stream.stkm import LAST_MJD_TIME, Policy, check_received
 from pybcast.keys import Keys
 from pybcast.messages import (
     ClearDrmStkm,

@@ -50,11 +50,11 @@ from pybcast.flows import (
     Terminal,
     UseKey,
     random_teks,
-    stkm,
 )
-from pybcast.flows.config import TUNE_IN
-from pybcast.flows.schedule import MAX_PERIOD, MIN_PERIOD, traffic_key_lifetime
-from pybcast.flows.stkm import LOWEST_SPI, Policy, traffic_id
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.config import TUNE_IN
+from pybcast.flows.stream.schedule import MAX_PERIOD, MIN_PERIOD, traffic_key_lifetime
+from pybcast.flows.stream.stkm import LOWEST_SPI, Policy, traffic_id
 from pybcast.keys import TAK, derive_tak, ipsec_auth_key_smartcard
 from pybcast.messages import DrmStkm, Protocol
 

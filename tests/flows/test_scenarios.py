@@ -34,7 +34,7 @@ from pybcast.flows import (
     UseKey,
     random_teks,
 )
-from pybcast.flows.stkm import LAST_MJD_TIME, Policy
+from pybcast.flows.stream.stkm import LAST_MJD_TIME, Policy
 from pybcast.flows.tables import EdgeState, KeyState, PeriodState, Status, Tag
 from pybcast.keys import IEK, Keys
 from pybcast.messages import (

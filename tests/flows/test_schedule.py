@@ -12,7 +12,7 @@ from room_support import START
 
 from pybcast.errors import ConfigError
 from pybcast.flows import Period, Schedule
-from pybcast.flows.schedule import MAX_PERIOD, MIN_PERIOD, check_period
+from pybcast.flows.stream.schedule import MAX_PERIOD, MIN_PERIOD, check_period
 
 changes = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300), st.none() | st.integers(1, 20)), max_size=8)
 

@@ -37,12 +37,12 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import BcastError, KeyUnavailable, StoreError
 from pybcast.flows import Answer, Device, Persist, Refused, SimulatedCard, TekExpired, TekReady, Terminal, device_registration
-from pybcast.flows import terminal as terminal_module
-from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.events import State
 from pybcast.flows.serial import counter_of
-from pybcast.flows.stkm import Policy
-from pybcast.flows.terminal import MAX_COLLECTED, MAX_DONE, MAX_OBJECTS, RETRY_CYCLES
+from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
+from pybcast.flows.stream.stkm import Policy
+from pybcast.flows.terminal import machine as terminal_module
+from pybcast.flows.terminal.machine import MAX_COLLECTED, MAX_DONE, MAX_OBJECTS, RETRY_CYCLES
 from pybcast.keys import IEK, OPC, RIAK, UGK, K, Keys
 from pybcast.messages import (
     AccessCriterion,

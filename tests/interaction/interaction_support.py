@@ -18,7 +18,8 @@ from typing import Any, Final, TypeVar
 
 from pybcast import codec
 from pybcast.backend import pki
-from pybcast.flows import BSM, BackendMessage, Output, PartialItem, Period, Profile, Right, StreamConfig, Tag, TrafficKey, stkm
+from pybcast.flows import BSM, BackendMessage, Output, PartialItem, Period, Profile, Right, StreamConfig, Tag, TrafficKey
+from pybcast.flows.stream import stkm
 from pybcast.https import contexts
 from pybcast.https.contexts import terminal_context
 from pybcast.interaction import Digest, InteractionClient

@@ -11,9 +11,9 @@ from typing import Final
 from servers_support import Process, System
 
 from pybcast import codec
-from pybcast.flows.allocator import SealedBlock
+from pybcast.flows.bsm.keychain import LongTermKey
 from pybcast.flows.events import CarouselPut
-from pybcast.flows.keychain import LongTermKey
+from pybcast.flows.stream.allocator import SealedBlock
 from pybcast.messages import SmartcardLtkm, SmartcardStkm
 from pybcast.servers.runner import NTP_UNIX
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from pybcast.backend import pki, xml
 from pybcast.flows import BSM, Send
-from pybcast.flows.config import StreamConfig
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.peers.messages import BackendMessage
+from pybcast.flows.stream.config import StreamConfig
 from pybcast.flows.tables import Side
 from pybcast.https import contexts
 from pybcast.servers.runner import NTP_UNIX

@@ -19,7 +19,7 @@ import pytest
 from pybcast.backend import Exchanged
 from pybcast.cli import main
 from pybcast.flows import Alarm, FlowDone
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.tables import STATUS_WORDS, Status, Tag, status_words
 from pybcast.servers import edgeview
 from pybcast.servers.watch import KEY_LATE, ServiceView, Watch, _Peer

@@ -22,8 +22,8 @@ from evidence import SETTLED, Evidence
 from servers_support import Process, System, _service
 
 from pybcast.errors import BcastError
-from pybcast.flows.keychain import LongTermKey
-from pybcast.flows.members import Subscriber
+from pybcast.flows.bsm.keychain import LongTermKey
+from pybcast.flows.bsm.members import Subscriber
 from pybcast.servers.control import ask
 from pybcast.servers.runner import NTP_UNIX
 

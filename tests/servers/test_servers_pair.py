@@ -16,7 +16,7 @@ import pytest
 from evidence import Evidence
 from servers_support import Process, System, _service
 
-from pybcast.flows.keychain import LongTermKey
+from pybcast.flows.bsm.keychain import LongTermKey
 from pybcast.servers.runner import NTP_UNIX
 
 PAIR: Final = ("bsda", "bsda2")

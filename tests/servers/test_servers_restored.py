@@ -20,7 +20,7 @@ import pytest
 from servers_support import Process, System, _service, free_ports
 
 from pybcast import codec
-from pybcast.flows.keychain import LongTermKey
+from pybcast.flows.bsm.keychain import LongTermKey
 from pybcast.messages import SmartcardLtkm, SmartcardStkm
 from pybcast.servers.control import ask
 from pybcast.servers.runner import NTP_UNIX

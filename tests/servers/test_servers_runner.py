@@ -13,8 +13,8 @@ import pytest
 from pybcast.errors import LocalFlowError, StoreError, TransportError
 from pybcast.flows import Alarm, CarouselDrop, FlowDone, Output, Persist, Send, Tag
 from pybcast.flows.events import Journal, State
+from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.restart import Recoveries
-from pybcast.flows.spcp import BackendMessage
 from pybcast.servers.runner import AirOutput, Fatal, Runner
 from pybcast.store.protocol import StoreDamaged, StoreFull, StoreStopped, WrongKek
 

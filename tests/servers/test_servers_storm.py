@@ -23,7 +23,7 @@ from servers_support import BSDA_ID, BSM_ID, System
 
 from pybcast.backend import pki, xml
 from pybcast.backend.server import PATH
-from pybcast.flows.spcp import ALL_SERVICES
+from pybcast.flows.peers.messages import ALL_SERVICES
 from pybcast.flows.tables import Tag
 from pybcast.https import contexts
 from pybcast.servers.runner import NTP_UNIX

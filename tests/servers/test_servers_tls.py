@@ -15,7 +15,7 @@ from servers_support import BSDA_ID, BSM_ID, System, _service
 
 from pybcast.backend import pki, xml
 from pybcast.backend.server import PATH
-from pybcast.flows.spcp import ALL_SERVICES, BackendMessage
+from pybcast.flows.peers.messages import ALL_SERVICES, BackendMessage
 from pybcast.flows.tables import Side, Status, Tag
 
 MINE, OTHERS = "urn:example:service:A", "urn:example:service:B"

@@ -23,10 +23,10 @@ from store_support import KEK_B, LONG, OnDisk, StoredWorld, put
 from pybcast import codec
 from pybcast.errors import LocalFlowError, StoreError
 from pybcast.flows import Enrolment, Persist, Right, Subscriber
-from pybcast.flows.allocator import RESTORE_JUMP, SmkCounters
+from pybcast.flows.bsm.ltkm import Job
+from pybcast.flows.bsm.members import Bundle, JournalMembers, Members, People
 from pybcast.flows.events import Journal, State
-from pybcast.flows.ltkm import Job
-from pybcast.flows.members import Bundle, JournalMembers, Members, People
+from pybcast.flows.stream.allocator import RESTORE_JUMP, SmkCounters
 from pybcast.keys import SMK, SRK, Keys
 from pybcast.messages import ClearSmartcardLtkm
 from pybcast.store import Database, SqliteStore, StoreDamaged

@@ -21,8 +21,8 @@ from store_support import KEK_A, KEK_B, LONG, StoredWorld, after, counters, diff
 
 from pybcast.errors import StoreError
 from pybcast.flows import KeyMaterial, LongTermKey, Persist, Programme, Subscriber
-from pybcast.flows.ltkm import Letter, Page
-from pybcast.flows.members import Bundle
+from pybcast.flows.bsm.ltkm import Letter, Page
+from pybcast.flows.bsm.members import Bundle
 from pybcast.flows.tables import KeyState
 from pybcast.keys import SEAK, SMK, TEK, Key
 from pybcast.messages import AddressMode

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pybcast.errors import LocalFlowError
-from pybcast.flows import stkm
-from pybcast.flows.allocator import Allocator
-from pybcast.flows.attempts import CONFIRMED_WITHIN, Attempts
-from pybcast.flows.config import StreamConfig
+from pybcast.flows.bsm.attempts import CONFIRMED_WITHIN, Attempts
 from pybcast.flows.events import Alarm, Journal
+from pybcast.flows.peers.messages import KeyMaterial, KeyType, PartialItem, StkmItem
 from pybcast.flows.restart import keys_in
-from pybcast.flows.schedule import Period
 from pybcast.flows.serial import counter_of
-from pybcast.flows.spcp import KeyMaterial, KeyType, PartialItem, StkmItem
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.allocator import Allocator
+from pybcast.flows.stream.config import StreamConfig
+from pybcast.flows.stream.schedule import Period
 from pybcast.flows.tables import KEY, KeyEvent, KeyState, step
 from pybcast.secret import Secret
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pybcast.flows.bsda import BSDA
-from pybcast.flows.edge import Edge
+from pybcast.flows.bsda.machine import BSDA
+from pybcast.flows.edge.machine import Edge
 from pybcast.flows.events import Output, Persist, Plan, PlanBegun, PlanRefused, Recall, Recalled
 from pybcast.flows.tables import EdgeState, PeriodState
 

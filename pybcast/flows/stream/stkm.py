@@ -14,10 +14,10 @@ from typing import Final, Literal, TypeVar
 
 from pybcast import codec
 from pybcast.errors import BadValue, BcastError, PeerFlowError
-from pybcast.flows.config import LAST_TEK_ID, StreamConfig
-from pybcast.flows.schedule import Period
+from pybcast.flows.peers.messages import KeyMaterial, Profile
 from pybcast.flows.serial import MOD, counter_of
-from pybcast.flows.spcp import KeyMaterial, Profile
+from pybcast.flows.stream.config import LAST_TEK_ID, StreamConfig
+from pybcast.flows.stream.schedule import Period
 from pybcast.flows.tables import Status
 from pybcast.keys import (
     PEAK,

@@ -45,7 +45,7 @@ from pybcast.flows.events import (
     StopTraffic,
     UseKey,
 )
-from pybcast.flows.schedule import REPETITIONS_AHEAD, lead
+from pybcast.flows.stream.schedule import REPETITIONS_AHEAD, lead
 from pybcast.flows.tables import EDGE, EdgeEvent, EdgeState, step
 from pybcast.secret import Secret
 

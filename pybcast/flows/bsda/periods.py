@@ -14,15 +14,15 @@ from typing import Any, Final
 from zlib import crc32
 
 from pybcast.errors import PeerFlowError
-from pybcast.flows import stkm
-from pybcast.flows.allocator import Allocator
-from pybcast.flows.config import StreamConfig
-from pybcast.flows.edge import SHORT, Held, HeldPeriod, mark
+from pybcast.flows.edge.machine import SHORT, Held, HeldPeriod, mark
 from pybcast.flows.events import AirStkm, Alarm, Journal, Plan, PlannedPeriod, PlanRefused, Recalled
-from pybcast.flows.schedule import Period, Schedule, Segment, lead
+from pybcast.flows.peers.messages import KeyMaterial, Profile
 from pybcast.flows.serial import later_key
-from pybcast.flows.spcp import KeyMaterial, Profile
-from pybcast.flows.stkm import TrafficKey
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.allocator import Allocator
+from pybcast.flows.stream.config import StreamConfig
+from pybcast.flows.stream.schedule import Period, Schedule, Segment, lead
+from pybcast.flows.stream.stkm import TrafficKey
 from pybcast.flows.tables import PERIOD, PeriodEvent, PeriodState, Status, step
 
 FINAL: Final = frozenset({PeriodState.OVER, PeriodState.MISSED})

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Final, Literal
 
 from pybcast.errors import ConfigError, ConfigErrors
-from pybcast.flows.schedule import Schedule, check_period, traffic_key_lifetime
-from pybcast.flows.spcp import PROFILES, Profile
+from pybcast.flows.peers.messages import PROFILES, Profile
+from pybcast.flows.stream.schedule import Schedule, check_period, traffic_key_lifetime
 from pybcast.messages import AccessCriterion, Protocol, StkmManagement
 
 LAST_TEK_ID: Final = 65534  # R8: the SEK ends before 65535

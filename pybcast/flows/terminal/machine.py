@@ -21,13 +21,13 @@ from typing import Final
 
 from pybcast import codec
 from pybcast.errors import BadValue, BcastError, KeyUnavailable, Replay, Unsupported, WireError
-from pybcast.flows.card import Card, check_parental
-from pybcast.flows.config import CAROUSEL_CYCLE, TUNE_IN
-from pybcast.flows.device import Device
 from pybcast.flows.events import Answer, Journal, Output, Refused, RowKey, State, TekExpired, TekReady
+from pybcast.flows.peers.messages import Profile
 from pybcast.flows.serial import distance, near
-from pybcast.flows.spcp import Profile
+from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.tables import RECEPTION, Reception, ReceptionEvent, step
+from pybcast.flows.terminal.card import Card, check_parental
+from pybcast.flows.terminal.device import Device
 from pybcast.keys import SRK, TAS, TEK, ipsec_auth_key_drm, ipsec_auth_key_smartcard, ipsec_spi, key_indicator, mki
 from pybcast.messages import (
     FIRST_BYTE,

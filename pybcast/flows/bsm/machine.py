@@ -14,20 +14,29 @@ from typing import Final, Literal, NamedTuple
 
 from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
-from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
-from pybcast.flows.allocator import RESTORE_JUMP, Allocator, Ask
-from pybcast.flows.attempts import Attempts
-from pybcast.flows.config import StreamConfig
+from pybcast.flows.bsm.attempts import Attempts
+from pybcast.flows.bsm.keychain import KeyChain, LongTermKey, Loss, Programme
+from pybcast.flows.bsm.ltkm import Batch, Group, Issuer, Job, Page
+from pybcast.flows.bsm.members import JournalMembers, Members, PageKey, Right, Subscriber
 from pybcast.flows.events import Alarm, FlowDone, Journal, Output
-from pybcast.flows.keychain import KeyChain, LongTermKey, Loss, Programme
-from pybcast.flows.ltkm import Batch, Group, Issuer, Job, Page
-from pybcast.flows.members import JournalMembers, Members, PageKey, Right, Subscriber
-from pybcast.flows.peer import Asked, Peering
+from pybcast.flows.peers.exchange import Asked, Peering
+from pybcast.flows.peers.messages import (
+    ALL_SERVICES,
+    MAX_DATA,
+    SERVICE_KEY,
+    BackendMessage,
+    KeyMaterial,
+    PartialItem,
+    Profile,
+    StkmItem,
+)
 from pybcast.flows.restart import Recoveries, Start, counters_in
-from pybcast.flows.schedule import Period
 from pybcast.flows.serial import near
-from pybcast.flows.spcp import ALL_SERVICES, MAX_DATA, SERVICE_KEY, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.allocator import RESTORE_JUMP, Allocator, Ask
+from pybcast.flows.stream.config import StreamConfig
+from pybcast.flows.stream.schedule import Period
 from pybcast.flows.tables import KeyState, Side, Status, Tag, status_words
 from pybcast.messages import PartialDrmStkm, PartialSmartcardStkm, Reporting
 

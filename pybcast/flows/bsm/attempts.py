@@ -18,10 +18,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Alarm, Journal
-from pybcast.flows.peer import RETRY, Peering
-from pybcast.flows.spcp import BackendMessage
+from pybcast.flows.peers.exchange import RETRY, Peering
+from pybcast.flows.peers.messages import BackendMessage
+from pybcast.flows.stream.config import StreamConfig
 from pybcast.flows.tables import ATTEMPT, AttemptEvent, AttemptState, Status, Tag, step
 
 CONFIRMED_WITHIN: Final = 3 * RETRY  # seconds for the BSD/As to confirm: a message may be lost twice - confidence: own

@@ -14,12 +14,12 @@ from pybcast import codec
 from pybcast.codec import Records, prepare_smks, seal_many
 from pybcast.errors import KeyUnavailable, LocalFlowError
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.config import REISSUE_CYCLES, StreamConfig
+from pybcast.flows.bsm.members import Bundle, Members, PageKey, People, Right, StreamKey, Subscriber
 from pybcast.flows.events import Alarm, Journal
-from pybcast.flows.members import Bundle, Members, PageKey, People, Right, StreamKey, Subscriber
+from pybcast.flows.peers.messages import MAX_DATA, KeyMaterial
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of
-from pybcast.flows.spcp import MAX_DATA, KeyMaterial
-from pybcast.flows.stkm import key_identity
+from pybcast.flows.stream.config import REISSUE_CYCLES, StreamConfig
+from pybcast.flows.stream.stkm import key_identity
 from pybcast.keys import IEK, RIAK, UGK, GroupRoot, GroupTree, Keys, mask_of
 from pybcast.messages import (
     AddressMode,

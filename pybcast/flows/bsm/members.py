@@ -17,10 +17,10 @@ from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
 from pybcast.errors import LocalFlowError
-from pybcast.flows.allocator import SmkCounters
 from pybcast.flows.events import Journal
+from pybcast.flows.peers.messages import Profile
 from pybcast.flows.serial import MOD
-from pybcast.flows.spcp import Profile
+from pybcast.flows.stream.allocator import SmkCounters
 from pybcast.keys import RIAK, SMK, SRK, UDK
 
 StreamKey = tuple[str, int]

@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pybcast.errors import PeerFlowError
-from pybcast.flows.config import StreamConfig
+from pybcast.flows.bsda.periods import FINAL, NOT_ON_AIR, Cut, Periods
 from pybcast.flows.events import Journal, Recall
-from pybcast.flows.periods import FINAL, NOT_ON_AIR, Cut, Periods
+from pybcast.flows.stream.config import StreamConfig
 from pybcast.flows.tables import PeriodEvent, PeriodState, Status
 
 

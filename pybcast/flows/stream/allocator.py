@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from pybcast.errors import BcastError, PeerFlowError
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.events import Journal
-from pybcast.flows.schedule import Period
 from pybcast.flows.serial import MOD
+from pybcast.flows.stream.schedule import Period
 from pybcast.flows.tables import Status
 
 RESTORE_JUMP: Final = 1 << 16  # R2: after a restore from an older copy every SMK's COUNTER jumps this far - confidence: own

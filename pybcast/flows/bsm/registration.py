@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 
 from pybcast import codec
 from pybcast.errors import LocalFlowError
-from pybcast.flows.ltkm import Group
-from pybcast.flows.members import Subscriber
+from pybcast.flows.bsm.ltkm import Group
+from pybcast.flows.bsm.members import Subscriber
 from pybcast.flows.serial import counter_of
 from pybcast.keys import BDK, CK, IK, RIAK, GroupTree, Keys, btid, gba_u_autn, registration_keys, target_id
 from pybcast.messages import (

@@ -15,12 +15,11 @@ from typing import Literal
 
 from pybcast import codec
 from pybcast.errors import BcastError, LocalFlowError, PeerFlowError, WireError
-from pybcast.flows import stkm
 from pybcast.flows.agenda import TURN, Agenda
-from pybcast.flows.allocator import Allocator, Ask
-from pybcast.flows.config import StreamConfig
-from pybcast.flows.cutting import Cutting
-from pybcast.flows.edge import Held
+from pybcast.flows.bsda.cutting import Cutting
+from pybcast.flows.bsda.periods import FINAL, NOT_ON_AIR, Cover, PeriodRecord, Periods
+from pybcast.flows.bsda.teks import OwnSecrets, TekSource, derived_teks
+from pybcast.flows.edge.machine import Held
 from pybcast.flows.events import (
     AirStkm,
     Alarm,
@@ -35,12 +34,8 @@ from pybcast.flows.events import (
     Recalled,
     Send,
 )
-from pybcast.flows.peer import RETRY, Asked, Peering
-from pybcast.flows.periods import FINAL, NOT_ON_AIR, Cover, PeriodRecord, Periods
-from pybcast.flows.restart import Recoveries, Start
-from pybcast.flows.schedule import Period
-from pybcast.flows.serial import later_key
-from pybcast.flows.spcp import (
+from pybcast.flows.peers.exchange import RETRY, Asked, Peering
+from pybcast.flows.peers.messages import (
     ALL_SERVICES,
     MAX_DATA,
     SERVICE_KEY,
@@ -51,8 +46,13 @@ from pybcast.flows.spcp import (
     Profile,
     StkmItem,
 )
+from pybcast.flows.restart import Recoveries, Start
+from pybcast.flows.serial import later_key
+from pybcast.flows.stream import stkm
+from pybcast.flows.stream.allocator import Allocator, Ask
+from pybcast.flows.stream.config import StreamConfig
+from pybcast.flows.stream.schedule import Period
 from pybcast.flows.tables import PERIOD, EdgeState, PeriodEvent, PeriodState, Side, Status, Tag, status_words, step
-from pybcast.flows.teks import OwnSecrets, TekSource, derived_teks
 from pybcast.messages import DrmStkm, SmartcardStkm
 from pybcast.secret import Secret
 

@@ -15,7 +15,7 @@ from typing import Final
 from pybcast.errors import PeerFlowError
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.events import Journal, RowKey, Send
-from pybcast.flows.spcp import BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem, check
+from pybcast.flows.peers.messages import BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem, check
 from pybcast.flows.tables import EXCHANGE, Exchange, ExchangeEvent, Side, Status, Tag, step
 
 RETRY: Final = 2.0  # seconds until a request is repeated; the transport below has its own, shorter, time-outs

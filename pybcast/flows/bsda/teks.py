@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from pybcast.flows.config import StreamConfig
 from pybcast.flows.events import Journal
-from pybcast.flows.schedule import Period
-from pybcast.flows.stkm import TrafficKey
+from pybcast.flows.stream.config import StreamConfig
+from pybcast.flows.stream.schedule import Period
+from pybcast.flows.stream.stkm import TrafficKey
 from pybcast.keys import TAS, TEK, TekDerivation
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
