@@ -32,7 +32,7 @@ from typing import Any, Final, Protocol
 
 from pybcast.flows import BSM, Output, Persist, Right, StreamConfig, Subscriber
 from pybcast.flows.bsm.members import Bundle
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.keys import KEK, SMK
 from pybcast.messages import Protocol as TrafficProtocol
 from pybcast.store import Database, SqliteStore, load_kek

@@ -47,7 +47,7 @@ FLOWS: Final = (
     ("serial", "tables", "agenda", "stream.schedule"),
     ("peers.messages",),
     ("events",),
-    ("stream.config",),
+    ("stream.config", "journal"),
     ("peers", "stream", "restart"),
     ("edge",),
     ("bsda", "bsm", "terminal"),

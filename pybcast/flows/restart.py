@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from pybcast.flows.events import Alarm, Journal
+from pybcast.flows.events import Alarm
+from pybcast.flows.journal import Journal
 from pybcast.flows.stream.config import StreamConfig
 from pybcast.wire.times import NTP_UNIX
 

@@ -16,7 +16,8 @@ from pybcast.errors import ConfigError, FlowError
 from pybcast.flows import BSDA, Edge, Headend, derived_teks, random_teks
 from pybcast.flows.bsda.headend import ordered
 from pybcast.flows.edge.machine import REPEATED, USED, mark
-from pybcast.flows.events import NextKey, Output, PlanBegun, PlanRefused, Recalled, State, StopTraffic, UseKey
+from pybcast.flows.events import NextKey, Output, PlanBegun, PlanRefused, Recalled, StopTraffic, UseKey
+from pybcast.flows.journal import State
 from pybcast.flows.restart import Start
 from pybcast.flows.tables import EdgeState, PeriodState, Side
 from pybcast.outlets.keyline import Outlet

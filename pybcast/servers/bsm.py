@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pybcast.errors import ConfigError
 from pybcast.flows import BSM, FlowDone
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.flows.restart import Start
 from pybcast.flows.tables import KeyState, Side
 from pybcast.https.contexts import Context

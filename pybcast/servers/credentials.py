@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from pybcast.errors import ConfigError
 from pybcast.flows import Device, Profile, SimulatedCard
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.https.contexts import Context, terminal_context
 from pybcast.keys import KEK, OPC, K
 from pybcast.servers.tables import LogTable

@@ -25,7 +25,8 @@ from aiohttp import web
 import pybcast
 from pybcast.backend import Client, Exchanged, Server, ServerLimits
 from pybcast.errors import ConfigError, FlowError, StoreError, TransportError
-from pybcast.flows.events import Alarm, State
+from pybcast.flows.events import Alarm
+from pybcast.flows.journal import State
 from pybcast.flows.restart import Start
 from pybcast.flows.tables import Side
 from pybcast.https.contexts import Context

@@ -12,7 +12,8 @@ from typing import Final
 
 from pybcast.backend import Exchanged
 from pybcast.errors import StoreError
-from pybcast.flows.events import Persist, State
+from pybcast.flows.events import Persist
+from pybcast.flows.journal import State
 from pybcast.store import LogEntry, SqliteStore
 
 WAITING: Final = 10_000  # entries between two transactions; older ones are lost first - confidence: own

@@ -41,10 +41,10 @@ from pybcast.flows.events import (
     Plan,
     Recall,
     Send,
-    State,
     StopTraffic,
     UseKey,
 )
+from pybcast.flows.journal import State
 from pybcast.flows.peers.messages import BackendMessage, PartialItem, StkmItem
 from pybcast.flows.restart import Recoveries
 from pybcast.store.protocol import StoreDamaged, StoreFull, StoreStopped, WrongKek

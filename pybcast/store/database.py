@@ -16,7 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from pybcast.errors import Integrity, StoreError
-from pybcast.flows.events import Persist, RowKey, State
+from pybcast.flows.events import Persist
+from pybcast.flows.journal import RowKey, State
 from pybcast.flows.restart import Restored
 from pybcast.keys import KEK, unwrap, wrap
 from pybcast.store.encoding import FORMAT, Codec, layouts

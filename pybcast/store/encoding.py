@@ -34,7 +34,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from pybcast.errors import KeyUnavailable, StoreError
-from pybcast.flows.events import RowKey
+from pybcast.flows.journal import RowKey
 from pybcast.secret import Secret
 from pybcast.store.protocol import StoreDamaged
 from pybcast.store.wrapping import OVERHEAD, RowWrap, row_place

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pybcast.errors import LocalFlowError
 from pybcast.flows.bsm.members import REMOVED, Bundle, PageKey, People, Right, StreamKey, Subscriber, has_smk, removed
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.flows.serial import MOD
 from pybcast.flows.stream.allocator import SmkCounters
 from pybcast.keys import SMK, SRK

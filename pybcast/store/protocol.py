@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import ClassVar, Literal, Protocol, Self
 
 from pybcast.errors import StoreError
-from pybcast.flows.events import Persist, RowKey, State
+from pybcast.flows.events import Persist
+from pybcast.flows.journal import RowKey, State
 from pybcast.flows.restart import Restored
 from pybcast.keys import KEK
 

@@ -21,7 +21,7 @@ from pybcast.flows.bsda.periods import PeriodBlock
 from pybcast.flows.bsm.keychain import LongTermKey, Programme
 from pybcast.flows.bsm.ltkm import Group, Page
 from pybcast.flows.bsm.members import Right, Subscriber
-from pybcast.flows.events import RowKey
+from pybcast.flows.journal import RowKey
 from pybcast.flows.peers.exchange import Answered
 from pybcast.flows.peers.messages import KeyMaterial
 from pybcast.flows.stream.allocator import SealedBlock

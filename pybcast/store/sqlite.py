@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from pybcast.errors import StoreError
-from pybcast.flows.events import Persist, RowKey, State
+from pybcast.flows.events import Persist
+from pybcast.flows.journal import RowKey, State
 from pybcast.flows.restart import Restored
 from pybcast.keys import KEK
 from pybcast.store.database import CHUNK_OCTETS, LOG_KEPT, Changes, Database

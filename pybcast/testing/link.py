@@ -12,7 +12,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pybcast.flows.events import Output, Persist, State
+from pybcast.flows.events import Output, Persist
+from pybcast.flows.journal import State
 
 
 @dataclass

@@ -47,7 +47,7 @@ from pybcast.flows import (
 )
 from pybcast.flows.bsda.headend import Headend as Planner
 from pybcast.flows.edge.machine import USED, mark
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.serial import near
 from pybcast.flows.stream.allocator import SealedBlock

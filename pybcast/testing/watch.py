@@ -27,7 +27,7 @@ from pybcast.flows import (
     UseKey,
 )
 from pybcast.flows.bsda.periods import PeriodBlock
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, in_window
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES, TUNE_IN
 from pybcast.flows.stream.schedule import REPETITIONS_AHEAD

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pybcast.flows import BSM, Headend, Send, StreamConfig, random_teks
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.testing.sim import BSM_ID, MAIN
 
 NAMES = st.sampled_from("abc")

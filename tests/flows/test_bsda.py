@@ -54,7 +54,7 @@ from pybcast.flows import (
 )
 from pybcast.flows.agenda import TURN
 from pybcast.flows.bsda.periods import PeriodBlock
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.flows.peers.exchange import RETRY
 from pybcast.flows.peers.messages import Item
 from pybcast.flows.stream import stkm

@@ -11,7 +11,8 @@ from typing import TypeVar
 from room_support import BSDA_URI, BSM_URI, START, request, stream_config
 
 from pybcast.flows import CarouselPut, Headend, Output, Send, Status, Tag, random_teks
-from pybcast.flows.events import CarouselDrop, State
+from pybcast.flows.events import CarouselDrop
+from pybcast.flows.journal import State
 
 OTHER = "urn:example:bsm:other"
 HERS = stream_config()

@@ -32,7 +32,7 @@ from pybcast.flows import (
     derived_teks,
 )
 from pybcast.flows.edge.machine import Held, HeldPeriod
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.flows.tables import EdgeState, PeriodState
 from pybcast.secret import Secret
 

@@ -39,7 +39,7 @@ from pybcast.flows import (
     Tag,
 )
 from pybcast.flows.bsm.ltkm import AWAITED
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.flows.stream import stkm
 from pybcast.keys import RIAK, SMK, SRK, UDK, Keys
 from pybcast.messages import SmartcardLtkm, SmartcardVerification

@@ -28,7 +28,7 @@ from pybcast.flows import BSM, BackendMessage, Output, Period, Persist, Right, S
 from pybcast.flows.bsm.ltkm import FIRST_COPIES, Batch, Issuer
 from pybcast.flows.bsm.machine import ISSUE_PAUSE
 from pybcast.flows.bsm.members import Bundle, JournalMembers
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers.messages import MAX_DATA
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES
 from pybcast.flows.tables import KeyState

@@ -18,7 +18,7 @@ from pybcast.flows import BSM, Alarm, BackendMessage, Enrolment, Output, Persist
 from pybcast.flows.bsm.ltkm import REISSUE_RATE, Batch, Letter, Page
 from pybcast.flows.bsm.machine import ISSUE_PAUSE, ISSUED_AT_ONCE, JOBS_AT_ONCE, PAGES_IN_FLIGHT
 from pybcast.flows.bsm.members import Bundle
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.flows.peers.messages import MAX_DATA
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES
 from pybcast.flows.tables import KeyState

@@ -13,7 +13,7 @@ from room_support import BSDA_URI, BSM_URI, SERVICE, START, period, request, sek
 
 from pybcast.errors import PeerFlowError
 from pybcast.flows import BackendMessage, Output, Send, Status, StkmItem, Tag
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers import exchange as peer
 from pybcast.flows.peers.exchange import KEEP_REFUSAL, RETRY, Answered, Asked, Peering
 from pybcast.flows.peers.messages import Item

@@ -34,7 +34,7 @@ from pybcast.flows import (
 )
 from pybcast.flows.bsda.teks import SECRET_KEPT, TekSecret
 from pybcast.flows.bsm.keychain import KEY_NUMBER_JUMP, KEY_TYPES, NUMBERS
-from pybcast.flows.events import Journal, State
+from pybcast.flows.journal import Journal, State
 from pybcast.flows.peers.messages import Item, Profile
 from pybcast.flows.restart import MOST_COUNTERS, MOST_KEYS, counters_in, keys_in
 from pybcast.flows.stream.allocator import RESTORE_JUMP, SmkCounters

@@ -51,7 +51,8 @@ from pybcast.flows import (
     derived_teks,
     random_teks,
 )
-from pybcast.flows.events import Alarm, Journal, Persist
+from pybcast.flows.events import Alarm, Persist
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers.messages import MAX_DATA, check
 from pybcast.flows.serial import MOD, counter_of
 from pybcast.flows.stream import stkm

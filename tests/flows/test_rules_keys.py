@@ -34,7 +34,7 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import BadValue, BcastError, ConfigError, Integrity, KeyUnavailable, PeerFlowError, Replay
 from pybcast.flows import Period, Persist, Schedule, SimulatedCard, StreamConfig, TekReady, Terminal
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, distance, in_window, near, newer
 from pybcast.flows.stream import stkm
 from pybcast.flows.stream.allocator import RESTORE_JUMP, Allocator, Ask, Sealed, SealedBlock, SmkCounters

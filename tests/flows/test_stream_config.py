@@ -7,7 +7,8 @@ import pytest
 from room_support import SERVICE, START, stream_config
 
 from pybcast.errors import ConfigError, StoreError
-from pybcast.flows.events import Journal, Persist
+from pybcast.flows.events import Persist
+from pybcast.flows.journal import Journal
 from pybcast.messages import Protocol
 
 

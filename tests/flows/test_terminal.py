@@ -37,7 +37,7 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import BcastError, KeyUnavailable, StoreError
 from pybcast.flows import Answer, Device, Persist, Refused, SimulatedCard, TekExpired, TekReady, Terminal, device_registration
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.flows.serial import counter_of
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.stream.stkm import Policy

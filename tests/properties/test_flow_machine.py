@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pybcast.errors import LocalFlowError
 from pybcast.flows import Programme, StreamConfig
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.messages import Protocol
 from pybcast.testing.sim import BACKUP, BSM_ID, MAIN, Viewer, World
 

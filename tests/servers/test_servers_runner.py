@@ -12,7 +12,7 @@ import pytest
 
 from pybcast.errors import LocalFlowError, StoreError, TransportError
 from pybcast.flows import Alarm, CarouselDrop, FlowDone, Output, Persist, Send, Tag
-from pybcast.flows.events import Journal, State
+from pybcast.flows.journal import Journal, State
 from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.restart import Recoveries
 from pybcast.servers.runner import AirOutput, Fatal, Runner

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pybcast.flows import BSM, Persist, Right, StreamConfig, Subscriber
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.keys import KEK, SMK
 from pybcast.messages import Protocol
 from pybcast.store import SqliteStore

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from pybcast.flows import Output, Persist, StreamConfig, Terminal
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.keys import KEK
 from pybcast.secret import Secret
 from pybcast.store.database import Changes, Database

@@ -18,7 +18,7 @@ from store_support import KEK_A, KEK_B, put
 
 from pybcast.errors import StoreError
 from pybcast.flows import KeyMaterial, Persist, Right, Subscriber
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.keys import SEK, SMK, SRK, TEK
 from pybcast.secret import Secret
 from pybcast.store import Database, StoreDamaged

@@ -21,7 +21,8 @@ from store_support import KEK_A, KEK_B, Children, after, counters, states_differ
 
 from pybcast.errors import StoreError
 from pybcast.flows import BSM, Persist, Right, Start
-from pybcast.flows.events import Journal, Output
+from pybcast.flows.events import Output
+from pybcast.flows.journal import Journal
 from pybcast.flows.stream.allocator import SmkCounters
 from pybcast.keys import TEK
 from pybcast.store import (

@@ -20,7 +20,7 @@ from store_support import LONG, Children, after, counters, put, states_differ
 
 from pybcast.errors import StoreError
 from pybcast.flows import Persist
-from pybcast.flows.events import State
+from pybcast.flows.journal import State
 from pybcast.keys import TEK
 from pybcast.store import Database, LogEntry, SqliteStore, StoreStopped, WrongKek
 from pybcast.store.database import Changes

@@ -25,7 +25,7 @@ from pybcast.errors import LocalFlowError, StoreError
 from pybcast.flows import Enrolment, Persist, Right, Subscriber
 from pybcast.flows.bsm.ltkm import Job
 from pybcast.flows.bsm.members import Bundle, JournalMembers, Members, People
-from pybcast.flows.events import Journal, State
+from pybcast.flows.journal import Journal, State
 from pybcast.flows.stream.allocator import RESTORE_JUMP, SmkCounters
 from pybcast.keys import SMK, SRK, Keys
 from pybcast.messages import ClearSmartcardLtkm

@@ -18,7 +18,8 @@ from dataclasses import replace
 
 from pybcast.errors import PeerFlowError
 from pybcast.flows.bsda.periods import FINAL, NOT_ON_AIR, Cut, Periods
-from pybcast.flows.events import Journal, Recall
+from pybcast.flows.events import Recall
+from pybcast.flows.journal import Journal
 from pybcast.flows.stream.config import StreamConfig
 from pybcast.flows.tables import PeriodEvent, PeriodState, Status
 

@@ -26,7 +26,6 @@ from pybcast.flows.events import (
     CarouselDrop,
     CarouselPut,
     FlowDone,
-    Journal,
     Output,
     PlanBegun,
     PlanRefused,
@@ -34,6 +33,7 @@ from pybcast.flows.events import (
     Recalled,
     Send,
 )
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers.exchange import RETRY, Asked, Peering
 from pybcast.flows.peers.messages import (
     ALL_SERVICES,

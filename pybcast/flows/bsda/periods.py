@@ -15,7 +15,8 @@ from zlib import crc32
 
 from pybcast.errors import PeerFlowError
 from pybcast.flows.edge.machine import SHORT, Held, HeldPeriod, mark
-from pybcast.flows.events import AirStkm, Alarm, Journal, Plan, PlannedPeriod, PlanRefused, Recalled
+from pybcast.flows.events import AirStkm, Alarm, Plan, PlannedPeriod, PlanRefused, Recalled
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers.messages import KeyMaterial, Profile
 from pybcast.flows.serial import later_key
 from pybcast.flows.stream import stkm

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.flows.stream.config import StreamConfig
 from pybcast.flows.stream.schedule import Period
 from pybcast.flows.stream.stkm import TrafficKey

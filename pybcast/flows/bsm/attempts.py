@@ -18,7 +18,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pybcast.flows.events import Alarm, Journal
+from pybcast.flows.events import Alarm
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers.exchange import RETRY, Peering
 from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.stream.config import StreamConfig

@@ -13,7 +13,8 @@ from typing import Final, Literal
 
 from pybcast.errors import LocalFlowError
 from pybcast.flows.bsm.attempts import CONFIRMED_WITHIN, Attempts
-from pybcast.flows.events import Alarm, Journal
+from pybcast.flows.events import Alarm
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers.messages import KeyMaterial, KeyType, PartialItem, StkmItem
 from pybcast.flows.restart import keys_in
 from pybcast.flows.serial import counter_of

@@ -15,7 +15,8 @@ from pybcast.codec import Records, prepare_smks, seal_many
 from pybcast.errors import KeyUnavailable, LocalFlowError
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.bsm.members import Bundle, Members, PageKey, People, Right, StreamKey, Subscriber
-from pybcast.flows.events import Alarm, Journal
+from pybcast.flows.events import Alarm
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers.messages import MAX_DATA, KeyMaterial
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of
 from pybcast.flows.stream.config import REISSUE_CYCLES, StreamConfig

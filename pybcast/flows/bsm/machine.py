@@ -19,7 +19,8 @@ from pybcast.flows.bsm.attempts import Attempts
 from pybcast.flows.bsm.keychain import KeyChain, LongTermKey, Loss, Programme
 from pybcast.flows.bsm.ltkm import Batch, Group, Issuer, Job, Page
 from pybcast.flows.bsm.members import JournalMembers, Members, PageKey, Right, Subscriber
-from pybcast.flows.events import Alarm, FlowDone, Journal, Output
+from pybcast.flows.events import Alarm, FlowDone, Output
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers.exchange import Asked, Peering
 from pybcast.flows.peers.messages import (
     ALL_SERVICES,

@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
 from pybcast.errors import LocalFlowError
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.flows.peers.messages import Profile
 from pybcast.flows.serial import MOD
 from pybcast.flows.stream.allocator import SmkCounters

@@ -14,7 +14,8 @@ from typing import Final
 
 from pybcast.errors import PeerFlowError
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.events import Journal, RowKey, Send
+from pybcast.flows.events import Send
+from pybcast.flows.journal import Journal, RowKey
 from pybcast.flows.peers.messages import BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem, check
 from pybcast.flows.tables import EXCHANGE, Exchange, ExchangeEvent, Side, Status, Tag, step
 

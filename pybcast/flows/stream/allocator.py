@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from pybcast.errors import BcastError, PeerFlowError
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.events import Journal
+from pybcast.flows.journal import Journal
 from pybcast.flows.serial import MOD
 from pybcast.flows.stream.schedule import Period
 from pybcast.flows.tables import Status

@@ -13,7 +13,8 @@ from typing import Final, Protocol
 
 from pybcast import codec
 from pybcast.errors import BadValue, KeyUnavailable, Replay, Unsupported
-from pybcast.flows.events import Journal, Output, RowKey, State
+from pybcast.flows.events import Output
+from pybcast.flows.journal import Journal, RowKey, State
 from pybcast.flows.serial import MOD, WITHDRAWAL, in_window, near, newer
 from pybcast.flows.tables import SEK as SEK_TABLE
 from pybcast.flows.tables import SekEvent, SekState, step

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from pybcast import codec
 from pybcast.errors import BadValue, KeyUnavailable, Replay
-from pybcast.flows.events import Journal, Output, RowKey, State
+from pybcast.flows.events import Output
+from pybcast.flows.journal import Journal, RowKey, State
 from pybcast.keys import BDK, IEK, PEAK, RIAK, SEAK, SGK, UDK, UGK, Keys, Member
 from pybcast.keys.groups import GroupSize
 from pybcast.messages import (

@@ -21,7 +21,8 @@ from typing import Final
 
 from pybcast import codec
 from pybcast.errors import BadValue, BcastError, KeyUnavailable, Replay, Unsupported, WireError
-from pybcast.flows.events import Answer, Journal, Output, Refused, RowKey, State, TekExpired, TekReady
+from pybcast.flows.events import Answer, Output, Refused, TekExpired, TekReady
+from pybcast.flows.journal import Journal, RowKey, State
 from pybcast.flows.peers.messages import Profile
 from pybcast.flows.serial import distance, near
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
