@@ -2,7 +2,7 @@
 """A machine's memory: tables of rows that survive a crash, each declared once and written by one module.
 
 A module declares its table beside the code that writes it (:class:`Table`) and opens it in the machine's journal
-(:meth:`Journal.open`): a table that two would write does not open.  Who wants to know what is in it asks its owner.
+(:meth:`Journal.open`); ``test_layers`` holds that no other module does.  Who wants to know what is in it asks its owner.
 """
 
 from __future__ import annotations
@@ -71,12 +71,11 @@ class Journal:
         self._others: list[Output] = []
         self.inputs = 0  # whose outputs have been taken
         self._indexes: dict[str, dict[int, dict[RowKey, dict[RowKey, object]]]] = {}
-        self._open: set[str] = set()
+        self._declared: dict[str, object] = {}
 
     def open(self, table: Table[_Row]) -> Rows[_Row]:
-        """A table for the one that writes it.  A second time is ``AssertionError``."""
-        assert table.name not in self._open, f"table {table.name!r} has an owner"
-        self._open.add(table.name)
+        """A table in the hands of the one that writes it."""
+        assert self._declared.setdefault(table.name, table) is table, f"table {table.name!r} is declared twice"
         return Rows(self, table)
 
     def get(self, table: str, key: RowKey, kind: type[_Row]) -> _Row | None:

@@ -80,6 +80,7 @@ class PeriodEvent(enum.StrEnum):
     TEK_STORED = "TEK stored"
     STKM_STORED = "STKM stored"
     REPLACED = "replaced (R10)"
+    UNSEALED = "another STKM for it (R10)"
     HAND_OUT = "handed to the edge (R45)"
     GIVEN_BACK = "the edge has it no more (R46)"
     REFUSED = "refused by the edge (R45)"
@@ -98,6 +99,7 @@ PERIOD: Final[Mapping[PeriodState, Mapping[PeriodEvent, PeriodState]]] = {
     },
     PeriodState.SEALED: {
         PeriodEvent.REPLACED: PeriodState.PLANNED,
+        PeriodEvent.UNSEALED: PeriodState.KEYED,
         PeriodEvent.HAND_OUT: PeriodState.HANDED,
         PeriodEvent.MISS: PeriodState.MISSED,
         PeriodEvent.SET_ASIDE: PeriodState.ASIDE,

@@ -13,7 +13,7 @@ from typing import Final
 
 from pybcast import keys, messages
 from pybcast.flows import events, restart, tables
-from pybcast.flows.bsda import periods, teks
+from pybcast.flows.bsda import cutting, periods, teks
 from pybcast.flows.bsm import attempts, keychain, ltkm, members
 from pybcast.flows.peers import exchange
 from pybcast.flows.peers import messages as backend
@@ -65,7 +65,7 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     # BSD/A
     "AirStkm": events.AirStkm,
     "CarouselPut": events.CarouselPut,
-    "Cut": periods.Cut,
+    "Cut": cutting.Cut,
     "Period": schedule.Period,
     "PeriodBlock": periods.PeriodBlock,
     "PeriodRecord": periods.PeriodRecord,

@@ -211,7 +211,7 @@ def test_the_end_of_a_key_that_ends_earlier_is_a_boundary_no_more(programme: boo
             each.add_boundary(*NAME, first.valid_to, START)
     periods = []
     for each in (machine, lost):
-        found = [each._periods.at(HERE, first.valid_to + t) for t in (-1, 0, 8, 20)]
+        found = [each._streams[HERE.key].periods.at(first.valid_to + t) for t in (-1, 0, 8, 20)]
         periods.append([(p.start, p.end) for p in found if p is not None])
     assert periods[0] == periods[1] and len(periods[0]) == 4
     assert (first.valid_to in {start for start, _ in periods[0]}) is programme
@@ -737,7 +737,7 @@ def test_r33_a_fresh_key_is_asked_for_once_however_slow_the_answer() -> None:
     (again,) = sent(machine.tick(START + 9.5 + RETRY), Tag.KeyRequest)
     assert again == asked, "what overtook that answer may have brought the key"
     answered(machine, again, START + 20, 0, sek_material(2, START + 24))
-    assert not machine._fresh
+    assert not machine._streams[NAME].fresh
 
 
 def test_objects_that_are_not_needed_any_more_are_not_asked_for() -> None:
@@ -884,9 +884,10 @@ def test_r05_a_clock_that_was_put_back_before_anything_was_on_air() -> None:
 
 def test_a_key_that_ends_inside_a_period_does_not_cover_it() -> None:
     machine = bsda(HERE)
-    machine._periods._journal.put("key", (*NAME, "SEK", b"k"), replace(sek_material(), valid_to=START + 12))
-    assert machine._periods.cover(HERE).covers(Period(0, START, START + 8))
-    assert not machine._periods.cover(HERE).covers(Period(1, START + 8, START + 16))
+    stream = machine._streams[NAME]
+    stream.keys._put(replace(sek_material(), valid_to=START + 12))
+    assert stream.cover().covers(Period(0, START, START + 8))
+    assert not stream.cover().covers(Period(1, START + 8, START + 16))
 
 
 def test_a_pull_that_is_promised_and_does_not_come_is_repeated_by_what_needs_it() -> None:

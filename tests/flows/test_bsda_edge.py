@@ -162,7 +162,7 @@ def test_an_edge_that_stops_elsewhere_is_told(hold: bool) -> None:
     edge = Edge([NAME])
     edge.plan(replace(of(Plan, outputs)[0], hold_through=not hold), START - 50)
     again = bsda(machine._journal.tables)
-    again._streams = {NAME: replace(HERE, hold_through=hold)}
+    again._streams[NAME].periods.config = replace(HERE, hold_through=hold)
     (plan,) = of(Plan, again.connected([edge.view(*NAME)], START - 49))
     assert starts(plan) == [0, 8, 16, 24, 32, 40] and plan.hold_through is hold
     assert edge.plan(plan, START - 49) == []
@@ -291,12 +291,12 @@ def test_recovered_when_a_plan_of_its_own_is_in_use() -> None:
     machine = bsda(start=RESTORED)
     asked = key_request(machine.connected([], START))
     machine.receive(asked.answer(0, (sek_material(2, START + 8, granularity=4),), now=START), START, BSM_URI)
-    (config,) = machine._streams.values()
-    assert machine.recoveries.of(config) is not None
+    (stream,) = machine._streams.values()
+    assert machine.recoveries.of(stream.config) is not None
     machine.plan_begun(PlanBegun(*NAME, START), START + 8)
-    assert machine.recoveries.of(config) is not None, "of another life"
+    assert machine.recoveries.of(stream.config) is not None, "of another life"
     outputs = machine.plan_begun(PlanBegun(*NAME, START + 8), START + 8)
-    assert machine.recoveries.of(config) is None
+    assert machine.recoveries.of(stream.config) is None
     assert [(a.code, a.active) for a in of(Alarm, outputs)] == [("restored", False)]
 
 
@@ -351,18 +351,18 @@ def test_a_clock_that_was_set_back_before_an_edge_was_there() -> None:
 def test_the_boundary_of_an_attempt_that_is_given_up_is_none(start: int) -> None:
     """R50: where nothing is prepared yet, periods begin at S while the attempt stands, and as before after it."""
     machine = sealed_alone()
-    (config,) = machine._streams.values()
-    before = machine._periods.at(config, START + start)
+    (stream,) = machine._streams.values()
+    before = stream.periods.at(START + start)
 
     def attempt(message_id: str, *, replacing: bool) -> list[int | None]:
         message = request(Tag.KeyDelivery, message_id=message_id, attempt=START, start=START + start, replace=replacing)
         return statuses(machine.receive(message, START - 40, BSM_URI))
 
     assert attempt("a" * 32, replacing=True) == [0]
-    there = machine._periods.at(config, START + start)
+    there = stream.periods.at(START + start)
     assert there is not None and there.start == START + start
     assert attempt("b" * 32, replacing=False) == [0]
-    assert machine._periods.at(config, START + start) == before
+    assert stream.periods.at(START + start) == before
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from pybcast.flows import (
     StreamConfig,
     random_teks,
 )
-from pybcast.flows.bsda.teks import SECRET_KEPT, TekSecret
+from pybcast.flows.bsda.teks import SECRET_KEPT, SECRETS, TekSecret
 from pybcast.flows.bsm.keychain import KEY_NUMBER_JUMP, KEY_TYPES, NUMBERS
 from pybcast.flows.journal import Journal, State
 from pybcast.flows.peers.messages import Item, Profile
@@ -363,7 +363,7 @@ def test_a_secret_is_dropped_when_its_time_is_over() -> None:
     secrets.keep(config, due + SECRET_KEPT - 1)
     assert secrets.of(config, period(NOON)) == first
     secrets.keep(config, due + SECRET_KEPT)
-    rows = journal.rows(OwnSecrets.TABLE, TekSecret).values()
+    rows = journal.open(SECRETS).all().values()
     assert first not in [row.secret for row in rows] and len(rows) == 2
 
 
@@ -375,7 +375,7 @@ def test_secrets_do_not_overlap_when_the_key_period_changes(changed: int) -> Non
     other = replace(config, key_period=changed, rollover_lead=320)
     for at in range(int(NOON), int(NOON) + 4000, 50):
         secrets.of(other, period(at))
-    rows = sorted(journal.rows(OwnSecrets.TABLE, TekSecret).values(), key=lambda row: row.start)
+    rows = sorted(journal.open(SECRETS).all().values(), key=lambda row: row.start)
     assert all(a.end <= b.start for a, b in pairwise(rows))
     assert all(row.start < row.end for row in rows) and len({row.secret.reveal() for row in rows}) == len(rows)
 
@@ -393,7 +393,7 @@ def test_a_headend_that_is_alone_derives_its_keys_and_a_restart_makes_them_again
     assert len(set(teks)) > 3 and {r.state for r in bsda.records(*config.key)} == {PeriodState.KEYED}
     again, _ = start({table: rows for table, rows in state.items() if table != "period"}, 2)
     assert {r.period.start: r.key.tek for r in again.records(*config.key)} == teks
-    assert all(isinstance(row, TekSecret) and isinstance(row.secret, Secret) for row in state[OwnSecrets.TABLE].values())
+    assert all(isinstance(row, TekSecret) and isinstance(row.secret, Secret) for row in state[SECRETS.name].values())
 
 
 def test_key_materials_of_a_restored_bsm_have_new_ids() -> None:

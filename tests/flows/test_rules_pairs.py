@@ -635,7 +635,7 @@ def test_r50_a_programme_that_was_given_up_leaves_nothing() -> None:
     bsda = machine(system, MAIN)
 
     def begins(at: int) -> bool:
-        period = bsda._periods.at(config, at)
+        period = bsda._streams[config.key].periods.at(at)
         return period is not None and period.start == at
 
     assert ask(system, config, number, start, end, replace=True) == Status.SUCCESS
@@ -748,7 +748,7 @@ def test_r50_a_programme_that_a_restored_bsm_is_told_of_again() -> None:
     (second,) = peaks(system, config)
     assert first.key_id < second.key_id and (second.valid_from, second.valid_to) == (held.start, held.end)
     for name in (MAIN, BACKUP):
-        assert [k for k in machine(system, name)._periods.keys(config) if k.key_type == "PEAK"] == [second]
+        assert [k for k in machine(system, name)._streams[config.key].keys.all() if k.key_type == "PEAK"] == [second]
     answer = deliver(system, config, first)
     assert answer == Status.INFORMATION_INVALID, "it was late"
     system.clock.run(held.end + 20)
@@ -784,7 +784,7 @@ def test_r50_a_programmes_key_begins_what_waits_for_it_alone() -> None:
         valid_to=start + 80,
     )
     assert deliver(system, config, key) == Status.SUCCESS
-    cut = machine(system, MAIN)._periods.cut_of(config)
+    cut = machine(system, MAIN)._streams[config.key].cutting.cut
     assert cut.programmes == ((1, start, start + 40), (3, start + 80, start + 120)) and cut.over == 2
     system.clock.run(start + 78)
     assert marked(system, config, MAIN) and min(marked(system, config, MAIN)) >= start + 40

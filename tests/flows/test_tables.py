@@ -26,15 +26,15 @@ CELLS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         },
     ),
     "Crypto period": (
-        "TEK_STORED STKM_STORED REPLACED HAND_OUT GIVEN_BACK REFUSED PASS MISS SET_ASIDE RESUME",
+        "TEK_STORED STKM_STORED REPLACED UNSEALED HAND_OUT GIVEN_BACK REFUSED PASS MISS SET_ASIDE RESUME",
         {
-            "PLANNED": "KEYED - - - - - - MISSED - -",
-            "KEYED": "- SEALED PLANNED - - - - MISSED - -",
-            "SEALED": "- - PLANNED HANDED - - - MISSED ASIDE -",
-            "HANDED": "- - - - SEALED MISSED OVER - - -",
-            "OVER": "- - - - - - - - - -",
-            "MISSED": "- - - - - - - - - -",
-            "ASIDE": "- - PLANNED - - - - MISSED - SEALED",
+            "PLANNED": "KEYED - - - - - - - MISSED - -",
+            "KEYED": "- SEALED PLANNED - - - - - MISSED - -",
+            "SEALED": "- - PLANNED KEYED HANDED - - - MISSED ASIDE -",
+            "HANDED": "- - - - - SEALED MISSED OVER - - -",
+            "OVER": "- - - - - - - - - - -",
+            "MISSED": "- - - - - - - - - - -",
+            "ASIDE": "- - PLANNED - - - - - MISSED - SEALED",
         },
     ),
     "Crypto period at the edge": (

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from pybcast.flows.journal import Journal
+from pybcast.flows.journal import Journal, Table
 from pybcast.flows.stream.config import StreamConfig
 from pybcast.flows.stream.schedule import Period
 from pybcast.flows.stream.stkm import TrafficKey
@@ -31,7 +31,7 @@ from pybcast.messages import Protocol
 from pybcast.secret import Secret
 
 SECRET_SIZE: Final = 32  # bytes; twice the keys that are made of it
-SECRET_KEPT: Final = 60  # seconds after its time: the longest that a key is held after its end (``periods.KEY_KEPT``)
+SECRET_KEPT: Final = 60  # seconds after its time: the longest that a key is held after its end (``keys.KEY_KEPT``)
 
 TekSource = Callable[[StreamConfig, Period, bytes], TrafficKey]
 """(stream, period, key id or b"" when the BSD/A does not know it) -> the traffic key."""
@@ -88,16 +88,17 @@ class TekSecret:
     end: int
 
 
+SECRETS: Final = Table("tek-secret", TekSecret, "service stream start")
+
+
 class OwnSecrets:
     """The secrets of a BSD/A that is alone, in its journal: of the time that runs and of the next.
 
     The times are ``key_period`` long and lie on a grid of their own: with F3 the BSD/A does not know the long-term keys.
     """
 
-    TABLE: Final = "tek-secret"
-
     def __init__(self, journal: Journal, randomness: Callable[[int], bytes]) -> None:
-        self._journal, self._randomness = journal, randomness
+        self._secrets, self._randomness = journal.open(SECRETS), randomness
         self._found: dict[tuple[str, int], TekSecret] = {}  # of each stream, what was asked for last
 
     def of(self, config: StreamConfig, period: Period) -> Secret:
@@ -113,12 +114,12 @@ class OwnSecrets:
         self._at(config, running.end)
         for name, row in self._rows(config):
             if row.end + SECRET_KEPT <= now:
-                self._journal.drop(self.TABLE, name)
+                self._secrets.drop(name)
                 self._found.pop(config.key, None)
         return running.end
 
     def _rows(self, config: StreamConfig) -> list[tuple[tuple[object, ...], TekSecret]]:
-        return list(self._journal.select(self.TABLE, config.key, TekSecret).items())
+        return list(self._secrets.under(config.key).items())
 
     def _at(self, config: StreamConfig, time: int) -> TekSecret:
         rows = [row for _, row in self._rows(config)]
@@ -130,5 +131,5 @@ class OwnSecrets:
         start = max([low, *(row.end for row in rows if row.end <= time)])
         end = min([low + config.key_period, *(row.start for row in rows if row.start > time)])
         made = TekSecret(Secret(self._randomness(SECRET_SIZE)), start, end)
-        self._journal.put(self.TABLE, (*config.key, start), made)
+        self._secrets.put((*config.key, start), made)
         return made
