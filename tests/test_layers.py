@@ -191,7 +191,7 @@ def test_the_checker_sees(module: str, source: str) -> None:
         ("pybcast.codec.sealing", "from pybcast.keys import Keys\nfrom pybcast import wire, __version__"),
         (
             "pybcast.flows.bsda.machine",
-            "from pybcast.flows.bsda.periods import Periods\nfrom pybcast.flows.edge.machine import Held",
+            "from pybcast.flows.bsda.periods import Periods\nfrom pybcast.flows.edge.slots import Held",
         ),
         ("pybcast.flows.events", "from pybcast.flows.peers.messages import BackendMessage"),
         ("pybcast.testing.strategies", "import hypothesis.strategies\nfrom pybcast.flows import bsm"),

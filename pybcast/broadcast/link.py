@@ -27,7 +27,7 @@ import msgspec
 
 from pybcast.errors import BadLength, BadValue
 from pybcast.flows import Profile
-from pybcast.flows.edge.machine import MOST, Held, HeldPeriod
+from pybcast.flows.edge.slots import MOST, Held, HeldPeriod
 from pybcast.flows.events import (
     AirStkm,
     Alarm,

@@ -15,7 +15,7 @@ from pybcast.broadcast.link import Here
 from pybcast.errors import ConfigError, FlowError
 from pybcast.flows import BSDA, Edge, Headend, derived_teks, random_teks
 from pybcast.flows.bsda.headend import ordered
-from pybcast.flows.edge.machine import REPEATED, USED, mark
+from pybcast.flows.edge.slots import REPEATED, USED, mark
 from pybcast.flows.events import NextKey, Output, PlanBegun, PlanRefused, Recalled, StopTraffic, UseKey
 from pybcast.flows.journal import State
 from pybcast.flows.restart import Start

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from pybcast.broadcast import link
 from pybcast.errors import BcastError, ConfigError, TransportError
-from pybcast.flows.edge.machine import USED, Held
+from pybcast.flows.edge.slots import USED, Held
 from pybcast.flows.tables import EdgeState
 from pybcast.outlets.udp import Address
 from pybcast.servers.config import ServerConfig

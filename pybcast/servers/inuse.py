@@ -12,7 +12,7 @@ from pybcast import codec
 from pybcast.errors import BcastError, ConfigError
 from pybcast.flows import BSDA, BSM, StreamConfig
 from pybcast.flows.bsda.periods import PeriodRecord
-from pybcast.flows.edge.machine import USED
+from pybcast.flows.edge.slots import USED
 from pybcast.flows.events import AirStkm
 from pybcast.flows.tables import EdgeState, KeyState, PeriodState
 from pybcast.messages import DrmStkm, SmartcardStkm

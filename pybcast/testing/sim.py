@@ -46,7 +46,7 @@ from pybcast.flows import (
     derived_teks,
 )
 from pybcast.flows.bsda.headend import Headend as Planner
-from pybcast.flows.edge.machine import USED, mark
+from pybcast.flows.edge.slots import USED, mark
 from pybcast.flows.journal import State
 from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.serial import near

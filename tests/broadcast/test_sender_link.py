@@ -37,7 +37,7 @@ from pybcast.broadcast.link import (
 from pybcast.broadcast.linkclient import LinkClient, ObjectClient, PlanClient
 from pybcast.broadcast.linkserver import LinkServer
 from pybcast.errors import BadLength, BcastError, ConfigError, WireError
-from pybcast.flows.edge.machine import Held, HeldPeriod
+from pybcast.flows.edge.slots import Held, HeldPeriod
 from pybcast.flows.events import (
     AirStkm,
     Alarm,

@@ -19,7 +19,7 @@ from saying import NTP_UNIX, Saying, configuration, plan, service, state_until
 from servers_support import Process, free_ports
 
 from pybcast.cli import main
-from pybcast.flows.edge.machine import Held, HeldPeriod
+from pybcast.flows.edge.slots import Held, HeldPeriod
 from pybcast.flows.tables import EdgeState
 from pybcast.servers.edgeview import Reach
 

@@ -31,7 +31,7 @@ from pybcast.flows import (
     Tag,
     derived_teks,
 )
-from pybcast.flows.edge.machine import Held, HeldPeriod
+from pybcast.flows.edge.slots import Held, HeldPeriod
 from pybcast.flows.journal import State
 from pybcast.flows.tables import EdgeState, PeriodState
 from pybcast.secret import Secret

@@ -26,7 +26,7 @@ from pybcast.flows import (
     StopTraffic,
     UseKey,
 )
-from pybcast.flows.edge.machine import MOST, mark
+from pybcast.flows.edge.slots import MOST, mark
 from pybcast.flows.tables import EdgeState
 from pybcast.messages import Protocol
 from pybcast.secret import Secret

@@ -13,7 +13,7 @@ import pytest
 
 from pybcast.broadcast.link import Ask, End, Executed, Here, Said, Which
 from pybcast.broadcast.linkserver import LinkServer
-from pybcast.flows.edge.machine import Held
+from pybcast.flows.edge.slots import Held
 from pybcast.flows.events import (
     AirStkm,
     Alarm,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pybcast.flows.bsda.periods import PeriodRecord, Periods
-from pybcast.flows.edge.machine import SHORT, Held, HeldPeriod, mark
+from pybcast.flows.edge.slots import SHORT, Held, HeldPeriod, mark
 from pybcast.flows.events import Plan, PlannedPeriod, PlanRefused, Recalled
 from pybcast.flows.stream import stkm
 from pybcast.flows.stream.allocator import Allocator

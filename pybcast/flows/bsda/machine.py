@@ -15,7 +15,7 @@ from pybcast.flows.bsda.periods import PeriodRecord, Periods
 from pybcast.flows.bsda.sealing import Means
 from pybcast.flows.bsda.stream import BsdaStream
 from pybcast.flows.bsda.teks import OwnSecrets, TekSource, derived_teks
-from pybcast.flows.edge.machine import Held
+from pybcast.flows.edge.slots import Held
 from pybcast.flows.events import Alarm, FlowDone, Output, PlanBegun, PlanRefused, Recall, Recalled, Send
 from pybcast.flows.journal import Journal, State
 from pybcast.flows.peers.exchange import Asked, Peering

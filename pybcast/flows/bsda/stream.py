@@ -16,7 +16,7 @@ from pybcast.flows.bsda.here import SealedHere
 from pybcast.flows.bsda.keys import Cover, Keys
 from pybcast.flows.bsda.periods import PeriodRecord, Periods
 from pybcast.flows.bsda.sealing import Means
-from pybcast.flows.edge.machine import Held
+from pybcast.flows.edge.slots import Held
 from pybcast.flows.events import Alarm, PlanRefused, Recall, Recalled
 from pybcast.flows.journal import Table
 from pybcast.flows.peers.exchange import RETRY
