@@ -201,3 +201,25 @@ def test_the_checker_sees(module: str, source: str) -> None:
 )
 def test_the_checker_allows(module: str, source: str) -> None:
     assert faults(source, module) == []
+
+
+def opened_elsewhere(source: str) -> list[str]:
+    """The tables that a module opens in a journal without declaring them."""
+    tree = ast.parse(source)
+    declared = {
+        ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and ast.unparse(node.value or node).startswith("Table(")
+    }
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("journal.open")]
+    return [name for call in calls if (name := ast.unparse(call.args[0])) not in declared]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "flows").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_table_is_written_where_it_is_declared(path: Path) -> None:
+    assert opened_elsewhere(path.read_text("utf-8")) == []
+
+
+def test_the_checker_of_tables_sees() -> None:
+    assert opened_elsewhere("from x import ROWS\nrows = journal.open(ROWS)") == ["ROWS"]
+    assert opened_elsewhere("ROWS: Final = Table('rows', int)\nrows = self._journal.open(ROWS)") == []

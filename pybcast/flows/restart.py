@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from pybcast.flows.events import Alarm
-from pybcast.flows.journal import Journal
+from pybcast.flows.journal import Journal, Table
 from pybcast.flows.stream.config import StreamConfig
 from pybcast.wire.times import NTP_UNIX
 
@@ -93,31 +93,34 @@ class Recovery:
     until: int = 0
 
 
+RECOVERING: Final = Table("recovering", Recovery)
+LAST: Final = Table("restored", Restored, "")
+
+
 class Recoveries:
     """The streams that recover, in a machine's journal: after a crash they still do."""
 
-    TABLE: Final = "recovering"
-    LAST: Final = "restored"
-
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._recovering = journal.open(RECOVERING)
+        self._last = journal.open(LAST)
 
     def begin(self, restored: Restored, config: StreamConfig, now: float, known: Iterable[bytes] = (), until: int = 0) -> None:
         """The stream begins to recover.  One that recovers already begins anew."""
-        self._journal.put(self.TABLE, config.key, Recovery(restored, now, frozenset(known), until))
+        self._recovering.put(config.key, Recovery(restored, now, frozenset(known), until))
 
     def note(self, restored: Restored) -> None:
         """Remember the last restore, for views."""
-        self._journal.put(self.LAST, (), restored)
+        self._last.put((), restored)
 
     @property
     def last(self) -> Restored | None:
         """The last restore that this store knows of."""
-        return self._journal.get(self.LAST, (), Restored)
+        return self._last.get(())
 
     def of(self, config: StreamConfig) -> Recovery | None:
         """What the stream has to recover from; ``None``: nothing."""
-        return self._journal.get(self.TABLE, config.key, Recovery)
+        return self._recovering.get(config.key)
 
     def alarm(self, config: StreamConfig) -> None:
         """Raise the alarm of a stream that recovers: at every start, as alarms are not stored."""
@@ -127,7 +130,7 @@ class Recoveries:
 
     def over(self, config: StreamConfig) -> None:
         """The stream has what it needs again."""
-        self._journal.drop(self.TABLE, config.key)
+        self._recovering.drop(config.key)
         self._journal.emit(Alarm("restored", *config.key, active=False))
 
 

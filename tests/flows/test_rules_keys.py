@@ -37,7 +37,7 @@ from pybcast.flows import Period, Persist, Schedule, SimulatedCard, StreamConfig
 from pybcast.flows.journal import Journal
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, distance, in_window, near, newer
 from pybcast.flows.stream import stkm
-from pybcast.flows.stream.allocator import RESTORE_JUMP, Allocator, Ask, Sealed, SealedBlock, SmkCounters
+from pybcast.flows.stream.allocator import ALLOCATED, RESTORE_JUMP, Allocator, Ask, Sealed, SealedBlock, SmkCounters
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.stream.schedule import check_period
 from pybcast.flows.stream.stkm import Policy
@@ -144,7 +144,7 @@ def test_r01_the_message_is_stored_before_it_leaves() -> None:
     allocator.flush()
     start = period(1).start
     block = SealedBlock(((start, Sealed(b"d", data, period(1).end)),))
-    assert journal.take() == [Persist(Allocator.TABLE, (KEY_ID, start), block)]
+    assert journal.take() == [Persist(ALLOCATED.name, (KEY_ID, start), block)]
     again = Allocator(Journal(journal.tables))
     assert seal(again, KEY_ID, period(1), b"d", lambda: b"other") == b"sealed"
 

@@ -15,7 +15,7 @@ from typing import Final
 from pybcast.errors import PeerFlowError
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.events import Send
-from pybcast.flows.journal import Journal, RowKey
+from pybcast.flows.journal import Journal, RowKey, Table
 from pybcast.flows.peers.messages import BackendMessage, Item, KeyMaterial, PartialItem, Profile, StkmItem, check
 from pybcast.flows.tables import EXCHANGE, Exchange, ExchangeEvent, Side, Status, Tag, step
 
@@ -81,6 +81,9 @@ class Answered:
     items: tuple[Item, ...] = ()
 
 
+ANSWERS: Final = Table("answer", Answered, "peer message_id")
+
+
 class _Kept:
     """The answers kept for one peer, by rank and with their size, the oldest first."""
 
@@ -134,13 +137,14 @@ class Peering:
         overdue: Callable[[Asked, float], None] | None = None,
     ) -> None:
         self._me, self._side, self._journal, self._randomness = me, side, journal, randomness
+        self._answers = self._journal.open(ANSWERS)
         self._handle, self._answered, self._expired, self._overdue = handle, answered, expired, overdue
         self._asked: dict[str, Asked] = {}
         self._alike: dict[_ABOUT, dict[str, None]] = {}
         self._due: Agenda[str] = Agenda()
         self._ends: Agenda[RowKey] = Agenda()
         self._kept: dict[object, _Kept] = {}
-        for key, row in sorted(journal.rows("answer", Answered).items(), key=lambda found: found[1].time):
+        for key, row in sorted(self._answers.all().items(), key=lambda found: found[1].time):
             self._keep_answer(key, row)
 
     # --- asking -------------------------------------------------------------------------------------------------------
@@ -285,7 +289,7 @@ class Peering:
             self._journal.emit(Send(message.answer(error.status, now=now)))
             return
         digest = message.digest()
-        known = self._journal.get("answer", key, Answered)
+        known = self._answers.get(key)
         if known is not None:
             if known.digest != digest:
                 self._journal.emit(Send(message.answer(Status.ALREADY_PROCESSED, now=now)))
@@ -303,7 +307,7 @@ class Peering:
         # A repeat of what is delayed may fare better later; a stranger fills no memory.
         if answer.status not in (Status.DELAYED, Status.NOT_PERMITTED):
             row = _answered(message, answer, digest, final, now)
-            self._journal.put("answer", key, row)
+            self._answers.put(key, row)
             self._keep_answer(key, row)
         self._journal.emit(Send(answer))
 
@@ -314,11 +318,11 @@ class Peering:
         self._ends.set(key, row.until)
         for gone in list(self._of(key).put(key, row)):
             self._ends.set(gone, None)
-            self._journal.drop("answer", gone)
+            self._answers.drop(gone)
 
     def _forget(self, key: RowKey) -> None:
         self._of(key).drop(key)
-        self._journal.drop("answer", key)
+        self._answers.drop(key)
 
     def _receive_answer(self, message: BackendMessage, now: float, peer: str) -> None:
         asked = self._asked.get(message.message_id)

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from pybcast.errors import BcastError, PeerFlowError
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.journal import Journal
+from pybcast.flows.journal import Journal, Table
 from pybcast.flows.serial import MOD
 from pybcast.flows.stream.schedule import Period
 from pybcast.flows.tables import Status
@@ -43,6 +43,10 @@ class SealedBlock:
     items: tuple[tuple[int, Sealed], ...]
 
 
+ALLOCATED: Final = Table("allocated", SealedBlock, "key_id first")
+FLOORS: Final = Table("floor", int, "key_id")
+
+
 class Allocator:
     """One per sealing server: every STKM it seals comes from here.
 
@@ -52,11 +56,9 @@ class Allocator:
     one STKM per period (R42).  :meth:`flush` is called at the end of every input.
     """
 
-    TABLE: Final = "allocated"
-    FLOOR: Final = "floor"
-
     def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+        self._blocks = journal.open(ALLOCATED)
+        self._floor_rows = journal.open(FLOORS)
         self._sealed: dict[bytes, dict[int, Sealed]] = {}
         self._row_of: dict[bytes, dict[int, int]] = {}  # key id -> start -> the first start of its row
         self._rows: dict[tuple[bytes, int], set[int]] = {}  # what of a row is still needed
@@ -65,10 +67,10 @@ class Allocator:
         self._open: dict[bytes, int] = {}  # the row that this input has begun under a key
         self._floors: dict[bytes, int] = {}
         self._ends: Agenda[tuple[bytes, int]] = Agenda()
-        for (key_id,), floor in journal.rows(self.FLOOR, int).items():
+        for (key_id,), floor in self._floor_rows.all().items():
             assert isinstance(key_id, bytes)
             self._floors[key_id] = floor
-        for (key_id, first), block in journal.rows(self.TABLE, SealedBlock).items():
+        for (key_id, first), block in self._blocks.all().items():
             assert isinstance(key_id, bytes) and isinstance(first, int)
             for start, sealed in block.items:
                 self._keep(key_id, start, sealed, first)
@@ -132,13 +134,13 @@ class Allocator:
         """The STKM of ``start`` went on air: nothing at or below it is sealed any more."""
         if start > self.floor(key_id):
             self._floors[key_id] = start
-            self._journal.put(self.FLOOR, (key_id,), start)
+            self._floor_rows.put((key_id,), start)
 
     def take_back(self, key_id: bytes, starts: Collection[int]) -> None:
         """The STKMs of these periods did not go on air after all: what was sent last is what stayed (R46)."""
         sent = [start for start, sealed in self.sealed(key_id).items() if start not in starts and start < min(starts)]
         self._floors[key_id] = max(sent, default=min(starts) - 1)
-        self._journal.put(self.FLOOR, (key_id,), self._floors[key_id])
+        self._floor_rows.put((key_id,), self._floors[key_id])
 
     def burn(self, key_id: bytes, start: int) -> None:
         """That COUNTER is never used under this key again (R10)."""
@@ -175,7 +177,7 @@ class Allocator:
         self.flush()
         self._floors.pop(key_id, None)
         self._until.pop(key_id, None)
-        self._journal.drop(self.FLOOR, (key_id,))
+        self._floor_rows.drop((key_id,))
 
     def flush(self) -> None:
         """Keep what this input has changed."""
@@ -184,11 +186,11 @@ class Allocator:
             starts = self._rows[key_id, first]
             if starts:
                 held = self._sealed[key_id]
-                self._journal.put(self.TABLE, (key_id, first), SealedBlock(tuple((start, held[start]) for start in sorted(starts))))
+                self._blocks.put((key_id, first), SealedBlock(tuple((start, held[start]) for start in sorted(starts))))
             else:
                 del self._rows[key_id, first]
-                self._journal.put(self.FLOOR, (key_id,), self.floor(key_id))
-                self._journal.drop(self.TABLE, (key_id, first))
+                self._floor_rows.put((key_id,), self.floor(key_id))
+                self._blocks.drop((key_id, first))
 
     def next_wakeup(self) -> float | None:
         """When :meth:`prune` has something to do."""

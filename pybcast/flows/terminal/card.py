@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from pybcast import codec
 from pybcast.errors import BadValue, KeyUnavailable, Replay, Unsupported
 from pybcast.flows.events import Output
-from pybcast.flows.journal import Journal, RowKey, State
+from pybcast.flows.journal import Journal, RowKey, State, Table
 from pybcast.flows.serial import MOD, WITHDRAWAL, in_window, near, newer
 from pybcast.flows.tables import SEK as SEK_TABLE
 from pybcast.flows.tables import SekEvent, SekState, step
@@ -110,6 +110,13 @@ class SekFile:
     windows: tuple[tuple[int, int], ...]
 
 
+SMKS: Final = Table("smk", SmkFile, "idr idi")
+SEKS: Final = Table("sek", SekFile, "key_domain_id sek_id")
+LEVELS: Final = Table("parental", int, "rating_type")
+SEEN: Final = Table("seen", int, "rand")
+SQN: Final = Table("sqn", int, "")
+
+
 class SimulatedCard:
     """A card in software.  ``k``, ``opc`` and ``impi`` are its subscription.
 
@@ -121,20 +128,25 @@ class SimulatedCard:
         self._milenage = Milenage(k, opc)
         self._impi = impi
         self._journal = Journal(state)
+        self._smks = self._journal.open(SMKS)
+        self._seks = self._journal.open(SEKS)
+        self._levels = self._journal.open(LEVELS)
+        self._seen = self._journal.open(SEEN)
+        self._sqn = self._journal.open(SQN)
 
     def take(self) -> list[Output]:
         """What to persist since the last call."""
         return self._journal.take()
 
     def identities(self) -> frozenset[bytes]:
-        return frozenset(row.idr for row in self._journal.rows("smk", SmkFile).values())
+        return frozenset(row.idr for row in self._smks.all().values())
 
     def openable(self) -> frozenset[bytes]:
-        rows = self._journal.rows("sek", SekFile).items()
+        rows = self._seks.all().items()
         return frozenset(key[1] for key, row in rows if row.state is SekState.INSTALLED and isinstance(key[1], bytes))
 
     def account(self) -> tuple[str, SRK] | None:
-        rows = [row for row in self._journal.rows("smk", SmkFile).values() if row.srk is not None]
+        rows = [row for row in self._smks.all().values() if row.srk is not None]
         newest = max(rows, key=lambda row: row.until, default=None)
         return None if newest is None or newest.srk is None else (newest.idr.decode(), newest.srk)
 
@@ -144,7 +156,7 @@ class SimulatedCard:
     @property
     def parental(self) -> dict[int, int]:
         """Rating type -> level granted, as set by parental control messages."""
-        return {key[0]: level for key, level in self._journal.rows("parental", int).items() if isinstance(key[0], int)}
+        return {key[0]: level for key, level in self._levels.all().items() if isinstance(key[0], int)}
 
     # --- registration (F1) --------------------------------------------------------------------------------------------
 
@@ -153,7 +165,7 @@ class SimulatedCard:
         assert isinstance(message, SmartcardRegistration)
         if message.target_id != self.target_ids(message.rand):
             raise KeyUnavailable("registration of another card")
-        if self._journal.get("seen", (message.rand,), int) is not None:
+        if self._seen.get((message.rand,)) is not None:
             return None  # R24: repeats are dropped by RAND
         until = near(message.key_lifetime, now)
         if until <= now:
@@ -162,7 +174,7 @@ class SimulatedCard:
         if message.gba_u:  # take MAC* back to MAC with the IK this RAND gives
             autn = gba_u_autn(autn, IK(self._milenage.f4(message.rand)))
         aka = self._milenage.check_autn(message.rand, autn)
-        sqn, last = int.from_bytes(aka.sqn, "big"), self._journal.get("sqn", (), int)
+        sqn, last = int.from_bytes(aka.sqn, "big"), self._sqn.get(())
         if last is not None and not last < sqn <= last + SQN_STEP_LIMIT:
             raise Replay("SQN is not fresh")
         opened = codec.open(push, Keys(ck=aka.ck, ik=aka.ik, impi=self._impi), "smartcard-registration")
@@ -170,11 +182,11 @@ class SimulatedCard:
         # The SMK first, what refuses a repeat last: a crash in between must not leave a card that drops its only registration.
         srk = SRK(opened.srk)
         self.install(SMK(opened.smk), idi=message.naf_fqdn.encode(), idr=message.btid.encode(), until=until, srk=srk)
-        self._journal.put("sqn", (), sqn)
-        self._journal.put("seen", (message.rand,), until)
-        for rand, end in self._journal.rows("seen", int).items():
+        self._sqn.put((), sqn)
+        self._seen.put((message.rand,), until)
+        for rand, end in self._seen.all().items():
             if end <= now:
-                self._journal.drop("seen", rand)  # refused by its end from now on
+                self._seen.drop(rand)  # refused by its end from now on
         return srk
 
     def install(self, smk: SMK, *, idi: bytes, idr: bytes, until: int, srk: SRK | None = None) -> None:
@@ -182,12 +194,12 @@ class SimulatedCard:
 
         It takes the place of every other of the same BSM: the newest B-TID selects the SMK (smartcard-profile 4.3).
         """
-        held = self._journal.get("smk", (idr, idi), SmkFile)
+        held = self._smks.get((idr, idi))
         counter = held.counter if held is not None and held.smk == smk else None  # the COUNTER belongs to the key (R2)
-        self._journal.put("smk", (idr, idi), SmkFile(smk, idi, idr, until, counter, srk))
-        for old, row in self._journal.rows("smk", SmkFile).items():
+        self._smks.put((idr, idi), SmkFile(smk, idi, idr, until, counter, srk))
+        for old, row in self._smks.all().items():
             if row.idi == idi and row.idr != idr:
-                self._journal.drop("smk", old)
+                self._smks.drop(old)
 
     # --- LTKM (F2) ----------------------------------------------------------------------------------------------------
 
@@ -198,16 +210,16 @@ class SimulatedCard:
         clear, row = self._opened(data, now)
         answer = self._answer(clear, row) if clear.verification_requested else None
         if isinstance(clear, ClearSmartcardParental):
-            self._journal.put("parental", (clear.rating_type,), clear.level_granted)
+            self._levels.put((clear.rating_type,), clear.level_granted)
         else:
             self._install(clear)
-        self._journal.put("smk", (row.idr, row.idi), replace(row, counter=clear.counter))
+        self._smks.put((row.idr, row.idi), replace(row, counter=clear.counter))
         return answer
 
     def _opened(self, data: bytes, now: float) -> tuple[ClearSmartcardLtkm | ClearSmartcardParental, SmkFile]:
         sealed = codec.decode(data, "smartcard-parental" if mikey_kind(data) == "smartcard-parental" else "smartcard-ltkm")
         assert isinstance(sealed, SmartcardLtkm | SmartcardParental)
-        row = self._journal.get("smk", (sealed.idr, sealed.idi), SmkFile)
+        row = self._smks.get((sealed.idr, sealed.idi))
         if row is None or row.until <= now:  # R24: key_lifetime is an absolute end
             raise KeyUnavailable("smk")
         if row.counter is not None and not newer(sealed.counter, row.counter):
@@ -228,14 +240,14 @@ class SimulatedCard:
         if _NO_NUMBER in (clear.sek_id[:2], clear.sek_id[2:]):  # smartcard-profile 4.3: no key has such an id
             raise BadValue(None, "sek_id", "a Key Group and a Key Number other than 0000", clear.sek_id.hex())
         key = (clear.key_domain_id, clear.sek_id)
-        held = self._journal.get("sek", key, SekFile)
+        held = self._seks.get(key)
         state = SekState.ABSENT if held is None else held.state
         if (clear.ts_low, clear.ts_high) == WITHDRAWAL:
             if any(clear.sek.reveal()):
                 raise BadValue(None, "sek", "16 zero bytes in a withdrawal (R3)", "a key")
             after = step(SEK_TABLE, state, SekEvent.WITHDRAWAL)
             if held is not None:  # keeps the counter, removes all windows, never installs
-                self._journal.put("sek", key, replace(held, state=after, windows=()))
+                self._seks.put(key, replace(held, state=after, windows=()))
             return
         for name in ("security_policy_ext", "access_criteria", "terminal_binding"):
             if getattr(clear.management, name, None) is not None:
@@ -249,12 +261,12 @@ class SimulatedCard:
             # R3: SEK and RAND are those of the newest LTKM (TS 33.246 6.5.3); the counter stays.
             # Windows that the COUNTER has left behind open nothing more, and an event a day must not fill the card.
             windows = tuple(w for w in held.windows if w != window and newer(w[1], held.counter))
-            self._journal.put("sek", key, replace(held, state=after, sek=sek, rand=clear.rand, windows=(*windows, window)))
+            self._seks.put(key, replace(held, state=after, sek=sek, rand=clear.rand, windows=(*windows, window)))
             return
         if not self._make_room(clear.key_domain_id, clear.sek_id):
             return
         counter = (clear.ts_low - 1) % MOD  # R3: so the first STKM of the window is accepted
-        self._journal.put("sek", key, SekFile(after, sek, clear.rand, counter, (window,)))
+        self._seks.put(key, SekFile(after, sek, clear.rand, counter, (window,)))
 
     def _make_room(self, key_domain_id: bytes, sek_id: bytes) -> bool:
         """Keep the newest keys of a group by their Key Number, not by the order in which they came (R10); whether this is one.
@@ -263,7 +275,7 @@ class SimulatedCard:
         """
         number = int.from_bytes(sek_id[2:], "big")
         group: list[tuple[int, RowKey, SekState]] = []
-        for key, row in self._journal.rows("sek", SekFile).items():
+        for key, row in self._seks.all().items():
             if key[0] == key_domain_id and isinstance(key[1], bytes) and key[1][:2] == sek_id[:2]:
                 age = (number - int.from_bytes(key[1][2:], "big") + (1 << 15)) % (1 << 16) - (1 << 15)  # numbers wrap (RFC 1982)
                 group.append((age, key, row.state))
@@ -271,7 +283,7 @@ class SimulatedCard:
             return False
         for _, oldest, state in sorted(group, reverse=True)[: max(0, len(group) - KEYS_PER_GROUP + 1)]:
             step(SEK_TABLE, state, SekEvent.EVICTED)
-            self._journal.drop("sek", oldest)
+            self._seks.drop(oldest)
         return True
 
     # --- STKM ---------------------------------------------------------------------------------------------------------
@@ -281,7 +293,7 @@ class SimulatedCard:
         if not isinstance(sealed, SmartcardStkm):
             raise BadValue(None, "encr_alg", "a completed STKM (R13)", "a partial one")
         key = (sealed.key_domain_id, sealed.sek_id)
-        row = self._journal.get("sek", key, SekFile)
+        row = self._seks.get(key)
         if row is None or row.state is not SekState.INSTALLED:
             raise KeyUnavailable("sek")
         if not newer(sealed.counter, row.counter):
@@ -291,5 +303,5 @@ class SimulatedCard:
         check_parental(None if sealed.management is None else sealed.management.access_criteria, self.parental)
         clear = codec.open(data, Keys(sek=row.sek, rand=row.rand), "smartcard-stkm")  # with the CSB ID of its own header
         assert isinstance(clear, ClearSmartcardStkm)
-        self._journal.put("sek", key, replace(row, counter=sealed.counter))
+        self._seks.put(key, replace(row, counter=sealed.counter))
         return clear

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from pybcast import codec
 from pybcast.errors import BadValue, KeyUnavailable, Replay
 from pybcast.flows.events import Output
-from pybcast.flows.journal import Journal, RowKey, State
+from pybcast.flows.journal import Journal, RowKey, State, Table
 from pybcast.keys import BDK, IEK, PEAK, RIAK, SEAK, SGK, UDK, UGK, Keys, Member
 from pybcast.keys.groups import GroupSize
 from pybcast.messages import (
@@ -91,6 +91,16 @@ class Mark:
         return timestamp < self.timestamp or (timestamp == self.timestamp and digest != self.digest)
 
 
+KEYSETS: Final = Table("keyset", KeySet, "issuer")
+DOMAINS: Final = Table("domain", DomainKey, "domain_id generation")
+RIGHTS: Final = Table("right", Right, "bci address")
+BCROS: Final = Table("bcro", Mark, "address bci")
+BCRO_FLOORS: Final = Table("bcro-floor", int, "address")
+STKMS: Final = Table("stkm", Mark, "stream bci")
+CHAINS: Final = Table("chain", tuple, "issuer")
+DRM_TIMES: Final = Table("drm-time", int, "issuer")
+
+
 class Device:
     """A DRM Profile device.  ``udn``: 20 digits; ``anchors``: DER of the trusted roots of rights issuers.
 
@@ -109,6 +119,14 @@ class Device:
         self._key = key
         self._anchors = tuple(anchors)
         self._journal = Journal(state)
+        self._keysets = self._journal.open(KEYSETS)
+        self._domains = self._journal.open(DOMAINS)
+        self._rights = self._journal.open(RIGHTS)
+        self._bcros = self._journal.open(BCROS)
+        self._bcro_floors = self._journal.open(BCRO_FLOORS)
+        self._stkms = self._journal.open(STKMS)
+        self._chains = self._journal.open(CHAINS)
+        self._drm_times = self._journal.open(DRM_TIMES)
 
     def take(self) -> list[Output]:
         """What to persist since the last call."""
@@ -116,7 +134,7 @@ class Device:
 
     def openable(self) -> frozenset[bytes]:
         """The CID extension of every asset it holds rights for: an STKM without one of them cannot be opened."""
-        return frozenset(key[0][-4:] for key in self._journal.tables.get("right", {}) if isinstance(key[0], bytes))
+        return frozenset(key[0][-4:] for key in self._rights.all() if isinstance(key[0], bytes))
 
     # --- registration (F1) --------------------------------------------------------------------------------------------
 
@@ -129,13 +147,13 @@ class Device:
             raise KeyUnavailable("registration of another device")
         if not isinstance(message, RegistrationResponse):
             return False  # the rest of the family: header known, body opaque
-        chain = message.certificates or self._journal.get("chain", (message.rights_issuer_id,), tuple)
+        chain = message.certificates or self._chains.get((message.rights_issuer_id,))
         if chain is None:
             raise KeyUnavailable("rights issuer certificate")
         issuer_key = codec.verify_chain(chain, self._anchors, int(now))  # open() holds it against rights_issuer_id
         clear = codec.open(data, Keys(device_key=self._key, rights_issuer_key=issuer_key), "drm-registration")
         assert isinstance(clear, ClearRegistrationResponse)
-        last = self._journal.get("drm-time", (message.rights_issuer_id,), int)
+        last = self._drm_times.get((message.rights_issuer_id,))
         if last is not None and message.drm_time <= last:
             raise Replay("drm_time is not newer than the last accepted")
         # The keys first, what refuses a repeat last: a crash in between must not leave a device that drops its only registration.
@@ -144,8 +162,8 @@ class Device:
             self._install(clear)
         elif installed:
             self._install_domain(clear)
-        self._journal.put("chain", (message.rights_issuer_id,), chain)
-        self._journal.put("drm-time", (message.rights_issuer_id,), message.drm_time)
+        self._chains.put((message.rights_issuer_id,), chain)
+        self._drm_times.put((message.rights_issuer_id,), message.drm_time)
         return installed
 
     def _install(self, clear: ClearRegistrationResponse) -> None:
@@ -167,22 +185,22 @@ class Device:
             sgks=tuple(SGK(value[1:]) for value in sorted(items.get(KeysetTag.SGK, []), key=lambda value: value[0])),
         )
         ks.member()
-        self._journal.put("keyset", (clear.rights_issuer_id,), ks)
+        self._keysets.put((clear.rights_issuer_id,), ks)
 
     def _install_domain(self, clear: ClearRegistrationResponse) -> None:
         items = {item.tag: item.value.reveal() for item in clear.keyset_items or ()}
         bdk, riak = items.get(KeysetTag.BDK), items.get(KeysetTag.RIAK)
         if bdk is None or riak is None:
             raise BadValue(None, "keyset_items", "BDK and RIAK of a domain", "one of them missing")
-        self._journal.put("domain", (bdk[:6], int.from_bytes(bdk[6:8], "big")), DomainKey(BDK(bdk[8:]), RIAK(riak)))
+        self._domains.put((bdk[:6], int.from_bytes(bdk[6:8], "big")), DomainKey(BDK(bdk[8:]), RIAK(riak)))
 
     # --- LTKM (F2) ----------------------------------------------------------------------------------------------------
 
     def addressed(self, bcro: Bcro) -> bool:
         """Whether a BCRO is for this device, as far as its address says; anything may be, before registration."""
         if bcro.address_mode is AddressMode.DOMAIN:
-            return (bcro.domain_id, bcro.domain_generation) in self._journal.tables.get("domain", {})
-        keysets = self._journal.rows("keyset", KeySet).values()
+            return (bcro.domain_id, bcro.domain_generation) in self._domains.all()
+        keysets = self._keysets.all().values()
         return not keysets or any(self._in(ks, bcro) for ks in keysets)
 
     @staticmethod
@@ -202,11 +220,11 @@ class Device:
         """IEK, RIAK and the address for a BCRO that is for this device; ``KeyUnavailable`` when it is not."""
         if bcro.address_mode is AddressMode.DOMAIN:
             address: RowKey = (bcro.domain_id, bcro.domain_generation)
-            domain = self._journal.get("domain", address, DomainKey)
+            domain = self._domains.get(address)
             if domain is None:
                 raise KeyUnavailable("bdk")
             return IEK(domain.bdk), domain.riak, address
-        for ks in self._journal.rows("keyset", KeySet).values():
+        for ks in self._keysets.all().values():
             if not self._in(ks, bcro):
                 continue
             address = (ks.group_address, None)
@@ -225,15 +243,15 @@ class Device:
         if stamp is None:
             raise BadValue(None, "bcro_timestamp", "a timestamp (R21)", "none")
         mark = Mark(stamp, hashlib.sha256(data).digest())
-        floor = self._journal.get("bcro-floor", address, int)
+        floor = self._bcro_floors.get(address)
         for asset in clear.assets:
-            last = self._journal.get("bcro", (address, asset.BCI), Mark)
+            last = self._bcros.get((address, asset.BCI))
             if (last is None and floor is not None and stamp <= floor) or (last is not None and last.refuses(stamp, mark.digest)):
                 raise Replay("bcro_timestamp is not newer than the last accepted")
         for asset in clear.assets:
             key = SEAK(asset.key) if asset.asset_is_service else PEAK(asset.key)
-            self._journal.put("right", (asset.BCI, address), Right(key, clear.permissions, stamp, clear.refresh_time))
-            self._journal.put("bcro", (address, asset.BCI), mark)
+            self._rights.put((asset.BCI, address), Right(key, clear.permissions, stamp, clear.refresh_time))
+            self._bcros.put((address, asset.BCI), mark)
         self._make_room()
 
     def examine(self, data: bytes) -> None:
@@ -250,15 +268,15 @@ class Device:
 
     def _make_room(self) -> None:
         """Forget the oldest rights beyond ``MAX_RIGHTS``, with their marks; a floor keeps what is as old from coming back."""
-        rights = sorted(self._journal.rows("right", Right).items(), key=lambda item: item[1].timestamp)
+        rights = sorted(self._rights.all().items(), key=lambda item: item[1].timestamp)
         for key, right in rights[: max(0, len(rights) - MAX_RIGHTS)]:
             bci, address = key
             assert isinstance(address, tuple)
-            self._journal.put("bcro-floor", address, right.timestamp)
-            self._journal.drop("right", key)
-            self._journal.drop("bcro", (address, bci))
-            for mark in [m for m in self._journal.tables.get("stkm", {}) if m[-1] == bci]:
-                self._journal.drop("stkm", mark)
+            self._bcro_floors.put(address, right.timestamp)
+            self._rights.drop(key)
+            self._bcros.drop((address, bci))
+            for mark in [m for m in self._stkms.all() if m[-1] == bci]:
+                self._stkms.drop(mark)
 
     # --- STKM ---------------------------------------------------------------------------------------------------------
 
@@ -266,7 +284,7 @@ class Device:
         """The key of an asset that may be seen live now; of several rights (the device's, its group's, a domain's) the newest."""
         found = [
             (right.timestamp, right.key)
-            for right in self._journal.select("right", (bci,), Right).values()
+            for right in self._rights.under((bci,)).values()
             if isinstance(right.key, kind) and self._permits(right, now)
         ]
         return max(found, key=lambda pair: pair[0])[1] if found else None
@@ -307,11 +325,11 @@ class Device:
         marks = [(*stream, name) for name in names]
         mark = Mark(sealed.timestamp, hashlib.sha256(data).digest())
         for key in marks:
-            last = self._journal.get("stkm", key, Mark)
+            last = self._stkms.get(key)
             if last is not None and last.refuses(mark.timestamp, mark.digest):
                 raise Replay("STKM timestamp went backwards, or repeats with other bytes")
         clear = codec.open(data, Keys(seak=seak, peak=peak), "drm-stkm")
         assert isinstance(clear, ClearDrmStkm)
         for key in marks:
-            self._journal.put("stkm", key, mark)
+            self._stkms.put(key, mark)
         return clear

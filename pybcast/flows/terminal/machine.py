@@ -22,7 +22,7 @@ from typing import Final
 from pybcast import codec
 from pybcast.errors import BadValue, BcastError, KeyUnavailable, Replay, Unsupported, WireError
 from pybcast.flows.events import Answer, Output, Refused, TekExpired, TekReady
-from pybcast.flows.journal import Journal, RowKey, State
+from pybcast.flows.journal import Journal, RowKey, State, Table
 from pybcast.flows.peers.messages import Profile
 from pybcast.flows.serial import distance, near
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
@@ -88,6 +88,10 @@ class HeldTek:
     protocol: Protocol = Protocol.SRTP
 
 
+TEKS: Final = Table("tek", HeldTek, "service stream mki")
+SPENT: Final = Table("spent", int, "service stream")
+
+
 @dataclass(frozen=True)
 class _Heard:
     """A STKM that waits to be opened; ``start`` of its period, 64-bit NTP seconds."""
@@ -147,6 +151,8 @@ class Terminal:
         self._parental = dict(parental or {})
         self._cycle = cycle
         self._journal = Journal(state)
+        self._held_teks = self._journal.open(TEKS)
+        self._spent = self._journal.open(SPENT)
         self._streams: dict[tuple[str, int], _Stream] = {}
         self._objects: list[_Object] = []
         self._object_octets = 0
@@ -168,7 +174,7 @@ class Terminal:
 
     def held(self, now: float) -> list[TekReady]:
         """Every traffic key that may be used now, oldest first: what a player is told after a restart (R42)."""
-        rows = [(name, row) for name, row in self._journal.rows("tek", HeldTek).items() if now < row.until]
+        rows = [(name, row) for name, row in self._held_teks.all().items() if now < row.until]
         return [_ready(name, row) for name, row in sorted(rows, key=lambda item: item[1].start)]
 
     # --- inputs -------------------------------------------------------------------------------------------------------
@@ -265,15 +271,15 @@ class Terminal:
                 self._collected(held, now)
             for digest in [digest for digest, until in held.done.items() if now >= until]:
                 del held.done[digest]
-        for key, row in self._journal.rows("tek", HeldTek).items():
+        for key, row in self._held_teks.all().items():
             if now >= row.until:
                 service, number, name = key
                 assert isinstance(service, str) and isinstance(number, int) and isinstance(name, bytes)
                 # R42: the lifetime runs from the first opening, so neither this STKM nor an older one is opened again; but of one
                 # that is yet to come (a server's clock is fast, and will be right) only what has begun: what follows is older.
-                spent, past = self._journal.get("spent", (service, number), int), min(row.start, int(now))
-                self._journal.put("spent", (service, number), past if spent is None else max(past, spent))
-                self._journal.drop("tek", key)
+                spent, past = self._spent.get((service, number)), min(row.start, int(now))
+                self._spent.put((service, number), past if spent is None else max(past, spent))
+                self._held_teks.drop(key)
                 self._journal.emit(TekExpired(service, number, name))
         for held in self._streams.values():
             if held.state is Reception.PLAYING and not self._live(held, now):
@@ -286,7 +292,7 @@ class Terminal:
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
         times = [held.deadline for held in self._streams.values()] + [self._objects_due]
-        times += [row.until for row in self._journal.rows("tek", HeldTek).values()]
+        times += [row.until for row in self._held_teks.all().values()]
         return min((t for t in times if t is not None), default=None)
 
     # --- registration and LTKMs ---------------------------------------------------------------------------------------
@@ -400,7 +406,7 @@ class Terminal:
         return "smartcard-stkm" if self._card is not None else "drm-stkm"
 
     def _teks(self, held: _Stream) -> dict[tuple[object, ...], HeldTek]:
-        return self._journal.select("tek", (held.tuning.service, held.tuning.stream), HeldTek)
+        return self._held_teks.under((held.tuning.service, held.tuning.stream))
 
     def _live(self, held: _Stream, now: float) -> bool:
         return any(now < row.until for row in self._teks(held).values())
@@ -464,7 +470,7 @@ class Terminal:
 
     def _open(self, tuning: Tuning, heard: _Heard, digest: bytes, now: float) -> float:
         """Get the TEK.  Whatever can refuse comes before the card or the agent, which remember what they opened (R12)."""
-        spent = self._journal.get("spent", (tuning.service, tuning.stream), int)
+        spent = self._spent.get((tuning.service, tuning.stream))
         if spent is not None and heard.start <= spent:
             raise Replay("the lifetime of its key has ended (R42)")
         if isinstance(heard.message, SmartcardStkm):
@@ -474,7 +480,7 @@ class Terminal:
             name, tek, salt, auth, lifetime = self._open_drm(tuning, heard.message, heard.data, now)
             protocol = heard.message.traffic_protection_protocol
         row = HeldTek(tek, salt, auth, now + (1 << lifetime), heard.start, digest, protocol)
-        self._journal.put("tek", (tuning.service, tuning.stream, name), row)
+        self._held_teks.put((tuning.service, tuning.stream, name), row)
         self._journal.emit(_ready((tuning.service, tuning.stream, name), row))
         return row.until
 
