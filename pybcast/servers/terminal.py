@@ -30,7 +30,7 @@ from pybcast.errors import ConfigError, KeyUnavailable, Replay, StoreError, Tran
 from pybcast.flows import Terminal, Tuning
 from pybcast.flows.events import Answer, Output, Persist, Refused, TekExpired, TekReady
 from pybcast.flows.stream.config import CAROUSEL_CYCLE
-from pybcast.flows.terminal.machine import RETRY_CYCLES
+from pybcast.flows.terminal.objects import RETRY_CYCLES
 from pybcast.messages import Protocol as Protection
 from pybcast.outlets.keysocket import KeyOutlet
 from pybcast.outlets.media import Route

@@ -41,8 +41,9 @@ from pybcast.flows.journal import State
 from pybcast.flows.serial import counter_of
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.stream.stkm import Policy
-from pybcast.flows.terminal import machine as terminal_module
-from pybcast.flows.terminal.machine import MAX_COLLECTED, MAX_DONE, MAX_OBJECTS, RETRY_CYCLES
+from pybcast.flows.terminal import objects
+from pybcast.flows.terminal.machine import MAX_COLLECTED, MAX_DONE
+from pybcast.flows.terminal.objects import MAX_OBJECTS, RETRY_CYCLES
 from pybcast.keys import IEK, OPC, RIAK, UGK, K, Keys
 from pybcast.messages import (
     AccessCriterion,
@@ -323,7 +324,7 @@ def test_a_carousel_of_others_is_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
     mine, others = card_party(), card_party(2)
     terminal = Terminal(card=mine.card)
     data = [seal_ltkm(others, n, sek_material()) for n in range(1, 50)]
-    monkeypatch.setattr(terminal_module, "MAX_OBJECTS", 10)
+    monkeypatch.setattr(objects, "MAX_OBJECTS", 10)
     for item in data[:40]:
         assert terminal.receive_object(item, NOW) == []
     assert terminal.next_wakeup() is None
@@ -338,7 +339,7 @@ def test_a_carousel_of_others_is_ignored(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_flood_of_forged_objects_costs_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal_module, "MAX_OBJECTS", 10)
+    monkeypatch.setattr(objects, "MAX_OBJECTS", 10)
     party = card_party()
     terminal = Terminal(card=party.card)
     fakes = card_party(2)
@@ -346,7 +347,7 @@ def test_a_flood_of_forged_objects_costs_bounded_memory(monkeypatch: pytest.Monk
     for n in range(100):
         terminal.receive_object(seal_ltkm(fakes, n + 1, sek_material(), idr=idr), NOW)
         terminal.receive_object(b"\x99" + bytes([n]), NOW)
-        assert len(terminal._objects) <= 10 and len(terminal._seen) <= 10
+        assert len(terminal._objects.waiting) <= 10 and len(terminal._objects._seen) <= 10
     terminal.receive_object(seal_ltkm(party, 1, sek_material()), NOW)
     terminal.tick(NOW + CAROUSEL_CYCLE)
     assert "sek" in party.card._journal.tables and MAX_OBJECTS > 10
@@ -354,7 +355,7 @@ def test_a_flood_of_forged_objects_costs_bounded_memory(monkeypatch: pytest.Monk
 
 def test_a_flood_of_forged_objects_does_not_end_the_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
     """R7: fed before all of a cycle was heard, an LTKM of a lower COUNTER that comes later would be refused as old."""
-    monkeypatch.setattr(terminal_module, "MAX_OBJECTS", 10)
+    monkeypatch.setattr(objects, "MAX_OBJECTS", 10)
     party, fakes = card_party(), card_party(2)
     terminal = Terminal(card=party.card)
     idr = party.subscriber.idr.encode()
@@ -362,7 +363,7 @@ def test_a_flood_of_forged_objects_does_not_end_the_cycle(monkeypatch: pytest.Mo
         terminal.receive_object(seal_ltkm(party, counter, sek_material(counter)), NOW + n)
         for forged in range(25):
             terminal.receive_object(seal_ltkm(fakes, 100 * n + forged + 1, sek_material(), idr=idr), NOW + n)
-        assert len(terminal._objects) < 10
+        assert len(terminal._objects.waiting) < 10
     outputs = terminal.tick(NOW + CAROUSEL_CYCLE)
     assert not [text for text in refused(outputs) if "COUNTER" in text]
     assert {counter for counter in (3, 7, 8, 9) if party.card.openable() >= {sek_material(counter).key_id[3:]}} == {8, 9}, (
@@ -371,7 +372,7 @@ def test_a_flood_of_forged_objects_does_not_end_the_cycle(monkeypatch: pytest.Mo
 
 
 def test_a_flood_of_forged_bcros_does_not_end_the_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal_module, "MAX_OBJECTS", 10)
+    monkeypatch.setattr(objects, "MAX_OBJECTS", 10)
     party, others = device_party(5), device_party(6)
     terminal, ring = Terminal(device=party.device), []
     for each in (party, others):
@@ -382,7 +383,7 @@ def test_a_flood_of_forged_bcros_does_not_end_the_cycle(monkeypatch: pytest.Monk
     terminal.receive_object(seal_bcro(seak_material(), mine, **mode), NOW)
     for n in range(30):
         terminal.receive_object(seal_bcro(seak_material(n + 2), forged, **mode), NOW)
-        assert len(terminal._objects) < 10
+        assert len(terminal._objects.waiting) < 10
     assert not party.device.openable(), "collected, and not fed before the cycle's end"
     terminal.tick(NOW + CAROUSEL_CYCLE)
     assert party.device.openable()
@@ -392,20 +393,20 @@ def test_objects_that_wait_are_bounded_in_octets(monkeypatch: pytest.MonkeyPatch
     """Four thousand of the largest would be 268 MB."""
     party, fakes = card_party(), card_party(2)
     data = [seal_ltkm(fakes, n + 1, sek_material(), idr=party.subscriber.idr.encode()) for n in range(50)]
-    monkeypatch.setattr(terminal_module, "MAX_OBJECT_OCTETS", 10 * len(data[0]))
+    monkeypatch.setattr(objects, "MAX_OBJECT_OCTETS", 10 * len(data[0]))
     terminal = Terminal(card=party.card)
     for item in data:
         terminal.receive_object(item, NOW)
-        assert terminal._object_octets == sum(len(held.data) for held in terminal._objects) < 10 * len(data[0])
+        assert terminal._objects._octets == sum(len(held.data) for held in terminal._objects.waiting) < 10 * len(data[0])
 
 
 def test_a_cycle_of_very_many_true_objects_is_fed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal_module, "MAX_OBJECTS", 10)
+    monkeypatch.setattr(objects, "MAX_OBJECTS", 10)
     party = card_party()
     terminal = Terminal(card=party.card)
     for n in range(25):
         terminal.receive_object(seal_ltkm(party, n + 1, sek_material(n + 1)), NOW)
-        assert len(terminal._objects) < 10
+        assert len(terminal._objects.waiting) < 10
     terminal.tick(NOW + CAROUSEL_CYCLE)
     assert party.card.openable() == {sek_material(n).key_id[3:] for n in (24, 25)}
 

@@ -236,8 +236,8 @@ class Device:
                 return ks.member().iek(bcro.bit_access_mask), ks.riaks[-1], address
         raise KeyUnavailable("iek")
 
-    def ltkm(self, data: bytes) -> None:
-        """Take a BCRO.  One that addresses others is ``KeyUnavailable`` and moves nothing (R21)."""
+    def ltkm(self, data: bytes, now: float = 0.0) -> None:
+        """Take a BCRO, whatever time it is.  One that addresses others is ``KeyUnavailable`` and moves nothing (R21)."""
         clear, address = self._opened(data)
         stamp = clear.bcro_timestamp
         if stamp is None:
@@ -254,7 +254,7 @@ class Device:
             self._bcros.put((address, asset.BCI), mark)
         self._make_room()
 
-    def examine(self, data: bytes) -> None:
+    def examine(self, data: bytes, now: float = 0.0) -> None:
         """Refuse a BCRO that is not for this device or not authentic; take nothing."""
         self._opened(data)
 

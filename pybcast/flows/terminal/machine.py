@@ -1,16 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A terminal: hears STKMs, LTKMs and registration material, and turns them into traffic keys it is entitled to.
-
-Holds the rules of reception: collect before opening (R6, R7), order by COUNTER or timestamp, nothing from the future while
-dark, TEKs kept until their lifetime ends (R42).  What a key may open is decided by the card (Smartcard Profile) or the DRM
-agent.
-
-A clock that is fast does no harm.  With one that is slow by d seconds a terminal that plays goes on playing, but one that tunes in
-stays dark for d seconds, because everything it hears lies in its future (R6); then it plays.  The clock also decides dates of
-certificates, ends of rights and of SMKs: it is to be set from the network before anything is believed.
-
-What anyone can send costs a bounded amount of work per datagram and of memory for good: see the limits below.
-"""
+"""The terminal as a machine: its inputs, and the STKM streams that it listens to."""
 
 from __future__ import annotations
 
@@ -20,42 +9,30 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pybcast import codec
-from pybcast.errors import BadValue, BcastError, KeyUnavailable, Replay, Unsupported, WireError
-from pybcast.flows.events import Answer, Output, Refused, TekExpired, TekReady
+from pybcast.errors import BadValue, BcastError, KeyUnavailable, Replay, WireError
+from pybcast.flows.events import Output, Refused, TekExpired, TekReady
 from pybcast.flows.journal import Journal, RowKey, State, Table
 from pybcast.flows.peers.messages import Profile
-from pybcast.flows.serial import distance, near
+from pybcast.flows.serial import near
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.tables import RECEPTION, Reception, ReceptionEvent, step
 from pybcast.flows.terminal.card import Card, check_parental
 from pybcast.flows.terminal.device import Device
+from pybcast.flows.terminal.objects import Objects
 from pybcast.keys import SRK, TAS, TEK, ipsec_auth_key_drm, ipsec_auth_key_smartcard, ipsec_spi, key_indicator, mki
 from pybcast.messages import (
-    FIRST_BYTE,
-    Bcro,
     DrmStkm,
-    Identity,
     Kind,
-    MikeyMessage,
     Protocol,
     SmartcardStkm,
-    Timestamp,
 )
 from pybcast.secret import Secret
 from pybcast.wire.smartcard import TEK_SALT_DATA
 
 MAX_COLLECTED: Final = 64
 """Different STKMs held while collecting: a stream has two on air, more is an attack.  Then the collection ends at once."""
-MAX_OBJECTS: Final = 4096
-"""LTKMs for this terminal in one carousel cycle, and objects remembered: more is an attack.  Then the forged ones are dropped."""
-MAX_OBJECT_OCTETS: Final = 8 << 20
-"""Of these LTKMs: some 2,000 octets each; one may have 65,507."""
 MAX_DONE: Final = 1024
 """STKMs of a stream that need no second look; beyond, the oldest gets one."""
-RETRY_CYCLES: Final = 10
-"""Carousel cycles until a refused object is looked at again: a clock may have been set since, a certificate come."""
-_COUNTER: Final = 2
-_FOR_EVER: Final = float("inf")
 
 
 @dataclass(frozen=True)
@@ -111,16 +88,6 @@ class _Stream:
     locked: dict[bytes, _Heard] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Object:
-    """An LTKM that waits for the end of the cycle.  ``counter`` orders those of one ``sender`` (its identities; () for BCROs)."""
-
-    sender: tuple[bytes, ...]
-    counter: int
-    data: bytes
-    digest: bytes
-
-
 def _ready(name: RowKey, row: HeldTek) -> TekReady:
     service, stream, mki = name
     assert isinstance(service, str) and isinstance(stream, int) and isinstance(mki, bytes)
@@ -154,11 +121,7 @@ class Terminal:
         self._held_teks = self._journal.open(TEKS)
         self._spent = self._journal.open(SPENT)
         self._streams: dict[tuple[str, int], _Stream] = {}
-        self._objects: list[_Object] = []
-        self._object_octets = 0
-        self._objects_due: float | None = None
-        self._first_cycle: float | None = None
-        self._seen: dict[bytes, float] = {}
+        self._objects = Objects(agent, self._journal, cycle)
 
     @property
     def profile(self) -> Profile:
@@ -181,8 +144,7 @@ class Terminal:
 
     def tune(self, tuning: Tuning, now: float) -> list[Output]:
         """Begin to listen to a STKM stream.  A TEK of it that still lives is used at once (R42)."""
-        if self._first_cycle is None:
-            self._first_cycle = now + self._cycle
+        self._objects.begin(now)
         stream = self._streams.setdefault((tuning.service, tuning.stream), _Stream(tuning))
         stream.tuning = tuning
         if stream.state is Reception.DARK and self._live(stream, now):
@@ -228,43 +190,24 @@ class Terminal:
 
     def receive_object(self, data: bytes, now: float) -> list[Output]:
         """One LTKM or registration object from the carousel or the interaction channel (R7, R22)."""
-        digest = hashlib.sha256(data).digest()
-        if digest in self._seen:
-            until = self._seen[digest]
-            self._remember(digest, until)
-            if until > now:
-                return []
-        ltkm: Kind = "mikey" if self._card is not None else "drm-ltkm"
-        registration: Kind = "smartcard-registration" if self._card is not None else "drm-registration"
-        kind = "mikey" if data[:1] == b"\x01" else FIRST_BYTE.get(data[0] if data else -1)
-        try:
-            if kind is None:
-                raise Unsupported(0, "message_tag", "an LTKM or registration object (R22)", data[:1].hex() or "nothing")
-            if kind == registration:
-                self._register(data, digest, now)
-            elif kind == ltkm and (found := self._sort(data, digest)) is not None:
-                self._remember(digest, _FOR_EVER)
-                self._objects.append(found)
-                self._object_octets += len(data)
-                if self._objects_due is None:  # what was on air since the first tuning is a whole cycle too (R7)
-                    first = self._first_cycle
-                    self._objects_due = first if first is not None and now < first else now + self._cycle
-                if len(self._objects) >= MAX_OBJECTS or self._object_octets >= MAX_OBJECT_OCTETS:
-                    self._weed(now)
-        except BcastError as error:
-            self._remember(digest, now + RETRY_CYCLES * self._cycle)
-            self._journal.emit(Refused(registration if kind == registration else self._ltkm_kind, error))
+        if self._objects.receive(data, now):
+            self._feed(now)
         return self._take()
 
     def feed(self, now: float) -> list[Output]:
         """All LTKMs that there are have been received - an answer of the interaction channel, a whole carousel: wait no longer."""
-        if self._objects:
+        if self._objects.waiting:
             self._feed(now)
         return self._take()
 
+    def _feed(self, now: float) -> None:
+        self._objects.feed(now)
+        for held in self._streams.values():
+            self._unlock(held, now)
+
     def tick(self, now: float) -> list[Output]:
         """Let time pass: collections end, TEKs expire."""
-        if self._objects_due is not None and now >= self._objects_due:
+        if self._objects.due is not None and now >= self._objects.due:
             self._feed(now)
         for held in self._streams.values():
             if held.deadline is not None and now >= held.deadline:
@@ -291,94 +234,11 @@ class Terminal:
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
-        times = [held.deadline for held in self._streams.values()] + [self._objects_due]
+        times = [held.deadline for held in self._streams.values()] + [self._objects.due]
         times += [row.until for row in self._held_teks.all().values()]
         return min((t for t in times if t is not None), default=None)
 
-    # --- registration and LTKMs ---------------------------------------------------------------------------------------
-
-    def _remember(self, digest: bytes, until: float) -> None:
-        """Not to be looked at again before ``until``; what was heard last is kept longest."""
-        self._seen.pop(digest, None)
-        if len(self._seen) >= MAX_OBJECTS:
-            del self._seen[next(iter(self._seen))]
-        self._seen[digest] = until
-
-    def _register(self, data: bytes, digest: bytes, now: float) -> None:
-        installed = self._agent.register(data, now)
-        if installed:
-            self._seen.clear()  # what was refused for want of these keys may open now
-        self._remember(digest, _FOR_EVER)
-
-    def _sort(self, data: bytes, digest: bytes) -> _Object | None:
-        """An LTKM with its place in the cycle; ``None`` when it is addressed to others."""
-        if self._device is not None:
-            bcro = codec.decode(data, "drm-ltkm")
-            assert isinstance(bcro, Bcro)
-            return _Object((), bcro.bcro_timestamp or 0, data, digest) if self._device.addressed(bcro) else None
-        assert self._card is not None
-        known = self._card.identities()
-        if known and not any(name in data for name in known):
-            return None  # cheap, for most of a carousel is for others
-        mikey = codec.decode(data, "mikey")
-        assert isinstance(mikey, MikeyMessage)
-        sender = tuple(p.id for p in mikey.payloads if isinstance(p, Identity))
-        for payload in mikey.payloads:
-            if isinstance(payload, Timestamp) and payload.ts_type == _COUNTER:
-                return _Object(sender, int.from_bytes(payload.ts_value, "big"), data, digest)
-        raise BadValue(None, "T", "a COUNTER", "none")
-
-    def _feed(self, now: float) -> None:
-        """One cycle has been collected: LTKMs go to the card in rising COUNTER (R7), BCROs to the agent in rising timestamp.
-
-        COUNTERs of one sender are ordered as RFC 1982 orders them: the wrap does not turn a cycle round.
-        """
-        objects, self._objects, self._objects_due, self._object_octets = self._objects, [], None, 0
-        origin: dict[tuple[bytes, ...], int] = {}
-
-        def place(item: _Object) -> tuple[tuple[bytes, ...], int]:
-            if not item.sender:
-                return item.sender, item.counter  # a BCRO's timestamp: 64 bits, no wrap
-            return item.sender, distance(item.counter, origin.setdefault(item.sender, item.counter))
-
-        for item in sorted(objects, key=place):
-            try:
-                if self._device is not None:
-                    self._device.ltkm(item.data)
-                    continue
-                assert self._card is not None
-                answer = self._card.ltkm(item.data, now)
-                if answer is not None:
-                    self._journal.emit(Answer(answer))
-            except BcastError as error:
-                self._refuse(item, error, now)
-        for held in self._streams.values():
-            self._unlock(held, now)
-
-    def _weed(self, now: float) -> None:
-        """More than a cycle has: what is not authentic goes.  A cycle that ended early would put COUNTERs out of order (R7)."""
-        objects, self._objects, self._object_octets = self._objects, [], 0
-        for item in objects:
-            try:
-                if self._device is not None:
-                    self._device.examine(item.data)
-                else:
-                    assert self._card is not None
-                    self._card.examine(item.data, now)
-            except BcastError as error:
-                self._refuse(item, error, now)
-            else:
-                self._objects.append(item)
-                self._object_octets += len(item.data)
-        if len(self._objects) > MAX_OBJECTS // 2 or self._object_octets > MAX_OBJECT_OCTETS // 2:
-            self._feed(now)  # all of a very large cycle
-
-    def _refuse(self, item: _Object, error: BcastError, now: float) -> None:
-        if isinstance(error, KeyUnavailable):  # its registration may have been lost: look again in the next cycle
-            self._seen.pop(item.digest, None)
-        else:
-            self._remember(item.digest, now + RETRY_CYCLES * self._cycle)
-        self._journal.emit(Refused(self._ltkm_kind, error))
+    # --- STKMs --------------------------------------------------------------------------------------------------------
 
     def _unlock(self, held: _Stream, now: float) -> None:
         """What lacked a key is looked at again: of the periods that have begun the newest, and those to come, oldest first.
@@ -394,12 +254,6 @@ class Terminal:
             held.state = step(RECEPTION, held.state, ReceptionEvent.STKM)
             held.heard = again | held.heard
             self._collected(held, now)
-
-    @property
-    def _ltkm_kind(self) -> Kind:
-        return "smartcard-ltkm" if self._card is not None else "drm-ltkm"
-
-    # --- STKMs --------------------------------------------------------------------------------------------------------
 
     @property
     def _stkm_kind(self) -> Kind:
