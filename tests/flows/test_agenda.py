@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pybcast.flows import BSM, Headend, Send, StreamConfig, random_teks
 from pybcast.flows.agenda import Agenda
+from pybcast.flows.bsda.stream import BsdaStream
 from pybcast.flows.journal import Journal
 from pybcast.testing.sim import BSM_ID, MAIN
 
@@ -70,7 +71,7 @@ def test_an_input_works_on_its_own_stream_only() -> None:
     bsda = Headend(me=MAIN, streams=streams, teks=random_teks(rng.randbytes), randomness=rng.randbytes)
     worked: list[tuple[str, int]] = []
 
-    def note(machine: BSM | Headend, step: str) -> None:
+    def note(machine: BSM, step: str) -> None:
         inner = getattr(machine, step)
 
         def noted(config: StreamConfig, now: float) -> None:
@@ -80,7 +81,18 @@ def test_an_input_works_on_its_own_stream_only() -> None:
         setattr(machine, step, noted)
 
     note(bsm, "_offer_keys")
-    note(bsda, "_hand_out")
+
+    def note_work(of: BsdaStream) -> None:
+        inner = of.work
+
+        def noted(now: float, hand_out: bool) -> float | None:
+            worked.append(of.config.key)
+            return inner(now, hand_out)
+
+        of.work = noted  # type: ignore[method-assign]  # to see when it is called
+
+    for mine in bsda._streams.values():
+        note_work(mine)
     outputs = bsm.tick(NOON) + bsda.tick(NOON)
     assert len(set(worked)) == 200, "at the start it looks at all of them"
     messages = [output.message for output in outputs if isinstance(output, Send)]
