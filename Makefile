@@ -12,7 +12,7 @@ STAMP := .venv/.pybcast-ready
 QUICK := tests/wire tests/keys tests/codec tests/flows tests/native tests/broadcast
 
 # Floors 0-3: all that has no socket, clock or process. Totality and real video add no line, only time.
-ELSEWHERE := backend broadcast demo https interaction interop outlets servers store
+ELSEWHERE := backend broadcast captures demo https interaction interop outlets sdp servers store terminals
 COVERED := errors secret messages jsontext wire keys _native codec flows
 COVERAGE := $(COVERED:%=--cov=pybcast.%) --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from construct.expr import BinExpr
 from construct.expr import Path as This
 
-from pybcast.broadcast.capture import KEY_ID_LABELS, SUMMARY
+from pybcast.captures.pcap import KEY_ID_LABELS, SUMMARY
 from pybcast.errors import WireError
 from pybcast.messages import FIRST_BYTE, KEYSET_TAGS, LENIENCIES, Kind, Protocol
 from pybcast.wire import drm_ltkm, drm_registration, drm_stkm, management, mikey, schema, smartcard, smartcard_registration, times

@@ -25,8 +25,8 @@ FLOORS: Final = {
     "codec": 2,
     "flows": 3,
     "backend": 4, "broadcast": 4, "interaction": 4, "outlets": 4, "store": 4, "unixsocket": 4, "coredumps": 4, "https": 4,
-    "sourcefilter": 4,
-    "servers": 5,
+    "sourcefilter": 4, "sdp": 4, "captures": 4,
+    "servers": 5, "terminals": 5,
     "demo": 6,
     "cli": 7,
 }  # fmt: skip
@@ -38,7 +38,8 @@ WITHIN: Final = {
     ("secret", "errors"), ("messages", "errors"), ("messages", "secret"), ("jsontext", "errors"),
     ("broadcast", "unixsocket"), ("outlets", "unixsocket"), ("broadcast", "coredumps"), ("backend", "https"),
     ("interaction", "https"),
-    ("broadcast", "sourcefilter"), ("outlets", "sourcefilter"),
+    ("broadcast", "sourcefilter"), ("outlets", "sourcefilter"), ("sdp", "sourcefilter"), ("terminals", "servers"),
+    ("captures", "broadcast"),
 }  # fmt: skip
 
 # Inside flows, lowest first; those of one line do not know each other.  A machine stands on what all share, and the BSD/A knows

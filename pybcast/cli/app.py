@@ -21,7 +21,7 @@ from pybcast import codec, wire
 from pybcast._native.engine import NAMES as PROVIDERS
 from pybcast._native.engine import available, current, engine
 from pybcast.broadcast import flute_fields
-from pybcast.broadcast.capture import FLUTE, GROUPS, Hint, hint_of, identify
+from pybcast.captures.pcap import FLUTE, GROUPS, Hint, hint_of, identify
 from pybcast.cli import bench as bench_
 from pybcast.cli import input as reading
 from pybcast.cli import keygen as keymaking

@@ -68,7 +68,7 @@ def sdp(
     With what the keys in use are called, from the running server; without, when it does not run.
     """
     with serving(as_json=json):
-        from pybcast.broadcast.sdp import write
+        from pybcast.sdp import write
         from pybcast.servers import control
         from pybcast.servers.description import MediaAt, described
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from pybcast.broadcast import sdp
-from pybcast.broadcast.capture import GROUPS, Writer, summary
-from pybcast.broadcast.frames import Address
+from pybcast import sdp
 from pybcast.broadcast.listener import receiver
+from pybcast.captures.frames import Address
+from pybcast.captures.pcap import GROUPS, Writer, summary
 from pybcast.cli.input import read
 from pybcast.cli.stopping import stopping
 from pybcast.errors import ConfigError, WireError

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from pybcast import jsontext
-from pybcast.broadcast import capture
+from pybcast.captures import pcap as capture
 from pybcast.cli.output import warn
 from pybcast.errors import BadValue, ConfigError, WireError
 from pybcast.keys import Keys

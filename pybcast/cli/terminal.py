@@ -19,8 +19,8 @@ from pybcast.errors import BcastError, ConfigError, WireError
 from pybcast.flows.events import Refused, TekExpired, TekReady
 
 if TYPE_CHECKING:
-    from pybcast.broadcast.sdp import Description
-    from pybcast.servers.terminal import Event
+    from pybcast.sdp import Description
+    from pybcast.terminals.process import Event
 
 MAX_SDP: Final = 1 << 20
 
@@ -72,7 +72,7 @@ def terminal(
     with serving(as_json=json):
         from pybcast.outlets.keyline import write_line
         from pybcast.servers.credentials import load
-        from pybcast.servers.terminal import Options, TerminalProcess
+        from pybcast.terminals.process import Options, TerminalProcess
 
         def told(event: Event) -> None:
             if teks and isinstance(event, TekReady | TekExpired):
@@ -107,7 +107,7 @@ def _descriptions(paths: Sequence[Path], relays: Sequence[str] | None, *, as_jso
 
 
 def _description(path: Path) -> Description:
-    from pybcast.broadcast.sdp import parse
+    from pybcast.sdp import parse
 
     try:
         with path.open("rb") as file:

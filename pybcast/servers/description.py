@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pybcast import codec
-from pybcast.broadcast.sdp import KMSTYPES, Description, Endpoint, FluteSession, Media, StkmStream
 from pybcast.errors import ConfigError
 from pybcast.flows import BSDA, StreamConfig
 from pybcast.messages import DrmStkm, Protocol, SmartcardStkm
+from pybcast.sdp import KMSTYPES, Description, Endpoint, FluteSession, Media, StkmStream
 from pybcast.servers.config import ServerConfig
 
 _KMSTYPE: Final = {profile: name for name, profile in reversed(KMSTYPES.items())}  # of the two of the Smartcard Profile: GBA_U

@@ -15,11 +15,11 @@ from typing import Any, Final
 import pytest
 from hearing6 import address4, sender6
 
-from pybcast.broadcast import sdp
-from pybcast.broadcast.capture import Datagram, read
+from pybcast import sdp
 from pybcast.broadcast.datagrams import hearing
 from pybcast.broadcast.listener import MAX_UNKNOWN, Listener
 from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener
+from pybcast.captures.pcap import Datagram, read
 from pybcast.cli import main
 from pybcast.errors import ConfigError
 from pybcast.outlets.udp import Address, Pair, drain

@@ -20,8 +20,8 @@ from typing import Any, Final
 import pytest
 from hearing6 import sender6
 
-from pybcast.broadcast import sdp
-from pybcast.broadcast.capture import Datagram, Skipped, Writer, read, summary
+from pybcast import sdp
+from pybcast.captures.pcap import Datagram, Skipped, Writer, read, summary
 from pybcast.cli import capturing, main, wireshark
 from pybcast.errors import ConfigError
 from pybcast.messages import Kind

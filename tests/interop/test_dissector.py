@@ -21,7 +21,7 @@ from typing import Final
 import pytest
 from tshark import HEADERS, Node, capture, dissect, ipv4, udp
 
-from pybcast.broadcast.capture import identify
+from pybcast.captures.pcap import identify
 from pybcast.cli.output import plain
 from pybcast.errors import WireError
 from pybcast.messages import KINDS, LENIENCIES, Kind, Leniency, Message

@@ -14,8 +14,8 @@ from typing import Any
 
 from servers_support import System, _service, free_ports
 
-from pybcast import codec
-from pybcast.broadcast import link, sdp
+from pybcast import codec, sdp
+from pybcast.broadcast import link
 from pybcast.broadcast.receiver import CarouselReceiver, Listener, LtkmListener
 from pybcast.messages import Bcro, SmartcardLtkm
 

@@ -20,7 +20,7 @@ from pybcast.https import contexts
 from pybcast.servers import config, daemon
 from pybcast.servers.bsda import Bsda
 from pybcast.servers.bsm import Bsm
-from pybcast.servers.fetching import Fetcher
+from pybcast.terminals.fetching import Fetcher
 
 OWN: Final = daemon.OWN_FILES
 

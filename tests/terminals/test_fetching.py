@@ -12,9 +12,9 @@ import pytest
 from pybcast.errors import TransportError
 from pybcast.flows import Terminal, Tuning
 from pybcast.https.contexts import Context
-from pybcast.servers import fetching
-from pybcast.servers.fetching import Fetcher
 from pybcast.servers.runner import SystemClock
+from pybcast.terminals import fetching
+from pybcast.terminals.fetching import Fetcher
 
 LIMIT: Final = 20.0  # seconds until a test gives up
 LOOKS: Final = 50

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from pybcast.broadcast import sdp
+from pybcast import sdp
 from pybcast.cli import main
 from pybcast.messages import Protocol
 from pybcast.servers import config

@@ -9,13 +9,13 @@ from typing import Final, cast
 
 import pytest
 
-from pybcast.broadcast.sdp import Description, Endpoint, FluteSession, StkmStream
 from pybcast.errors import ConfigError
+from pybcast.sdp import Description, Endpoint, FluteSession, StkmStream
 from pybcast.servers.config import ServerConfig
-from pybcast.servers.described import title, unheard, usable
 from pybcast.servers.sending import place
 from pybcast.servers.toml import Address
 from pybcast.sourcefilter import SourceFilter
+from pybcast.terminals.described import title, unheard, usable
 
 LOOPBACK: Final = "127.0.0.1"
 ONE, TWO = SourceFilter("incl", ("192.0.2.1",)), SourceFilter("incl", ("192.0.2.2",))

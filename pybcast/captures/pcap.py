@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from pybcast.broadcast import flute_fields
-from pybcast.broadcast.fragments import Origin
-from pybcast.broadcast.frames import RAW, UDP, Address, Frames, NoDatagram, internet_sum, udp_head
+from pybcast.captures.fragments import Origin
+from pybcast.captures.frames import RAW, UDP, Address, Frames, NoDatagram, internet_sum, udp_head
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
 from pybcast.messages import FIRST_BYTE, KINDS, Kind, Leniency
 from pybcast.wire import Explanation, explain, mikey_kind

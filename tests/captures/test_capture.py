@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybcast.broadcast import capture, frames
-from pybcast.broadcast.capture import Datagram, Packet, Skipped, Writer, is_capture, read, summary, udp_packet
+from pybcast.captures import frames
+from pybcast.captures import pcap as capture
+from pybcast.captures.pcap import Datagram, Packet, Skipped, Writer, is_capture, read, summary, udp_packet
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
 from pybcast.testing import corpus
 

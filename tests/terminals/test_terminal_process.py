@@ -29,12 +29,12 @@ from clocked import step
 from pybcast.broadcast import alc
 from pybcast.broadcast.datagrams import sending
 from pybcast.broadcast.listener import receiver
-from pybcast.broadcast.sdp import parse
 from pybcast.demo.chain import LOOPBACK, Chain, Service, Viewer
 from pybcast.demo.daemons import Feed
 from pybcast.demo.keyside import ntp_now
 from pybcast.flows.events import TekReady, UseKey
 from pybcast.outlets.udp import Pair
+from pybcast.sdp import parse
 from pybcast.testing.impair import Impairment, UdpProxy
 
 LIMIT: Final = 60.0  # seconds until a test gives up

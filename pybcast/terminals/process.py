@@ -25,7 +25,6 @@ from typing import Final, Literal, Protocol
 
 from pybcast.broadcast.listener import Listener
 from pybcast.broadcast.receiver import CarouselReceiver, LtkmListener
-from pybcast.broadcast.sdp import Description, Media, StkmStream
 from pybcast.errors import ConfigError, KeyUnavailable, Replay, StoreError, TransportError
 from pybcast.flows import Terminal, Tuning
 from pybcast.flows.events import Answer, Output, Persist, Refused, TekExpired, TekReady
@@ -36,13 +35,14 @@ from pybcast.outlets.keysocket import KeyOutlet
 from pybcast.outlets.media import Route
 from pybcast.outlets.relay import Open
 from pybcast.outlets.udp import Address, Pair, sending
+from pybcast.sdp import Description, Media, StkmStream
 from pybcast.servers import log
 from pybcast.servers.credentials import Credentials
-from pybcast.servers.described import MAX_TOLD, Place, Schedule, senders_of, tell_what_is_not_obeyed, title, unheard, usable
-from pybcast.servers.fetching import Fetcher
 from pybcast.servers.runner import Clock, SystemClock
 from pybcast.sourcefilter import SourceFilter, is_ip
 from pybcast.store import SqliteStore
+from pybcast.terminals.described import MAX_TOLD, Place, Schedule, senders_of, tell_what_is_not_obeyed, title, unheard, usable
+from pybcast.terminals.fetching import Fetcher
 
 LOG: Final = logging.getLogger("pybcast.terminal")
 CLEAN, USAGE, OUR_FAULT = 0, 2, 70

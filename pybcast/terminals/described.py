@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pybcast.broadcast.datagrams import hearing, is_group
-from pybcast.broadcast.sdp import Description, Endpoint
 from pybcast.errors import ConfigError
 from pybcast.flows import Profile
+from pybcast.sdp import Description, Endpoint
 from pybcast.servers.runner import NTP_UNIX
 from pybcast.sourcefilter import SourceFilter, family_of
 

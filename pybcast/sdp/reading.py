@@ -7,8 +7,9 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Final
 
-from pybcast.broadcast.sdp.ismacryp import read_ismacryp
-from pybcast.broadcast.sdp.lines import (
+from pybcast.errors import BadLength, BadValue, Truncated, Unsupported
+from pybcast.sdp.ismacryp import read_ismacryp
+from pybcast.sdp.lines import (
     PROTO,
     TOKEN,
     Attributes,
@@ -33,7 +34,7 @@ from pybcast.broadcast.sdp.lines import (
     short,
     split,
 )
-from pybcast.broadcast.sdp.model import (
+from pybcast.sdp.model import (
     FLUTE,
     IPDC_FORMAT,
     KMSTYPE_NAMES,
@@ -48,7 +49,6 @@ from pybcast.broadcast.sdp.model import (
     Media,
     StkmStream,
 )
-from pybcast.errors import BadLength, BadValue, Truncated, Unsupported
 from pybcast.sourcefilter import MAX_SOURCES, SourceFilter, is_ip
 
 _UNUSED: Final = {

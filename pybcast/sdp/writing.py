@@ -6,10 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pybcast.broadcast.sdp.lines import BAD, short
-from pybcast.broadcast.sdp.model import FLUTE, IPDC_FORMAT, LTKM_FORMAT, PROTOCOLS, STKM_FORMAT, Description, Endpoint, StkmStream
-from pybcast.broadcast.sdp.reading import parse
 from pybcast.errors import BadValue
+from pybcast.sdp.lines import BAD, short
+from pybcast.sdp.model import FLUTE, IPDC_FORMAT, LTKM_FORMAT, PROTOCOLS, STKM_FORMAT, Description, Endpoint, StkmStream
+from pybcast.sdp.reading import parse
 
 
 def write(description: Description) -> str:

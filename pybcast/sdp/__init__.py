@@ -24,8 +24,8 @@ line and the reason: nothing is passed over in silence.  A medium that asks for 
 that are not known are kept in ``other`` as well.
 """
 
-from pybcast.broadcast.sdp.ismacryp import Ismacryp, Parameters
-from pybcast.broadcast.sdp.model import (
+from pybcast.sdp.ismacryp import Ismacryp, Parameters
+from pybcast.sdp.model import (
     KMSTYPE_NAMES,
     KMSTYPES,
     LTKM_PORT,
@@ -38,8 +38,8 @@ from pybcast.broadcast.sdp.model import (
     Media,
     StkmStream,
 )
-from pybcast.broadcast.sdp.reading import parse
-from pybcast.broadcast.sdp.writing import write
+from pybcast.sdp.reading import parse
+from pybcast.sdp.writing import write
 
 __all__ = [
     "KMSTYPES", "KMSTYPE_NAMES", "LTKM_PORT", "MAX_TEXT", "SERVICE_CLASS", "Description", "Endpoint", "FluteSession", "Ignored",

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeVar
 
-from pybcast.broadcast.sdp.ismacryp import Parameters
-from pybcast.broadcast.sdp.model import PROTOCOLS, Ignored
 from pybcast.errors import BadValue, Unsupported, WireError
 from pybcast.messages import Protocol
+from pybcast.sdp.ismacryp import Parameters
+from pybcast.sdp.model import PROTOCOLS, Ignored
 from pybcast.sourcefilter import MAX_SOURCES, SourceFilter, is_ip
 
 

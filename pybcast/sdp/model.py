@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from pybcast.broadcast.sdp.ismacryp import Ismacryp, Parameters, read_ismacryp
 from pybcast.flows import Profile, Tuning
 from pybcast.messages import Protocol
+from pybcast.sdp.ismacryp import Ismacryp, Parameters, read_ismacryp
 from pybcast.sourcefilter import SourceFilter
 
 MAX_TEXT: Final = 65_536  # confidence: own - octets of a session description: some hundred m= lines fit

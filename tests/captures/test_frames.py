@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybcast.broadcast import fragments, frames
-from pybcast.broadcast.capture import Datagram, Packet, Skipped, read, udp_packet
+from pybcast.captures import fragments, frames
+from pybcast.captures.pcap import Datagram, Packet, Skipped, read, udp_packet
 from pybcast.errors import WireError
 from pybcast.messages import KINDS
 from pybcast.testing import corpus, mutate

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from clocked import Stepped
 
-from pybcast.broadcast.sdp import parse
+from pybcast.sdp import parse
 from pybcast.servers.credentials import load
-from pybcast.servers.terminal import Options, TerminalProcess
+from pybcast.terminals.process import Options, TerminalProcess
 
 if __name__ == "__main__":
     credentials, keys, *descriptions = map(Path, sys.argv[1:])

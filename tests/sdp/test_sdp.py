@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pybcast.broadcast import sdp
+from pybcast import sdp
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
 from pybcast.messages import Protocol
 from pybcast.sourcefilter import SourceFilter

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from pybcast.broadcast.fragments import Fragments, Origin, Refused
+from pybcast.captures.fragments import Fragments, Origin, Refused
 
 Address = tuple[str, int]
 """IP address and UDP port."""
