@@ -35,8 +35,8 @@ from pybcast.broadcast.sender import Sender, Settings, growth, quantile
 from pybcast.flows.events import AirStkm, Announce, OffAir, Plan, PlanBegun, PlannedPeriod
 from pybcast.messages import Protocol as Traffic
 from pybcast.secret import Secret
+from pybcast.wire.times import NTP_UNIX
 
-NTP_UNIX: Final = 2_208_988_800
 TICK: Final = os.sysconf("SC_CLK_TCK")
 GROUP: Final = "239.255.77.1"
 SETTLING: Final = 10  # seconds, with a period, before the measurement begins

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-from bench_servers import IDS, NTP_UNIX, Benchmark, Server, _free_ports, _growth, _services, _sum, _toml
+from bench_servers import IDS, Benchmark, Server, _free_ports, _growth, _services, _sum, _toml
 
 from pybcast.backend import pki
 from pybcast.https.contexts import terminal_context
 from pybcast.interaction import Digest, InteractionClient, InteractionError
 from pybcast.keys import SRK
+from pybcast.wire.times import NTP_UNIX
 
 PERIOD: Final = 4
 SERVICE: Final = "urn:example:service:0"

@@ -43,8 +43,8 @@ from pybcast.flows.events import Announce
 from pybcast.https.contexts import TlsFiles, client_context, server_context
 from pybcast.servers import sending
 from pybcast.servers.config import load
+from pybcast.wire.times import NTP_UNIX
 
-NTP_UNIX: Final = 2_208_988_800
 TICK: Final = os.sysconf("SC_CLK_TCK")
 IDS: Final = {"bsm": "urn:example:bsm", "bsda": "urn:example:bsda"}
 

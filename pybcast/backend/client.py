@@ -21,7 +21,7 @@ from pybcast.backend import xml
 from pybcast.backend.audit import Exchanged, audit, log_exchange
 from pybcast.backend.errors import BadAnswer, BadMessage, PeerRefused, PeerUnreachable, Unparseable, WrongPeer
 from pybcast.backend.identity import Peer, Peers, certificate_names
-from pybcast.backend.server import ACCEPTED_TYPES, CONTENT_TYPE, PATH, UNIX_EPOCH
+from pybcast.backend.server import ACCEPTED_TYPES, CONTENT_TYPE, PATH
 from pybcast.backend.standing import SENDER, Standing
 from pybcast.errors import BadLength, ConfigError, LocalFlowError, TransportError
 from pybcast.flows.peers.messages import BackendMessage
@@ -32,6 +32,7 @@ from pybcast.https.limits import is_loopback
 from pybcast.https.listener import certificate_end, shown
 from pybcast.https.revocation import RevocationList
 from pybcast.https.transports import cut
+from pybcast.wire.times import NTP_UNIX
 
 PULLS: Final = frozenset({Tag.KeyRequest, Tag.PartialSTKMRequest, Tag.STKMRequest, Tag.LTKMRequest, Tag.RegRequest})
 """Whose answers may have 64 MiB (R30)."""
@@ -97,7 +98,7 @@ class _Connector(aiohttp.TCPConnector):
                     why = "has another fingerprint" if self._peer.certificate in names else f"is not {self._peer.certificate}"
                     raise WrongPeer(f"{self._peer.id}: the certificate at its address {why}")
                 until = self._until[connection.protocol] = certificate_end(certificate)
-            if self._clock() - UNIX_EPOCH >= until:
+            if self._clock() - NTP_UNIX >= until:
                 connection.close()
                 raise PeerUnreachable(f"{self._peer.id}: its certificate has expired")
         return connection

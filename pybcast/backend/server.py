@@ -29,12 +29,12 @@ from pybcast.https.faults import http_log
 from pybcast.https.limits import ConnectionLimits
 from pybcast.https.listener import Connection, Listener, Stranger
 from pybcast.https.transports import cut
+from pybcast.wire.times import NTP_UNIX
 
 _HTTP_LOG: Final = http_log("pybcast.backend.http", logging.WARNING)
 PATH: Final = "/bcast/spcp"  # one URL for all messages - confidence: own (backend-interface 4.4)
 CONTENT_TYPE: Final = "application/xml; charset=utf-8"
 ACCEPTED_TYPES: Final = frozenset({"application/xml", "text/xml"})
-UNIX_EPOCH: Final = 2_208_988_800  # in NTP seconds
 _CHUNK: Final = 1 << 16
 _HEADERS: Final = {"Content-Type": CONTENT_TYPE, "Server": "pybcast", "Cache-Control": "no-store"}
 
@@ -202,7 +202,7 @@ class Server:
 
     def _peer(self, caller: Connection[str], source: str | None) -> Peer | None:
         """Who asks; without TLS, whoever he says (R26)."""
-        if self._clock() - UNIX_EPOCH >= caller.until:
+        if self._clock() - NTP_UNIX >= caller.until:
             return None  # its certificate has expired while the connection was open
         return self._peers.get((source if self._plain else caller.who) or "")
 
@@ -266,7 +266,7 @@ class Server:
         else:
             response = web.StreamResponse(headers=fields)
             response.content_length = len(body)
-        if caller.epoch != self.listener.epoch or self._clock() - UNIX_EPOCH >= caller.until:
+        if caller.epoch != self.listener.epoch or self._clock() - NTP_UNIX >= caller.until:
             response.force_close()
         try:
             async with asyncio.timeout(self._limits.send):

@@ -23,6 +23,7 @@ from pybcast.broadcast import alc, bundle, fdt
 from pybcast.broadcast.symbols import MAX_OBJECT, Symbols, fits, sound
 from pybcast.errors import WireError
 from pybcast.flows.serial import near
+from pybcast.wire.times import NTP_UNIX
 
 MAX_HELD: Final = 24 << 20  # octets of memory, about: some hundred objects that are not whole, and what is known of all others
 MAX_ANNOUNCED: Final = 8_192  # objects of a session: a million LTKMs
@@ -41,7 +42,6 @@ _UNPACK: Final = 1_000  # microseconds in which as much is unpacked as an object
 _REPAIR: Final = 5  # microseconds of the repair of a symbol, for each symbol that it is repaired from
 LTKM_TYPE: Final = "application/vnd.oma.bcast.ltkm"
 SCHEME: Final = "x-bcast:/"
-NTP_UNIX: Final = 2_208_988_800
 
 
 def location(name: str, number: int, version: int) -> str:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from pybcast.broadcast import alc, bundle, fdt, reedsolomon
-from pybcast.broadcast.objects import NTP_UNIX, location
+from pybcast.broadcast.objects import location
+from pybcast.wire.times import NTP_UNIX
 
 SYMBOL: Final = 1_392  # octets: with all headers below 1,500, also of IPv6
 BLOCK: Final = 64  # source symbols at most of a block: a bundle has 24, the largest 71 in two

@@ -46,9 +46,9 @@ from pybcast.flows.events import (
     StopTraffic,
     UseKey,
 )
+from pybcast.wire.times import NTP_UNIX
 
 LOG: Final = logging.getLogger("pybcast.air")
-NTP_UNIX: Final = 2_208_988_800
 FRAME: Final = 64 << 20  # octets: a plan of 4,096 periods, with room
 STREAMS: Final = 16  # streams that are worked on before slots have their turn: half a millisecond - confidence: own
 TOGETHER: Final = 16  # slots that are sent in a row, when some are late, before others have their turn

@@ -11,7 +11,8 @@ import typer
 
 from pybcast import coredumps
 from pybcast.cli import output
-from pybcast.cli.asking import NTP_UNIX, ConfigArgument, JsonOption, config_of, group, rows, serving
+from pybcast.cli.asking import ConfigArgument, JsonOption, config_of, group, rows, serving
+from pybcast.wire.times import NTP_UNIX
 
 RealtimeOption = Annotated[
     int,

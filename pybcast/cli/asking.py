@@ -14,6 +14,7 @@ import typer
 from pybcast.cli import output
 from pybcast.cli.status import answering
 from pybcast.errors import ConfigError
+from pybcast.wire.times import NTP_UNIX
 
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The server's TOML file.", show_default=False)]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The subscriber.", show_default=False)]
@@ -24,7 +25,6 @@ StreamOption = Annotated[int | None, typer.Option("--stream", help="One stream o
 DaysOption = Annotated[int, typer.Option("--days", min=1, max=36500, help="How long the right holds.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="At most so many.")]
 
-NTP_UNIX: Final = 2_208_988_800
 _TIMES: Final = {"valid_from", "valid_to", "start", "end", "time", "issued_at", "authority_end"}
 
 

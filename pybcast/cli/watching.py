@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pybcast.cli import output
-from pybcast.cli.asking import NTP_UNIX, config_of, shown_time
+from pybcast.cli.asking import config_of, shown_time
 from pybcast.errors import BcastError
+from pybcast.wire.times import NTP_UNIX
 
 PATIENCE: Final = 2.0  # seconds for an answer
 SHOWN: Final = 200  # streams that are asked for: no screen shows more

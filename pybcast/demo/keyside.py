@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 from pybcast.secret import Secret
+from pybcast.wire.times import NTP_UNIX
 
 Profile = Literal["drm", "smartcard"]
 PROFILES: Final[tuple[Profile, ...]] = ("drm", "smartcard")
@@ -22,12 +23,11 @@ SERVICES: Final = ("A", "B")
 UNENTITLED: Final = "unentitled"
 FLOWS: Final = ("F1", "F2", "F3", "F4", "F5", "F6")
 PERIOD: Final = 2.0  # seconds between key changes in the demo; on air it is rather a minute
-_NTP_OF_1970: Final = 2_208_988_800
 
 
 def ntp_now() -> float:
     """Now, in NTP seconds (64-bit inside, rules R15)."""
-    return time.time() + _NTP_OF_1970
+    return time.time() + NTP_UNIX
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,10 @@ from pybcast.interaction.digest import BadDigest, Nonces, NotProven, Verifier, p
 from pybcast.interaction.limits import Limits
 from pybcast.interaction.waiting import Machine, Waiting
 from pybcast.interaction.wire import BadRequest
+from pybcast.wire.times import NTP_UNIX
 
 LOG: Final = logging.getLogger("pybcast.interaction")
 _HTTP_LOG: Final = http_log("pybcast.interaction.http", logging.DEBUG)
-UNIX_EPOCH: Final = 2_208_988_800  # in NTP seconds
 UDN_URI: Final = "urn:x-bcast:udn:"
 """confidence: own - a device certificate names its UDN (20 digits) as a URI of this form, or, without any alternative name, as the
 common name."""
@@ -193,7 +193,7 @@ class InteractionServer:
         except Exception as error:
             LOG.exception("%s: the handler failed: %s", path, type(error).__name__)
             response = _problem(500, "fault", fields)
-        if caller is None or caller.epoch != self.listener.epoch or self._clock() - UNIX_EPOCH >= caller.until:
+        if caller is None or caller.epoch != self.listener.epoch or self._clock() - NTP_UNIX >= caller.until:
             response.force_close()
         await self._send(request, response)
         self._observe(path, response.status, self._monotonic() - started)
@@ -276,7 +276,7 @@ class InteractionServer:
         return _Who(found.id, "smartcard", proof)
 
     async def _device(self, caller: _Caller, udn: str) -> _Who:
-        if self._clock() - UNIX_EPOCH >= caller.until:  # it has expired while the connection was open
+        if self._clock() - NTP_UNIX >= caller.until:  # it has expired while the connection was open
             raise self._unauthorised(401)
         found = await self._machine.ask_machine(lambda machine, _: machine.device(udn)) if udn else None
         if found is None:
@@ -399,7 +399,7 @@ def _limited(pause: float) -> _Refusal:
 
 def http_date(ntp: int) -> str:
     """NTP seconds as a date of HTTP; the last second that has one for later ones."""
-    return formatdate(min(max(ntp - UNIX_EPOCH, 0), 253_402_300_799), usegmt=True)
+    return formatdate(min(max(ntp - NTP_UNIX, 0), 253_402_300_799), usegmt=True)
 
 
 # --- certificates ---------------------------------------------------------------------------------------------------------

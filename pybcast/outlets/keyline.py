@@ -51,7 +51,6 @@ HANDOVER: Final = 0.5  # seconds after the end of authority for the next key's l
 TEK_SIZE: Final = 16
 SALT_SIZE: Final = 14
 AUTH_KEY_SIZE: Final = 20
-NTP_UNIX: Final = 2_208_988_800  # NTP seconds of the Unix epoch
 
 
 class UnknownVersion(TransportError):

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pybcast.flows.events import Alarm
-from pybcast.outlets.keyline import NTP_UNIX, KeyOutput
+from pybcast.outlets.keyline import KeyOutput
 from pybcast.outlets.keysocket import KeyReader
 from pybcast.outlets.udp import BURST, Pair, drain
+from pybcast.wire.times import NTP_UNIX
 
 LOG: Final = logging.getLogger("pybcast.media")
 LOOK: Final = 1.0  # seconds between two looks at what no packet brings: an end of authority, alarms that are over

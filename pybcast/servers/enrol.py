@@ -12,7 +12,7 @@ import msgspec
 from pybcast.errors import ConfigError
 from pybcast.flows import Group, Right, Subscriber
 from pybcast.keys import RIAK, SMK, SRK, UDK, UGK, GroupRoot
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 DAY: Final = 86400
 MAX_NAME: Final = 255  # characters of a subscriber's name: printable ones - confidence: own

@@ -13,8 +13,8 @@ from typing import Final
 from pybcast.backend import pki
 from pybcast.errors import ConfigError
 from pybcast.flows import Profile
-from pybcast.servers.runner import NTP_UNIX
 from pybcast.servers.trial import FQDN, Trial
+from pybcast.wire.times import NTP_UNIX
 
 BSM_ID, BSDA_ID = "urn:example:bsm", "urn:example:bsda"
 PORTS: Final = {"bsm": (8443, 9443), "bsda": (8444, 9444)}

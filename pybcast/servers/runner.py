@@ -48,9 +48,9 @@ from pybcast.flows.journal import State
 from pybcast.flows.peers.messages import BackendMessage, PartialItem, StkmItem
 from pybcast.flows.restart import Recoveries
 from pybcast.store.protocol import StoreDamaged, StoreFull, StoreStopped, WrongKek
+from pybcast.wire.times import NTP_UNIX
 
 LOG: Final = logging.getLogger("pybcast.servers")
-NTP_UNIX: Final = 2_208_988_800  # NTP seconds of the Unix epoch
 LONGEST_SLEEP: Final = 1.0  # seconds: how soon a step of the clock is noticed - confidence: own
 STEP: Final = 0.5  # seconds by which the clock must jump to count as stepped; a slewed one drifts less - confidence: own
 SHORTEST_SLEEP: Final = 0.001  # seconds: a machine that is always due does not stop everything else

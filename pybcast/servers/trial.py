@@ -27,7 +27,7 @@ from pybcast.errors import ConfigError
 from pybcast.flows import Group, Profile, RightsIssuer, Subscriber, device_registration, smartcard_registration
 from pybcast.interaction.server import UDN_URI
 from pybcast.keys import OPC, RIAK, UDK, UGK, GroupRoot, K, Milenage, registration_keys
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 FQDN: Final = "bsm.example.com"
 BSF: Final = "bsf.example.com"

@@ -16,8 +16,8 @@ from pybcast.broadcast.datagrams import hearing, is_group
 from pybcast.errors import ConfigError
 from pybcast.flows import Profile
 from pybcast.sdp import Description, Endpoint
-from pybcast.servers.runner import NTP_UNIX
 from pybcast.sourcefilter import SourceFilter, family_of
+from pybcast.wire.times import NTP_UNIX
 
 LOG: Final = logging.getLogger("pybcast.terminal")
 MAX_TOLD: Final = 20  # lines of a description that are named one by one

@@ -18,9 +18,10 @@ from pybcast.backend import pki, xml
 from pybcast.backend.client import Client, ClientLimits
 from pybcast.backend.errors import PeerUnreachable, WrongPeer
 from pybcast.backend.identity import Peer, Peers
-from pybcast.backend.server import UNIX_EPOCH, ServerLimits
+from pybcast.backend.server import ServerLimits
 from pybcast.flows.tables import Side, Tag
 from pybcast.https import contexts
+from pybcast.wire.times import NTP_UNIX
 
 TEKS = message(Tag.TEKDelivery)
 BODY = xml.encode(TEKS, NOW)
@@ -225,13 +226,13 @@ def test_a_certificate_that_ends_while_the_connection_is_open(folder: Path) -> N
         async with serving(tls=files(folder, "bsm"), now=lambda: time[0]) as server:
             async with Caller.to(server.port, context) as caller:
                 assert await caller.status(BODY) == 0
-                time[0] = datetime.now(UTC).timestamp() + UNIX_EPOCH + 3650 * 86400
+                time[0] = datetime.now(UTC).timestamp() + NTP_UNIX + 3650 * 86400
                 assert await caller.status(BODY) == 11
                 assert await caller.reader.read() == b""  # closed: the next one shakes hands anew
             time[0] = NOW
             async with asking(server.port, context=context, now=lambda: time[0]) as client:
                 assert (await client.send(TEKS)).status == 0
-                time[0] = datetime.now(UTC).timestamp() + UNIX_EPOCH + 3650 * 86400
+                time[0] = datetime.now(UTC).timestamp() + NTP_UNIX + 3650 * 86400
                 with pytest.raises(PeerUnreachable, match="expired"):
                     await client.send(TEKS)
 

@@ -19,8 +19,8 @@ from pybcast.flows import Profile
 from pybcast.flows.events import AirStkm, Plan, PlannedPeriod
 from pybcast.messages import Protocol
 from pybcast.secret import Secret
+from pybcast.wire.times import NTP_UNIX
 
-NTP_UNIX: Final = 2_208_988_800
 PROFILES: Final[tuple[Profile, ...]] = ("drm", "smartcard")
 
 

@@ -22,6 +22,7 @@ from pybcast.broadcast.symbols import MAX_OBJECT
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
 from pybcast.testing import mutate
 from pybcast.testing.impair import Impairment
+from pybcast.wire.times import NTP_UNIX
 
 
 def heard(receiver: Objects | Sessions, datagrams: Iterable[bytes], now: float = 0.0) -> list[bytes]:
@@ -219,7 +220,7 @@ def test_a_description_that_is_over() -> None:
 
 def test_after_the_end_of_the_era() -> None:
     """R15: 32 bits of NTP seconds end in 2036."""
-    now = 2.0**32 - objects.NTP_UNIX + 1_000
+    now = 2.0**32 - NTP_UNIX + 1_000
     content = bundle.encode([b"hello"])
     datagrams = [description(one_file(9, len(content)).replace("4100000000", "5000")), packet(9, content)]
     assert heard(Objects(), datagrams, now) == [b"hello"]

@@ -17,6 +17,7 @@ from hearing import Listener, gaps
 from servers_support import Process, System, _service, free_ports
 
 from pybcast.broadcast import link
+from pybcast.wire.times import NTP_UNIX
 
 PAIR: Final = ("bsda", "bsda2")
 REPETITION: Final = 0.1
@@ -81,7 +82,7 @@ class Headends:
 
     def uses(self, name: str, after: float, count: int = 2) -> None:
         """Until each service of a headend has used so many keys of periods that begin after that Unix time."""
-        start = after + 2_208_988_800
+        start = after + NTP_UNIX
 
         def enough(seen: list[dict[str, Any]]) -> bool:
             used = {(e["service"][-1], e["start"]) for e in seen if e.get("event") == "UseKey" and e["start"] > start}

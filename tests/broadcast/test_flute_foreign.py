@@ -18,9 +18,10 @@ from flute_packets import TSI, one_file, packet
 from flute_packets import description as described
 
 from pybcast.broadcast import alc, bundle, fdt, objects, reedsolomon, symbols
-from pybcast.broadcast.objects import LTKM_TYPE, NTP_UNIX, Objects
+from pybcast.broadcast.objects import LTKM_TYPE, Objects
 from pybcast.broadcast.receiver import Sessions
 from pybcast.errors import BadLength, BadValue, Truncated, Unsupported, WireError
+from pybcast.wire.times import NTP_UNIX
 
 CASES: Final[list[dict[str, Any]]] = [
     json.loads(line) for line in (Path(__file__).parents[1] / "vectors" / "cases" / "flute.jsonl").read_text().splitlines()

@@ -17,8 +17,9 @@ import pytest
 from flute_packets import TSI, VECTORS, messages, turn
 
 from pybcast.broadcast import alc, bundle, fdt, reedsolomon
-from pybcast.broadcast.objects import NTP_UNIX, Objects
+from pybcast.broadcast.objects import Objects
 from pybcast.broadcast.segments import BLOCK, LIFETIME, REPAIR, SYMBOL, Encoder
+from pybcast.wire.times import NTP_UNIX
 
 BLOCKS: Final = [
     pytest.param([bytes.fromhex(s) for s in block["source"]], [bytes.fromhex(s) for s in block["repair"]], id=f"{name}-{i}")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from hearing import Heard, Listener
-from saying import NTP_UNIX, Saying, configuration, plan, service, state_until, stkm, tek
+from saying import Saying, configuration, plan, service, state_until, stkm, tek
 from servers_support import Process, free_ports
 
 from pybcast.backend import pki
@@ -27,6 +27,7 @@ from pybcast.cli import main
 from pybcast.flows.events import NextKey, PlanBegun, PlanRefused, Recall, Recalled, UseKey
 from pybcast.outlets.keyline import KeyOutput
 from pybcast.outlets.keysocket import follow
+from pybcast.wire.times import NTP_UNIX
 
 
 @contextlib.contextmanager

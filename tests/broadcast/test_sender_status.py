@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from saying import NTP_UNIX, Saying, configuration, plan, service, state_until
+from saying import Saying, configuration, plan, service, state_until
 from servers_support import Process, free_ports
 
 from pybcast.cli import main
 from pybcast.flows.edge.slots import Held, HeldPeriod
 from pybcast.flows.tables import EdgeState
 from pybcast.servers.edgeview import Reach
+from pybcast.wire.times import NTP_UNIX
 
 
 def http_port() -> int:

@@ -22,6 +22,7 @@ from pybcast.cli.bsm import bsm
 from pybcast.cli.importing import COLUMNS, Chunk, Source, chunks
 from pybcast.errors import ConfigError
 from pybcast.servers import enrol
+from pybcast.wire.times import NTP_UNIX
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 
@@ -112,6 +113,6 @@ def test_the_demo_without_the_servers_extra() -> None:
 
 
 def test_a_day_ends_at_midnight() -> None:
-    now = datetime.datetime(2030, 1, 31, 23, 59, tzinfo=datetime.UTC).timestamp() + 2_208_988_800
+    now = datetime.datetime(2030, 1, 31, 23, 59, tzinfo=datetime.UTC).timestamp() + NTP_UNIX
     assert shown_time(enrol.last_second("2030-02-01", 9, now)) == "2030-02-02 00:00:00"
     assert shown_time(enrol.last_second("", 1, now)) == shown_time(enrol.last_second("", 1, now - 80_000)) == "2030-02-02 00:00:00"

@@ -15,9 +15,10 @@ from typing import Final
 
 from pybcast.flows import TekReady, UseKey
 from pybcast.messages import Protocol
-from pybcast.outlets.keyline import NTP_UNIX, KeyOutput
+from pybcast.outlets.keyline import KeyOutput
 from pybcast.outlets.keysocket import KeyOutlet
 from pybcast.secret import Secret
+from pybcast.wire.times import NTP_UNIX
 
 SERVICE: Final = "urn:example:news"
 SSRC: Final = 0xCAFEBABE

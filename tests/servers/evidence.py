@@ -15,7 +15,7 @@ from pybcast.flows.bsm.keychain import LongTermKey
 from pybcast.flows.events import CarouselPut
 from pybcast.flows.stream.allocator import SealedBlock
 from pybcast.messages import SmartcardLtkm, SmartcardStkm
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 Announced = tuple[str, int, str]
 """Service, start of the period, profile."""

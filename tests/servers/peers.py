@@ -18,7 +18,7 @@ from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.stream.config import StreamConfig
 from pybcast.flows.tables import Side
 from pybcast.https import contexts
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 HEAD: Final = "HTTP/1.1 {} \r\nContent-Type: {}\r\nContent-Length: {}\r\n\r\n"
 LATE: Final = 6.0

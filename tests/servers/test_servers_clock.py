@@ -14,7 +14,7 @@ from clocked import step
 from evidence import Evidence
 from servers_support import System, _service
 
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 HOUR: Final = 3600.0
 FAST: Final = {"period": 1, "look_ahead": 4, "key_period": 20}

@@ -25,7 +25,7 @@ from pybcast.backend.server import ServerLimits
 from pybcast.errors import ConfigError, TransportError
 from pybcast.https import contexts
 from pybcast.servers.control import ask
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 ROOM: Final = 16 << 20
 """Octets of the small file system."""

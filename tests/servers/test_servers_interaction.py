@@ -19,7 +19,7 @@ from pybcast.backend import pki
 from pybcast.interaction import Digest, Fetched, Forbidden, InteractionClient, Unauthorised
 from pybcast.keys import SRK
 from pybcast.messages import SmartcardLtkm
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from pybcast.errors import BcastError
 from pybcast.flows.bsm.keychain import LongTermKey
 from pybcast.flows.bsm.members import Subscriber
 from pybcast.servers.control import ask
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 LONG: Final = os.environ.get("PYBCAST_LONG", "") == "1"
 ROUNDS: Final = 200 if LONG else 20

@@ -17,7 +17,7 @@ from evidence import Evidence
 from servers_support import Process, System, _service
 
 from pybcast.flows.bsm.keychain import LongTermKey
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 PAIR: Final = ("bsda", "bsda2")
 OF_BOTH: Final = {

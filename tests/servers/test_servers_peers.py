@@ -16,7 +16,7 @@ from servers_support import System, _service, free_ports, peer, toml
 
 from pybcast.backend import pki
 from pybcast.servers.config import load
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 HARMLESS: Final = ("good", "twice", "asked twice")
 IMPOSTORS: Final = ("expired", "of another authority", "of another peer")

@@ -23,9 +23,9 @@ from pybcast import codec
 from pybcast.flows.bsm.keychain import LongTermKey
 from pybcast.messages import SmartcardLtkm, SmartcardStkm
 from pybcast.servers.control import ask
-from pybcast.servers.runner import NTP_UNIX
 from pybcast.servers.witnesses import SPOKEN
 from pybcast.store.files import siblings
+from pybcast.wire.times import NTP_UNIX
 
 LONG: Final = os.environ.get("PYBCAST_LONG", "") == "1"
 PERIODS: Final = (4, 20) if LONG else (4,)

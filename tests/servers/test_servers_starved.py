@@ -28,7 +28,7 @@ from servers_support import System, _service
 from pybcast import codec
 from pybcast.messages import SmartcardStkm
 from pybcast.servers.control import ask
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 pytestmark = pytest.mark.starved
 

@@ -26,7 +26,7 @@ from pybcast.backend.server import PATH
 from pybcast.flows.peers.messages import ALL_SERVICES
 from pybcast.flows.tables import Tag
 from pybcast.https import contexts
-from pybcast.servers.runner import NTP_UNIX
+from pybcast.wire.times import NTP_UNIX
 
 LONG: Final = os.environ.get("PYBCAST_LONG", "") == "1"
 REQUESTS: Final = 10_000 if LONG else 2_000

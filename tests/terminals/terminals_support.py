@@ -15,8 +15,8 @@ from servers_support import System, _service
 from pybcast.https.contexts import terminal_context
 from pybcast.interaction import Digest, InteractionClient
 from pybcast.keys import SRK
-from pybcast.servers.runner import NTP_UNIX
 from pybcast.testing.parties import CardParty, DrmParty, make_card, make_device, make_group, rights_issuer
+from pybcast.wire.times import NTP_UNIX
 
 A, B = "urn:example:service:A", "urn:example:service:B"
 SERVICES: Final = _service("A", 1, "bsm", "push", key_period=120) + _service("B", 2, "bsda", "push", key_period=120)
