@@ -26,7 +26,6 @@ import math
 import socket
 import ssl
 import struct
-from asyncio import sslproto
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from pybcast.https.contexts import Context
 from pybcast.https.faults import tls_reason
 from pybcast.https.limits import Buckets, ConnectionLimits, address_name, is_loopback
 from pybcast.https.revocation import RevocationList
-from pybcast.https.transports import cut
+from pybcast.https.transports import cut, hold_less
 
 ACCEPTS: Final = 32  # connections accepted in one turn of the event loop: a flood does not hold up what is open - confidence: own
 PAUSE: Final = 0.1  # seconds without accepting when descriptors or memory have run out, or too many shake hands - confidence: own
@@ -169,7 +168,6 @@ class Listener(web.Server, Generic[W]):
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
         self._context = context
-        sslproto.SSLProtocol.max_size = TLS_BUFFER
         self._resume()
 
     def reload(self, *, context: Context | None = None, limits: ConnectionLimits | None = None, renew: bool = True) -> None:
@@ -354,6 +352,7 @@ class Listener(web.Server, Generic[W]):
         super().connection_made(handler, transport)
         connection = self._by_handler[handler]
         connection.transport = transport
+        hold_less(transport, TLS_BUFFER)
         if connection not in self._all.open:  # ended in its last moment
             cut(transport)
             return

@@ -427,3 +427,16 @@ def test_plain_http_is_for_loopback_and_counts_too(folder: Path) -> None:
                 ).start("127.0.0.1", bench.listener.port, None)  # fmt: skip
 
     run(work())
+
+
+def test_a_connection_holds_a_small_buffer_and_only_ours_does(folder: Path) -> None:
+    async def serve() -> None:
+        async with Bench(folder).serving() as bench, bench.honest("alice") as ask:
+            assert await ask() == "urn:example:alice"
+            (connection,) = bench.listener._all.open
+            protocol: Any = connection.transport._ssl_protocol  # type: ignore[union-attr]  # asyncio's
+            assert len(protocol._ssl_buffer) == len(protocol._ssl_buffer_view) == protocol.max_size == listener.TLS_BUFFER
+            assert await ask() == "urn:example:alice"
+        assert asyncio.sslproto.SSLProtocol.max_size > listener.TLS_BUFFER
+
+    run(serve())
