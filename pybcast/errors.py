@@ -140,9 +140,16 @@ class PeerFlowError(FlowError):
 
 
 class ConfigError(BcastError):
-    """A configuration, key file or command-line value that cannot be used."""
+    """A configuration, key file or command-line value that cannot be used.
+
+    ``key``: the name of the value, where one is to blame.  ``reason``: what is wrong with it, without its name.
+    """
 
     code = "config"
+
+    def __init__(self, text: str, *, key: str = "", reason: str = "") -> None:
+        super().__init__(text)
+        self.key, self.reason = key, reason or text
 
 
 class ConfigErrors(ConfigError):

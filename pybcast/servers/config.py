@@ -7,7 +7,6 @@ Every refusal is a ``ConfigError`` of the form ``FILE:LINE: key: reason`` (see `
 from __future__ import annotations
 
 import math
-import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -192,10 +191,6 @@ def described(stream: StreamConfig) -> dict[str, Any]:
         "delivery": stream.delivery, "protocol": stream.protocol.name, "period": stream.period, "key_period": stream.key_period,
         "look_ahead": stream.look_ahead, "bsdas": list(stream.bsdas),
     }  # fmt: skip
-
-
-_NAMED: Final = re.compile(r"(\w+): ")
-_OF_STREAM: Final = {"ids": "id", "IPsec with authentication is refused on two-profile streams (R38)": "protocol"}
 
 
 _T = TypeVar("_T")
@@ -388,13 +383,7 @@ class _Reader(TomlFile):
             )  # fmt: skip
         except ConfigError as error:
             for each in error.errors if isinstance(error, ConfigErrors) else (error,):
-                reason = str(each).removeprefix(f"{table.id} stream {table.stream}: ")
-                named = _NAMED.match(reason)
-                key = _OF_STREAM.get(reason, "period" if reason.startswith("crypto period") else "")
-                if named is not None and not key:
-                    key = _OF_STREAM.get(named.group(1), named.group(1))
-                    reason = reason[named.end() :]
-                self.note(("services", i, key) if key else ("services", i), reason)
+                self.note(("services", i, "id" if each.key == "service" else each.key), each.reason)
             return None
 
     def _streams_together(self, streams: Iterable[tuple[int, StreamConfig]]) -> None:

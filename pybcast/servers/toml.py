@@ -44,8 +44,8 @@ class Misplaced(ConfigError):
     """A mistake in a file, which knows at which key."""
 
     def __init__(self, text: str, where: Where, reason: str) -> None:
-        super().__init__(text)
-        self.where, self.reason = where, reason
+        super().__init__(text, reason=reason)
+        self.where = where
 
 
 class TomlFile:

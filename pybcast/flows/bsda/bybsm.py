@@ -12,7 +12,7 @@ from pybcast.flows.bsda.cutting import Cutting
 from pybcast.flows.bsda.keys import Cover, Keys
 from pybcast.flows.bsda.periods import FINAL, NOT_ON_AIR, PeriodRecord, Periods
 from pybcast.flows.bsda.sealing import Means, Sealer, tek_id
-from pybcast.flows.events import AirStkm, FlowDone
+from pybcast.flows.events import AirStkm, Alarm, FlowDone
 from pybcast.flows.peers.exchange import RETRY
 from pybcast.flows.peers.messages import BackendMessage, PartialItem, Profile, StkmItem
 from pybcast.flows.serial import later_key
@@ -202,7 +202,7 @@ class SealedByBsm(Sealer):
             try:
                 good = self._check(profile, item, False)
             except BcastError as error:
-                self.alarm("stkm-refused", f"period {item.period_start}: {error}")
+                self._means.journal.emit(Alarm("stkm-refused", *self.config.key, f"period {item.period_start}: {error}"))
             else:
                 if good is not None:
                     checked[item.period_start] = good
@@ -210,14 +210,14 @@ class SealedByBsm(Sealer):
 
     def _not_made(self, profile: Profile, item: StkmItem, record: PeriodRecord, now: float) -> None:
         if item.status == Status.GENERATION_FAILURE and len(self.config.profiles) > 1 + len(record.waived):
-            self.alarm("profile-waived", f"period {item.period_start} has no {profile} STKM")
+            self._means.journal.emit(Alarm("profile-waived", *self.config.key, f"period {item.period_start} has no {profile} STKM"))
             self._complete([record.but(waived=(*record.waived, profile))])
         elif item.status != Status.DELAYED:
             self.refused(profile, now)
             complaint = f"period {item.period_start}: {status_words(item.status, Tag.TEKDelivery.name)}"
             if complaint != self._complaint:  # once: a refusal repeats with every try
                 self._complaint = complaint
-                self.alarm("stkm-refused", complaint)
+                self._means.journal.emit(Alarm("stkm-refused", *self.config.key, complaint))
             edge = item.authority_end
             if edge is not None and item.status == Status.INFORMATION_INVALID and item.period_start < edge < record.period.end:
                 self._straddles(record, edge)

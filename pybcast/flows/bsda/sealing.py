@@ -53,12 +53,9 @@ class Sealer:
         """Get their STKMs to the periods that are sealed in this way and have a key."""
         raise NotImplementedError
 
-    def alarm(self, code: str, text: str) -> None:
-        self._means.journal.emit(Alarm(code, *self.config.key, text))
-
     def give_up(self, record: PeriodRecord, why: str) -> None:
         """A period gets no STKM at all."""
-        self.alarm("not-sealed", f"period {record.period.start}: {why}")
+        self._means.journal.emit(Alarm("not-sealed", *self.config.key, f"period {record.period.start}: {why}"))
         self._periods.fire(record, PeriodEvent.MISS)
 
     def waive(self, record: PeriodRecord, profile: Profile, why: str) -> bool:
@@ -66,7 +63,9 @@ class Sealer:
         if len(self.config.profiles) <= 1 + len(record.waived):
             self.give_up(record, why)
             return False
-        self.alarm("profile-waived", f"period {record.period.start} has no {profile} STKM: {why}")
+        self._means.journal.emit(
+            Alarm("profile-waived", *self.config.key, f"period {record.period.start} has no {profile} STKM: {why}")
+        )
         return True
 
 

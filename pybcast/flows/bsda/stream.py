@@ -90,7 +90,7 @@ class BsdaStream:
         recoveries = self._means.recoveries
         if self.periods.clock_back(now):
             self.keys.give_up_later(now)
-            self._alarm("clock-back", "periods of a time to come are given up")
+            self._journal.emit(Alarm("clock-back", *self.config.key, "periods of a time to come are given up"))
         self.periods.catch_up()
         if lost:
             self.ask_anew()
@@ -100,9 +100,6 @@ class BsdaStream:
             self.cutting.lose()
         recoveries.alarm(self.config)
         self._here.deliver([r for r in self.periods.records if r.key_ids and r.period.end > now], now)
-
-    def _alarm(self, code: str, text: str) -> None:
-        self._journal.emit(Alarm(code, *self.config.key, text))
 
     def prepare(self, cover: Cover, now: float) -> None:
         """Make the TEKs of the running period and ``look_ahead`` more; never of one whose key is missing (F4)."""
@@ -363,7 +360,7 @@ class BsdaStream:
                     if self.keys.check(key, message.fresh, now):
                         self.install(key, message.fresh, now)
                 except PeerFlowError as error:
-                    self._alarm("key-refused", str(error))
+                    self._journal.emit(Alarm("key-refused", *self.config.key, str(error)))
         if message.fresh and not self._lacking():
             self._has_fresh_keys()
             first = min(set.intersection(*self._starts().values()))

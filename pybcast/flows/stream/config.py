@@ -71,31 +71,33 @@ class StreamConfig:
             object.__setattr__(self, "granularity", self.period)
         check_period(self.period, self.repetition)
         rules = (
-            (1 <= self.stream <= 65535, "stream: expected 1..65535"),
-            (bool(self.profiles) and set(self.profiles) <= set(PROFILES), "profiles: expected drm, smartcard or both"),
-            (":" in self.service and ":" in self.bsm and all(":" in b for b in self.bsdas), "ids: expected absolute URIs"),
-            (len(self.bsdas) in (1, 2), "bsdas: expected one, or main and back-up"),
-            (self.protocol in (Protocol.IPSEC, Protocol.SRTP, Protocol.ISMACRYP), "protocol: expected IPsec, SRTP or ISMACryp"),
-            (not (self.dual and self.ipsec_auth), "IPsec with authentication is refused on two-profile streams (R38)"),
+            (1 <= self.stream <= 65535, "stream", "expected 1..65535"),
+            (bool(self.profiles) and set(self.profiles) <= set(PROFILES), "profiles", "expected drm, smartcard or both"),
             (
-                1 <= self.granularity <= self.period and self.period % self.granularity == 0,
-                "granularity: must divide the period (R8)",
+                all(":" in uri for uri in (self.service, self.bsm, *self.bsdas)),
+                "service",
+                "expected absolute URIs (bsm, bsdas too)",
             ),
-            (self.key_period >= 2 * self.period, "key_period: expected at least two periods"),
-            (self.key_period % self.granularity == 0, "key_period: expected a multiple of the granularity (R8)"),
-            (self.key_period // self.granularity <= LAST_TEK_ID, "key_period: more than 65534 TEK IDs under one key (R8)"),
-            (0 < self.rollover_lead < self.key_period, "rollover_lead: expected less than key_period (a card keeps two keys, R10)"),
-            (self.carousel_cycle > 0, "carousel_cycle: expected more than 0 s"),
-            (self.rollover_lead >= 2 * self.carousel_cycle, "rollover_lead: expected at least two carousel cycles (R7)"),
-            (self.rekey_lead >= 2 * self.carousel_cycle, "rekey_lead: expected at least two carousel cycles (R7)"),
-            (1 <= self.look_ahead <= 1000, "look_ahead: expected 1..1000 (one delivery, R30)"),
-            (1 <= self.batch <= 1000, "batch: expected 1..1000 (one delivery, R30)"),
-            (0 <= self.protection_after_reception <= 3, "protection_after_reception: expected 0..3"),
-            ("drm" not in self.profiles or bool(self.serviceBaseCID), "serviceBaseCID: needed for the DRM Profile"),
-            (not self.smartcard or len(self.key_domain_id) == 3, "key_domain_id: expected 3 bytes"),
-            (not self.smartcard or 1 <= self.key_group <= 65535, "key_group: expected 1..65535, one for each stream (R10)"),
+            (len(self.bsdas) in (1, 2), "bsdas", "expected one, or main and back-up"),
+            (self.protocol in (Protocol.IPSEC, Protocol.SRTP, Protocol.ISMACRYP), "protocol", "expected IPsec, SRTP or ISMACryp"),
+            (not (self.dual and self.ipsec_auth), "protocol", "IPsec with authentication is refused on two-profile streams (R38)"),
+            (self.granularity >= 1 and self.period % self.granularity == 0, "granularity", "must divide the period (R8)"),
+            (self.key_period >= 2 * self.period, "key_period", "expected at least two periods"),
+            (self.key_period % self.granularity == 0, "key_period", "expected a multiple of the granularity (R8)"),
+            (self.key_period // self.granularity <= LAST_TEK_ID, "key_period", "more than 65534 TEK IDs under one key (R8)"),
+            (0 < self.rollover_lead < self.key_period, "rollover_lead", "expected less than key_period (two keys on a card, R10)"),
+            (self.carousel_cycle > 0, "carousel_cycle", "expected more than 0 s"),
+            (self.rollover_lead >= 2 * self.carousel_cycle, "rollover_lead", "expected at least two carousel cycles (R7)"),
+            (self.rekey_lead >= 2 * self.carousel_cycle, "rekey_lead", "expected at least two carousel cycles (R7)"),
+            (1 <= self.look_ahead <= 1000, "look_ahead", "expected 1..1000 (one delivery, R30)"),
+            (1 <= self.batch <= 1000, "batch", "expected 1..1000 (one delivery, R30)"),
+            (0 <= self.protection_after_reception <= 3, "protection_after_reception", "expected 0..3"),
+            ("drm" not in self.profiles or bool(self.serviceBaseCID), "serviceBaseCID", "needed for the DRM Profile"),
+            (not self.smartcard or len(self.key_domain_id) == 3, "key_domain_id", "expected 3 bytes"),
+            (not self.smartcard or 1 <= self.key_group <= 65535, "key_group", "expected 1..65535, one for each stream (R10)"),
         )
-        wrong = [ConfigError(f"{self.service} stream {self.stream}: {what}") for good, what in rules if not good]
+        of = f"{self.service} stream {self.stream}"
+        wrong = [ConfigError(f"{of}: {key}: {what}", key=key, reason=what) for good, key, what in rules if not good]
         if wrong:
             raise ConfigErrors.of(wrong)
 

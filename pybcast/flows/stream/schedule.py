@@ -51,9 +51,10 @@ class Segment:
 def check_period(length: int, repetition: float) -> None:
     """``ConfigError`` unless ``length`` is 1-3600 s and half of it holds three repetitions (R6)."""
     if not MIN_PERIOD <= length <= MAX_PERIOD:
-        raise ConfigError(f"crypto period: expected {MIN_PERIOD}..{MAX_PERIOD} s, found {length}")
+        raise ConfigError(f"crypto period: expected {MIN_PERIOD}..{MAX_PERIOD} s, found {length}", key="period")
     if length / 2 < REPETITIONS_AHEAD * repetition:
-        raise ConfigError(f"crypto period: half of {length} s is shorter than three repetitions of {repetition} s (R6)")
+        text = f"crypto period: half of {length} s is shorter than three repetitions of {repetition} s (R6)"
+        raise ConfigError(text, key="period")
 
 
 def traffic_key_lifetime(length: int) -> int:
