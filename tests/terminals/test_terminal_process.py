@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import clocked
 import pytest
 from clocked import step
 
@@ -47,7 +48,7 @@ NAMES: Final = (
     "slower",
 )  # fmt: skip
 PROFILE: Final = {name: "drm" if i % 2 else "smartcard" for i, name in enumerate(NAMES)}
-CHILD: Final = Path(__file__).with_name("clocked_terminal.py")
+CHILD: Final = Path(clocked.__file__).with_name("clocked_terminal.py")
 
 
 @pytest.fixture(scope="module")
