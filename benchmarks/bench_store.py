@@ -25,8 +25,8 @@ from typing import Any, Final, Protocol
 import pytest
 
 from pybcast.flows import Persist, Subscriber
-from pybcast.flows.bsm.ltkm import Page
 from pybcast.flows.bsm.members import Bundle
+from pybcast.flows.bsm.pages import Page
 from pybcast.keys import KEK, SMK, TEK
 from pybcast.store import Database, SqliteStore
 from pybcast.store.database import CACHE_KIB, Changes
@@ -69,9 +69,9 @@ def issue(number: int) -> Iterator[Persist]:
         yield from (Persist("smk-counter", (f"subscriber-{n:07}",), 1) for n in some)
         name = f"{start:032x}"
         page = Page(service="urn:service", stream=1, name=name, end=99, issued_at=5.5, ids=(("urn:bsda", name),), size=len(some))
-        yield Persist("page", page.key, page)
+        yield Persist("page", page.id, page)
         bundle = Bundle.of([LETTER] * len(some), [f"subscriber-{n:07}" for n in some], [(n, n + 5) for n in some])
-        yield Persist("letters", page.key, bundle)
+        yield Persist("letters", page.id, bundle)
 
 
 def bare(path: Path) -> sqlite3.Connection:

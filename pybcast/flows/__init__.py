@@ -11,11 +11,13 @@ from pybcast.flows.bsda.headend import Headend
 from pybcast.flows.bsda.machine import BSDA, Change
 from pybcast.flows.bsda.periods import PeriodRecord
 from pybcast.flows.bsda.teks import OwnSecrets, TekSource, derived_teks, random_teks
-from pybcast.flows.bsm.keychain import LongTermKey, Programme
-from pybcast.flows.bsm.ltkm import Group
-from pybcast.flows.bsm.machine import BSM, Enrolment, Issuing, Later
-from pybcast.flows.bsm.members import Members, Right, Subscriber
+from pybcast.flows.bsm.delivery import Issuing
+from pybcast.flows.bsm.keychain import LongTermKey
+from pybcast.flows.bsm.machine import BSM, Enrolment
+from pybcast.flows.bsm.members import Group, Members, Right, Subscriber
+from pybcast.flows.bsm.programmes import Programme
 from pybcast.flows.bsm.registration import RightsIssuer, device_registration, domain_registration, smartcard_registration
+from pybcast.flows.bsm.stkms import Later
 from pybcast.flows.edge.machine import Edge
 from pybcast.flows.events import (
     AirStkm,

@@ -15,7 +15,7 @@ from itertools import compress
 from typing import Any, Final
 
 from pybcast.errors import LocalFlowError
-from pybcast.flows.bsm.members import REMOVED, Bundle, PageKey, People, Right, StreamKey, Subscriber, has_smk, removed
+from pybcast.flows.bsm.members import REMOVED, Bundle, PageId, People, Right, StreamId, Subscriber, has_smk, removed
 from pybcast.flows.journal import Journal
 from pybcast.flows.serial import MOD
 from pybcast.flows.stream.allocator import SmkCounters
@@ -88,7 +88,7 @@ class StoredMembers:
         self._people: dict[int, tuple[Change, Subscriber]] = {}
         self._rights: dict[int, dict[int, tuple[Change, tuple[Right, ...]]]] = {}
         self._told: dict[tuple[bytes, str], Change] = {}
-        self._letters: dict[PageKey, tuple[Change, Bundle]] = {}
+        self._letters: dict[PageId, tuple[Change, Bundle]] = {}
 
     def close(self) -> None:
         """Let go of the database."""
@@ -103,7 +103,7 @@ class StoredMembers:
                     raise StoreDamaged(f"table member_counter: member {len(self._counters)} is missing")
                 self._counters.append(counter_of(member, value))
         streams = self._query("SELECT id, service, stream, crc FROM member_stream")
-        self._streams: dict[StreamKey, int] = {stream_of(*row): row[0] for row in streams}
+        self._streams: dict[StreamId, int] = {stream_of(*row): row[0] for row in streams}
         counts = self._query("SELECT stream, count(*) FROM member_right GROUP BY stream")
         self._counts: dict[int, int] = dict(counts)
 
@@ -180,7 +180,7 @@ class StoredMembers:
                 break
         return found[max(found)] if found else None
 
-    def streams(self, name: str) -> list[StreamKey]:
+    def streams(self, name: str) -> list[StreamId]:
         self._settle()
         member = self._id(name)
         if member is None:
@@ -237,7 +237,7 @@ class StoredMembers:
             if member in self._people and self._people[member][0] is change:
                 del self._people[member], self._ids[name]
 
-    def _stream(self, stream: StreamKey) -> int:
+    def _stream(self, stream: StreamId) -> int:
         """The number of a stream."""
         number = self._streams.get(stream)
         if number is None:
@@ -247,8 +247,8 @@ class StoredMembers:
 
     def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
         for name, right in rights:
-            stream, member = self._stream(right.key), self.place(name)
-            held = self._held(stream, member, right.key)
+            stream, member = self._stream(right.stream_id), self.place(name)
+            held = self._held(stream, member, right.stream_id)
             if right not in held:
                 self._step(GRANT, [right_row(stream, member, right)])
                 self._counts[stream] = self._counts.get(stream, 0) + 1
@@ -265,7 +265,7 @@ class StoredMembers:
 
         later.append(uncover)
 
-    def _held(self, stream: int, member: int, key: StreamKey) -> tuple[Right, ...]:
+    def _held(self, stream: int, member: int, key: StreamId) -> tuple[Right, ...]:
         covered = self._rights.get(stream, {}).get(member)
         if covered is not None:
             return covered[1]
@@ -275,12 +275,12 @@ class StoredMembers:
             rights.append(Right(service=key[0], stream=key[1], start=start, end=end, content=content or None))
         return tuple(rights)
 
-    def rights(self, name: str, stream: StreamKey) -> list[Right]:
+    def rights(self, name: str, stream: StreamId) -> list[Right]:
         self._settle()
         member, number = self._id(name), self._streams.get(stream)
         return [] if member is None or number is None else list(self._held(number, member, stream))
 
-    def forget(self, name: str, stream: StreamKey) -> None:
+    def forget(self, name: str, stream: StreamId) -> None:
         member, number = self.place(name), self._stream(stream)
         held = self._held(number, member, stream)
         if held:
@@ -288,12 +288,12 @@ class StoredMembers:
             self._counts[number] -= len(held)
             self._cover_rights(number, member, ())
 
-    def count(self, stream: StreamKey) -> int:
+    def count(self, stream: StreamId) -> int:
         return self._counts.get(self._streams.get(stream, 0), 0)
 
     # --- some at a time -------------------------------------------------------------------------------------------------
 
-    def entitled(self, stream: StreamKey, after: int, limit: int) -> People:
+    def entitled(self, stream: StreamId, after: int, limit: int) -> People:
         self._settle()
         number = self._streams.get(stream, 0)
         covers = self._rights.get(number, {})
@@ -312,7 +312,7 @@ class StoredMembers:
                 return people
             after = last  # they have lost their rights, and the database does not show it yet
 
-    def some(self, names: Collection[str], stream: StreamKey) -> People:
+    def some(self, names: Collection[str], stream: StreamId) -> People:
         found = self._known(names, stream)
         mark = REMOVED.encode()
         if mark not in found.idrs:
@@ -320,7 +320,7 @@ class StoredMembers:
         here = [idr != mark for idr in found.idrs]
         return People._make(list(compress(column, here)) for column in found)
 
-    def _known(self, names: Collection[str], stream: StreamKey) -> People:
+    def _known(self, names: Collection[str], stream: StreamId) -> People:
         """The same, with those who were removed."""
         self._settle()
         number = self._streams.get(stream, 0)
@@ -406,7 +406,7 @@ class StoredMembers:
 
     # --- letters --------------------------------------------------------------------------------------------------------
 
-    def keep(self, page: PageKey, bundle: Bundle) -> None:
+    def keep(self, page: PageId, bundle: Bundle) -> None:
         change, later = self._change()
         self._letters[page] = (change, bundle)
         self._journal.pass_on(LETTERS, page, bundle)
@@ -417,7 +417,7 @@ class StoredMembers:
 
         later.append(uncover)
 
-    def letters(self, page: PageKey) -> Bundle:
+    def letters(self, page: PageId) -> Bundle:
         self._settle()
         covered = self._letters.get(page)
         if covered is not None:
@@ -427,6 +427,6 @@ class StoredMembers:
             raise StoreDamaged(f"the letters of page {page[2]} are missing")
         return found
 
-    def drop(self, page: PageKey) -> None:
+    def drop(self, page: PageId) -> None:
         self._letters.pop(page, None)
         self._journal.pass_on(LETTERS, page, None)

@@ -29,7 +29,7 @@ from pybcast.keys import KEK
 from pybcast.store.protocol import Position, StoreDamaged
 from pybcast.wire.times import NTP_UNIX
 
-KEY_NUMBERS: Final = NUMBERS
+KEY_NUMBERS: Final = NUMBERS.name
 SMK_BASE: Final = SmkCounters.BASE
 
 COMMITS: Final = 1 << 48  # 89,000 years at 100 commits a second; a token cannot move a store further

@@ -18,9 +18,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pybcast.flows.bsda.periods import PeriodBlock
-from pybcast.flows.bsm.keychain import LongTermKey, Programme
-from pybcast.flows.bsm.ltkm import Group, Page
-from pybcast.flows.bsm.members import Right, Subscriber
+from pybcast.flows.bsm.keychain import KEYS, LongTermKey
+from pybcast.flows.bsm.members import GROUPS, RIGHTS, SUBSCRIBERS, Group, Right, Subscriber
+from pybcast.flows.bsm.pages import PAGES, Page
+from pybcast.flows.bsm.programmes import PROGRAMMES, Programme
 from pybcast.flows.journal import RowKey
 from pybcast.flows.peers.exchange import Answered
 from pybcast.flows.peers.messages import KeyMaterial
@@ -115,12 +116,12 @@ def public(key: RowKey, value: object) -> Info | None:
 
 _VIEWS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
-        "programme": ("programme", "service stream content start end"),
-        "key_version": ("key", "service stream key_type key_id valid_from valid_to state programme sealer"),
-        "subscriber": ("subscriber", "subscriber profile idr group position udn"),
-        "subscriber_group": ("group", "address size"),
-        "entitlement": ("right", "subscriber service stream start end content"),
-        "issued": ("page", "service stream name letters issued_at end confirmed struck"),
+        "programme": (PROGRAMMES.name, "service stream content start end"),
+        "key_version": (KEYS.name, "service stream key_type key_id valid_from valid_to state programme sealer"),
+        "subscriber": (SUBSCRIBERS.name, "subscriber profile idr group position udn"),
+        "subscriber_group": (GROUPS.name, "address size"),
+        "entitlement": (RIGHTS.name, "subscriber service stream start end content"),
+        "issued": (PAGES.name, "service stream name letters issued_at end confirmed struck"),
         "prepared": ("period", "service stream start end periods stkms"),
         "sealed": ("allocated", "key_id start end stkms octets burnt"),
         "answered": ("answer", "peer message_id until"),

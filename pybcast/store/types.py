@@ -14,7 +14,7 @@ from typing import Final
 from pybcast import keys, messages
 from pybcast.flows import events, restart, tables
 from pybcast.flows.bsda import cutting, periods, teks
-from pybcast.flows.bsm import attempts, keychain, ltkm, members
+from pybcast.flows.bsm import attempts, delivery, keychain, ltkm, members, pages, programmes
 from pybcast.flows.peers import exchange
 from pybcast.flows.peers import messages as backend
 from pybcast.flows.stream import allocator, schedule, stkm
@@ -49,15 +49,14 @@ TYPES: Final[Mapping[str, type]] = MappingProxyType({
     "AttemptState": tables.AttemptState,
     "Awaited": ltkm.Awaited,
     "Bundle": members.Bundle,
-    "Group": ltkm.Group,
-    "Job": ltkm.Job,
+    "Group": members.Group,
+    "Job": delivery.Job,
     "KeyState": tables.KeyState,
-    "Letter": ltkm.Letter,
     "LongTermKey": keychain.LongTermKey,
     "Loss": keychain.Loss,
-    "Page": ltkm.Page,
+    "Page": pages.Page,
     "Policy": stkm.Policy,
-    "Programme": keychain.Programme,
+    "Programme": programmes.Programme,
     "Reporting": messages.Reporting,
     "ReportingEntry": messages.ReportingEntry,
     "Right": members.Right,

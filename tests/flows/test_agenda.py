@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from flow_support import NOON, stream
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybcast.flows import BSM, Headend, Send, StreamConfig, random_teks
+from pybcast.flows import BSM, Headend, Send, random_teks
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.bsda.stream import BsdaStream
+from pybcast.flows.bsm.stream import BsmStream
 from pybcast.flows.journal import Journal
 from pybcast.testing.sim import BSM_ID, MAIN
 
@@ -71,28 +73,19 @@ def test_an_input_works_on_its_own_stream_only() -> None:
     bsda = Headend(me=MAIN, streams=streams, teks=random_teks(rng.randbytes), randomness=rng.randbytes)
     worked: list[tuple[str, int]] = []
 
-    def note(machine: BSM, step: str) -> None:
-        inner = getattr(machine, step)
-
-        def noted(config: StreamConfig, now: float) -> None:
-            worked.append(config.key)
-            inner(config, now)
-
-        setattr(machine, step, noted)
-
-    note(bsm, "_offer_keys")
-
-    def note_work(of: BsdaStream) -> None:
+    def note(of: BsmStream | BsdaStream) -> None:
         inner = of.work
 
-        def noted(now: float, hand_out: bool) -> float | None:
+        def noted(*now: Any) -> Any:
             worked.append(of.config.key)
-            return inner(now, hand_out)
+            return inner(*now)
 
-        of.work = noted  # type: ignore[method-assign]  # to see when it is called
+        of.work = noted  # type: ignore[method-assign,assignment]  # to see when it is called
 
-    for mine in bsda._streams.values():
-        note_work(mine)
+    for mine in bsm._streams.values():
+        note(mine)
+    for yours in bsda._streams.values():
+        note(yours)
     outputs = bsm.tick(NOON) + bsda.tick(NOON)
     assert len(set(worked)) == 200, "at the start it looks at all of them"
     messages = [output.message for output in outputs if isinstance(output, Send)]

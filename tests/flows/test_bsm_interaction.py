@@ -165,11 +165,11 @@ def test_only_the_streams_of_a_subscriber_are_looked_at() -> None:
     for one in (card.subscriber, dev.subscriber):
         machine.add_subscriber(one, START)
         machine.grant(one.id, right(stream=2), START)
-        assert machine._issuer.streams(one.id) == [other.key]
+        assert machine.services_of(one.id) == [other.key]
         ltkms, _ = machine.fetch_ltkms(one.id, START)
         assert len(ltkms) == 1
         machine.withdraw(one.id, SERVICE, 2, START)
-        assert machine._issuer.streams(one.id) == [] == list(machine.fetch_ltkms(one.id, START)[0])
+        assert machine.services_of(one.id) == [] == list(machine.fetch_ltkms(one.id, START)[0])
 
 
 def test_r21_a_group_has_one_bcro_whoever_asks() -> None:
@@ -180,9 +180,9 @@ def test_r21_a_group_has_one_bcro_whoever_asks() -> None:
     machine.grant(dev.subscriber.id, right(), START)
     first, _ = machine.fetch_ltkms(dev.subscriber.id, START)
     assert machine.fetch_ltkms(dev.subscriber.id, START)[0] == first and len(first) == 1
-    (page,) = machine._issuer.all_pages()
-    assert machine._issuer.data(page) == first
-    machine._issuer._remove(page)
+    (page,) = machine._delivery._pages.all()
+    assert machine._delivery._pages.letters(page) == first
+    machine._delivery._pages._remove(page)
     again, _ = machine.fetch_ltkms(dev.subscriber.id, START + 5)
     assert len(again) == 1 and again != first, "without one on the carousel it is made"
 

@@ -25,9 +25,10 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import Integrity, KeyUnavailable, LocalFlowError
 from pybcast.flows import BSM, BackendMessage, Output, Period, Persist, Right, Send, StreamConfig, Subscriber, Tag
-from pybcast.flows.bsm.ltkm import FIRST_COPIES, Batch, Issuer
-from pybcast.flows.bsm.machine import ISSUE_PAUSE
+from pybcast.flows.bsm.delivery import ISSUE_PAUSE
+from pybcast.flows.bsm.ltkm import FIRST_COPIES
 from pybcast.flows.bsm.members import Bundle, JournalMembers
+from pybcast.flows.bsm.pages import Batch, Pages
 from pybcast.flows.journal import Journal
 from pybcast.flows.peers.messages import MAX_DATA
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES
@@ -239,9 +240,7 @@ def test_a_report_proves_reception_and_is_kept() -> None:
     assert name == party.subscriber.id
     kept = [o.value for o in outputs if isinstance(o, Persist) and o.table == "report"]
     assert kept == [Reporting(status=3)]
-    store = Journal(machine._journal.tables)
-    again = Issuer(FQDN, store, JournalMembers(), random.Random(1).randbytes, None, ())
-    assert again.report(name) == Reporting(status=3), "after a restart"
+    assert bsm(CARD, state=machine._journal.tables).report(name) == Reporting(status=3), "after a restart"
     with pytest.raises(KeyUnavailable):
         machine.verify(report, START)
 
@@ -353,14 +352,16 @@ def test_pages_end_with_their_key() -> None:
 def test_a_confirmation_of_a_page_that_is_gone() -> None:
     """It came late; nothing of what turns now is taken for delivered."""
     journal = Journal()
-    issuer = Issuer(FQDN, journal, JournalMembers(), random.Random(1).randbytes, None, ())
+    members = JournalMembers()
+    members.bind(journal)
+    pages = Pages(journal, members, [])
     names = (f"{n:032x}" for n in count())
     letter = Batch(Bundle.of([b"bcro"], [GROUP_KEYS.address]), subjects=((GROUP_KEYS.address, b"key"),))
-    old, _ = issuer.page(DRM, letter, START + 640, START, lambda: next(names), None)
-    new, gone = issuer.page(DRM, letter, START + 640, START, lambda: next(names), None)
+    old, _ = pages.add(DRM.key, DRM.bsdas, letter, START + 640, START, lambda: next(names))
+    new, gone = pages.add(DRM.key, DRM.bsdas, letter, START + 640, START, lambda: next(names))
     assert gone == old
     before = journal.rows("page", object)
-    issuer.confirmed(old.ids[0][1], BSDA_URI)
+    pages.confirmed(old.ids[0][1], BSDA_URI)
     assert journal.rows("page", object) == before
-    issuer.confirmed(new.ids[0][1], BSDA_URI)
-    assert [page.confirmed for page in issuer.all_pages()] == [frozenset({BSDA_URI})]
+    pages.confirmed(new.ids[0][1], BSDA_URI)
+    assert [page.confirmed for page in pages.all()] == [frozenset({BSDA_URI})]

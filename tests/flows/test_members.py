@@ -15,9 +15,9 @@ from room_support import BSDA_URI, BSM_URI, GROUP_KEYS, RESTORED, SERVICE, START
 from pybcast import codec
 from pybcast.errors import LocalFlowError
 from pybcast.flows import BSM, Alarm, BackendMessage, Enrolment, Output, Persist, Right, Send, Start, StreamConfig, Subscriber, Tag
-from pybcast.flows.bsm.ltkm import REISSUE_RATE, Batch, Letter, Page
-from pybcast.flows.bsm.machine import ISSUE_PAUSE, ISSUED_AT_ONCE, JOBS_AT_ONCE, PAGES_IN_FLIGHT
+from pybcast.flows.bsm.delivery import ISSUE_PAUSE, ISSUED_AT_ONCE, JOBS_AT_ONCE, PAGES_IN_FLIGHT
 from pybcast.flows.bsm.members import Bundle
+from pybcast.flows.bsm.pages import REISSUE_RATE, Batch
 from pybcast.flows.journal import State
 from pybcast.flows.peers.messages import MAX_DATA
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES
@@ -49,8 +49,8 @@ def right(start: int = START, end: int = START + 10**6, stream: int = 1) -> Righ
 def enrolled(size: int, rights: tuple[Right, ...] = (right(),)) -> State:
     """A memory that knows so many cards and no key."""
     bsm = machine(replace(CARD, start=START - 8000))
-    bsm._issuer.add([person(n) for n in range(size)])
-    bsm._issuer.grant(CARD, [(f"card{n}", one) for n in range(size) for one in rights])
+    bsm._subscribers.add([person(n) for n in range(size)])
+    bsm._subscribers.grant_to([(f"card{n}", one) for n in range(size) for one in rights])
     return bsm._journal.tables
 
 
@@ -151,9 +151,9 @@ def test_a_job_of_a_stream_that_is_configured_no_more_waits() -> None:
 def test_many_streams_do_not_take_one_tick() -> None:
     configs = [replace(CARD, stream=n, key_group=n) for n in range(1, JOBS_AT_ONCE + 3)]
     bsm = machine(*configs)
-    bsm._issuer.add([person(n) for n in range(30)])
+    bsm._subscribers.add([person(n) for n in range(30)])
     for config in configs:
-        bsm._issuer.grant(config, [(f"card{n}", right(stream=config.stream)) for n in range(30)])
+        bsm._subscribers.grant_to([(f"card{n}", right(stream=config.stream)) for n in range(30)])
     first = sum(names(bsm.tick(START)).values())
     assert ISSUED_AT_ONCE <= first < ISSUED_AT_ONCE + 30
     finish(bsm)
@@ -174,8 +174,8 @@ def test_some_have_more_windows_than_a_delivery_carries() -> None:
 def test_one_whose_letter_is_too_long_does_not_stop_the_others() -> None:
     """R20: an IDr that leaves no room."""
     bsm = machine()
-    bsm._issuer.add([person(0), person(1, "x" * 200), person(2)])
-    bsm._issuer.grant(CARD, [(f"card{n}", right()) for n in range(3)])
+    bsm._subscribers.add([person(0), person(1, "x" * 200), person(2)])
+    bsm._subscribers.grant_to([(f"card{n}", right()) for n in range(3)])
     outputs = finish(bsm)
     assert names(outputs) == Counter(["card0", "card2"])
     assert [(o.code, o.text[:6]) for o in outputs if isinstance(o, Alarm)] == [("ltkm-not-made", "card1:")]
@@ -258,7 +258,7 @@ def test_what_is_pulled_is_no_more_than_an_answer_holds(monkeypatch: pytest.Monk
     """R30: the next answer goes on where the last one stopped."""
     bsm = machine(state=enrolled(3 * ISSUED_AT_ONCE))
     bundles = made(finish(bsm))
-    monkeypatch.setattr("pybcast.flows.bsm.machine.PULL_OCTETS", max(len(bundle.data) for bundle in bundles))
+    monkeypatch.setattr("pybcast.flows.bsm.delivery.PULL_OCTETS", max(len(bundle.data) for bundle in bundles))
     found = []
     for n in range(3):
         message = request(Tag.LTKMRequest, source=BSDA_URI, destination=BSM_URI, stream=None, message_id=f"{n:032x}")
@@ -271,14 +271,15 @@ def test_what_is_pulled_is_no_more_than_an_answer_holds(monkeypatch: pytest.Monk
 def test_a_page_that_is_replaced_while_it_waits_is_not_delivered() -> None:
     bsm = machine(state=enrolled((PAGES_IN_FLIGHT + 1) * ISSUED_AT_ONCE))
     finish(bsm)
-    (last,) = [key for waiting in bsm._to_deliver.values() for key in waiting.values()]
-    bsm._issuer.confirmed(last[2], BSDA_URI)  # by the main one, say; the back-up is not there
+    pages, to_deliver = bsm._delivery._pages, bsm._delivery._to_deliver
+    (last,) = [key for waiting in to_deliver.values() for key in waiting.values()]
+    pages.confirmed(last[2], BSDA_URI)  # by the main one, say; the back-up is not there
     made_again = names(bsm.tick(START + HEALED + 1))
-    assert sum(made_again.values()) == MAX_DATA and bsm._issuer.find(last) is None
+    assert sum(made_again.values()) == MAX_DATA and pages.find(last) is None
     assert names(bsm.tick(START + HEALED + 2)) == Counter(), "those that nobody has confirmed are not made again"
-    alive = {page.name for page in bsm._issuer.all_pages()}
+    alive = {page.name for page in pages.all()}
     assert len(alive) == PAGES_IN_FLIGHT + 1
-    assert all(bsm._issuer.find(key) is not None for waiting in bsm._to_deliver.values() for key in waiting.values())
+    assert all(pages.find(key) is not None for waiting in to_deliver.values() for key in waiting.values())
 
 
 def test_so_many_that_healing_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +289,7 @@ def test_so_many_that_healing_takes_longer(monkeypatch: pytest.MonkeyPatch) -> N
     sent = delivered(finish(bsm))
     confirm(bsm, sent, START)
     assert size / REISSUE_RATE < HEALED
-    monkeypatch.setattr("pybcast.flows.bsm.ltkm.REISSUE_RATE", size / (2 * HEALED))
+    monkeypatch.setattr("pybcast.flows.bsm.pages.REISSUE_RATE", size / (2 * HEALED))
     assert made(bsm.tick(START + HEALED)) == [], "it is looked at again: there are more than when it was made"
     assert made(bsm.tick(START + 2 * HEALED - 1)) == []
     again = [bundle for n in range(3) for bundle in made(bsm.tick(START + 2 * HEALED + 2 * n * ISSUE_PAUSE))]
@@ -298,62 +299,41 @@ def test_so_many_that_healing_takes_longer(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_card_whose_letter_is_on_none_of_the_pages() -> None:
     """Its place lies between others': nothing is struck off."""
     bsm = machine()
-    bsm._issuer.add([person(n) for n in range(3)])
-    bsm._issuer.grant(CARD, [("card0", right()), ("card2", right())])
+    bsm._subscribers.add([person(n) for n in range(3)])
+    bsm._subscribers.grant_to([("card0", right()), ("card2", right())])
     confirm(bsm, delivered(finish(bsm)), START)
-    (before,) = bsm._issuer.all_pages()
+    (before,) = bsm._delivery._pages.all()
     bsm.grant("card1", right(), START)
-    assert bsm._issuer.find(before.key) == before and before.alive == 2
+    assert bsm._delivery._pages.find(before.id) == before and before.alive == 2
     outputs = bsm.grant("card2", right(START, START + 20), START)
-    after = bsm._issuer.find(before.key)
+    after = bsm._delivery._pages.find(before.id)
     assert after is not None and (after.alive, after.struck) == (1, frozenset({"card2"}))
     confirm(bsm, delivered(outputs), START)
     again = [bundle for bundle in made(bsm.tick(START + HEALED)) if "card0" in bundle.names]
     assert [bundle.names for bundle in again] == [("card0",)]
 
 
-def test_pages_of_an_older_version_keep_their_letters_apart_from_now_on() -> None:
-    state = enrolled(2)
-    letters = tuple(Letter(b"ltkm%d" % n, ("card", f"card{n}"), b"key-id!", (1, 2)) for n in range(2))
-    page = Page(
-        service=SERVICE, stream=1, name="p", end=START + 100, issued_at=START, ids=((BSDA_URI, "p"),), letters=letters,
-        struck=frozenset({"card0"}),
-    )  # fmt: skip
-    other = Page(
-        service=SERVICE, stream=1, name="q", end=START + 100, issued_at=START, ids=((BSDA_URI, "q"),),
-        letters=(Letter(b"bcro", ("group", b"\0\0\0\1"), b"key"),),
-    )  # fmt: skip
-    bsm = machine(state=state | {"page": {page.key: page, other.key: other}})
-    outputs = bsm.tick(START)
-    assert {m.items for m in delivered(outputs)} >= {(b"ltkm0", b"ltkm1"), (b"bcro",)}
-    first, second = (bsm._journal.tables["page"][one.key] for one in (page, other))
-    assert isinstance(first, Page) and isinstance(second, Page) and not first.letters and not second.letters
-    assert (first.key_id, first.first, first.last, first.alive, first.size) == (b"key-id!", 1, 2, 1, 2)
-    assert second.subjects == ((b"\0\0\0\1", b"key"),) and not second.dead and not second.healing
-    assert tuple(bsm._journal.rows("letters", Bundle)[page.key].spans()) == ((1, 2), (1, 2))
-
-
 def test_bcros_that_were_on_two_pages() -> None:
     """As after a crash between them: made again together, they take the place of the first; the other one ends by itself."""
     bsm = machine(DRM)
     bsm.tick(START)
-    issuer, subjects = bsm._issuer, ((b"\0\0\0\1", b"key"), (b"\0\0\0\2", b"key"))
+    pages, subjects = bsm._delivery._pages, ((b"\0\0\0\1", b"key"), (b"\0\0\0\2", b"key"))
     batches = [Batch(Bundle.of([b"bcro"], [subject[0]]), subjects=(subject,)) for subject in subjects]
     ids = iter("pqr")
-    first, second = (issuer.page(DRM, batch, START + 100, START, lambda: next(ids), None)[0] for batch in batches)
+    first, second = (pages.add(DRM.key, DRM.bsdas, batch, START + 100, START, lambda: next(ids))[0] for batch in batches)
     both = Batch(Bundle.of([b"one", b"two"], [address for address, _ in subjects]), subjects=subjects)
-    page, gone = issuer.page(DRM, both, START + 50, START, lambda: next(ids), None)
-    assert gone == first and page.end == START + 100 and issuer.data(page) == (b"one", b"two")
-    assert [p.name for p in issuer.all_pages()] == [second.name, page.name]
+    page, gone = pages.add(DRM.key, DRM.bsdas, both, START + 50, START, lambda: next(ids))
+    assert gone == first and page.end == START + 100 and pages.letters(page) == (b"one", b"two")
+    assert [p.name for p in pages.all()] == [second.name, page.name]
     bsm.tick(START + 100)
-    assert issuer.all_pages() == []
+    assert pages.all() == []
 
 
 def test_keys_of_people_are_not_shown() -> None:
-    people = machine(state=enrolled(2))._issuer.some(CARD, ["card0", "card1"])
+    people = machine(state=enrolled(2))._members.some(["card0", "card1"], CARD.key)
     assert len(people.smks) == 2 and repr(people) == "<People: 2>" == f"{people}"
 
 
 def test_who_is_not_known_has_no_place() -> None:
     with pytest.raises(LocalFlowError, match="no subscriber nobody"):
-        machine()._issuer.place("nobody")
+        machine()._members.place("nobody")

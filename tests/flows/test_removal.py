@@ -74,11 +74,11 @@ def test_who_comes_again_with_the_same_smk_goes_on_counting(restart: bool) -> No
         lambda: bsm.grant("a", right(), START),
         lambda: bsm.withdraw("a", SERVICE, 1, START),
         lambda: bsm.remove_subscriber("a", START),
-        lambda: bsm._issuer.place("a"),
+        lambda: bsm._members.place("a"),
     ):
         with pytest.raises(LocalFlowError, match="no subscriber a"):
             call()
-    assert bsm._issuer.some(CARD, ["a"]).names == []
+    assert bsm._members.some(["a"], CARD.key).names == []
     secret = person("a").smk
     assert secret is not None and not any(row.smk == secret for row in bsm._journal.rows("subscriber", Subscriber).values()), (
         "the key itself is gone"

@@ -212,7 +212,7 @@ def kept(state: State, outputs: list[Output]) -> State:
 
 
 def numbers(state: State, config: StreamConfig) -> dict[str, int]:
-    found = {key_type: state.get(NUMBERS, {}).get((*config.key, key_type), 0) for key_type in KEY_TYPES}
+    found = {key_type: state.get(NUMBERS.name, {}).get((*config.key, key_type), 0) for key_type in KEY_TYPES}
     return {key_type: number for key_type, number in found.items() if isinstance(number, int)}
 
 

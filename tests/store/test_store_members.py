@@ -23,7 +23,7 @@ from store_support import KEK_B, LONG, OnDisk, StoredWorld, put
 from pybcast import codec
 from pybcast.errors import LocalFlowError, StoreError
 from pybcast.flows import Enrolment, Persist, Right, Subscriber
-from pybcast.flows.bsm.ltkm import Job
+from pybcast.flows.bsm.delivery import Job
 from pybcast.flows.bsm.members import Bundle, JournalMembers, Members, People
 from pybcast.flows.journal import Journal, State
 from pybcast.flows.stream.allocator import RESTORE_JUMP, SmkCounters
@@ -265,7 +265,7 @@ def filled(path: Path, size: int = 50) -> list[Subscriber]:
         members.bind(journal)
         members.put(people)
         members.grant([(one.id, RIGHT) for one in people])
-        members.spend(members.some(["s0"], RIGHT.key), [5])
+        members.spend(members.some(["s0"], RIGHT.stream_id), [5])
         members.tell(b"key", ["s1"])
         store.write([output for output in journal.take() if isinstance(output, Persist)])
     return people
@@ -276,7 +276,7 @@ def test_what_is_in_the_file(tmp_path: Path) -> None:
     with contextlib.closing(Database(tmp_path / "test.db", KEK_A)) as database:
         state = database.load()
         assert [state["subscriber"][one.id,] for one in people] == people
-        assert state["right"][("s1", *RIGHT.key, RIGHT.start, RIGHT.end, None)] == RIGHT and len(state["right"]) == 50
+        assert state["right"][("s1", *RIGHT.stream_id, RIGHT.start, RIGHT.end, None)] == RIGHT and len(state["right"]) == 50
         assert state["smk-counter"]["s0",] == 5 and state["told"] == {(b"key", "s1"): True}
         assert database.load(members=False) == {}
         assert database.query("SELECT count(*), min(profile), max(idr) FROM subscriber") == [(50, "smartcard", "s9@0")]
@@ -331,7 +331,7 @@ def test_what_is_damaged_is_named(tmp_path: Path, damage: str, what: str) -> Non
     with SqliteStore(tmp_path / "test.db", KEK_A) as store, pytest.raises(StoreDamaged, match=what):
         members = store.members()
         members.bind(Journal(store.load()))
-        members.entitled(RIGHT.key, 0, 100)
+        members.entitled(RIGHT.stream_id, 0, 100)
 
 
 def test_a_key_that_does_not_unwrap(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from store_support import KEK_A, KEK_B, LONG, StoredWorld, after, counters, diff
 
 from pybcast.errors import StoreError
 from pybcast.flows import KeyMaterial, LongTermKey, Persist, Programme, Subscriber
-from pybcast.flows.bsm.ltkm import Letter, Page
 from pybcast.flows.bsm.members import Bundle
+from pybcast.flows.bsm.pages import Page
 from pybcast.flows.tables import KeyState
 from pybcast.keys import SEAK, SMK, TEK, Key
 from pybcast.messages import AddressMode
@@ -125,7 +125,7 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
 
 VALUES: Final[st.SearchStrategy[Any]] = st.recursive(
     LEAVES | st.one_of(*map(values_of, SECRETS)) | st.sampled_from(KeyState) | st.frozensets(LEAVES, max_size=4),
-    lambda inner: st.lists(inner, max_size=5).map(tuple) | st.builds(Letter, st.binary(), st.tuples(TEXT, inner)),
+    lambda inner: st.lists(inner, max_size=5).map(tuple) | st.builds(Bundle, st.binary(), st.binary(), st.tuples(TEXT, inner)),
     max_leaves=20,
 )
 
@@ -318,8 +318,8 @@ def test_bombs_are_refused(data: bytes) -> None:
 
 
 def test_a_row_with_fields_missing(database: Database) -> None:
-    data, _ = CODEC.encode(Letter(b"x", ("card", "alice")), WRAP_A, ROW)
-    number = NUMBERS["Letter", "data addressee key_id window"]
+    data, _ = CODEC.encode(Bundle(b"x", b"", ("card", "alice")), WRAP_A, ROW)
+    number = NUMBERS["Bundle", "data sizes names windows"]
     assert data[:3] == bytes([0x81, number, 0x94])
     for short in (bytes([0x81, number, 0x90]), bytes([0x81, number, 0x91, 0xC0]), bytes([0x81, number, 0xC0])):
         with pytest.raises(StoreDamaged):
@@ -384,14 +384,14 @@ def test_secrets_keep_their_order_their_kinds_and_their_sizes(change: Callable[[
     ],
 )
 def test_columns_fit_together(old: bytes, new: bytes) -> None:
-    value: tuple[Any, ...] = tuple(Letter(b"", each) for each in [(1,), (), (2, "b")])  # type: ignore[arg-type]
+    value: tuple[Any, ...] = tuple(Bundle(b"", b"", each) for each in [(1,), (), (2, "b")])  # type: ignore[arg-type]
     data, _ = CODEC.encode(value, WRAP_A, ROW)
     assert difference(CODEC.decode(data, WRAP_A, ROW), value) == "" and data.count(old) == 1
     with pytest.raises(StoreDamaged):
         CODEC.decode(data.replace(old, new), WRAP_A, ROW)
 
 
-@pytest.mark.parametrize(("layout", "what"), [(("Gone", "a b"), "Gone"), (("Letter", "data addressee lost window"), "Letter.lost")])
+@pytest.mark.parametrize(("layout", "what"), [(("Gone", "a b"), "Gone"), (("Bundle", "data sizes lost windows"), "Bundle.lost")])
 def test_columns_of_another_version_are_refused(layout: tuple[str, str], what: str) -> None:
     newer = Codec({**NUMBERS, layout: 200}, TYPES)
     data = msgspec.msgpack.encode({"": [200, [1, 1, 1], [2, 2, 2]]})
@@ -400,7 +400,7 @@ def test_columns_of_another_version_are_refused(layout: tuple[str, str], what: s
     if layout[0] == "Gone":
         with pytest.raises(StoreError, match="Gone is not known here"):
             newer.rewrap(data, WRAP_A, WRAP_B, ROW)
-    short = msgspec.msgpack.encode({"": [NUMBERS["Letter", "data addressee key_id window"], [b"", b""], ["a"]]})
+    short = msgspec.msgpack.encode({"": [NUMBERS["Bundle", "data sizes names windows"], [b"", b""], ["a"]]})
     with pytest.raises(StoreDamaged):
         newer.decode(short, WRAP_A, ROW)
 
@@ -557,7 +557,7 @@ def test_a_page_of_letters(database: Database) -> None:
         service="urn:news", stream=1, name="p", end=99, issued_at=5.5, ids=(("urn:bsda", "id"),), size=1000,
         confirmed=frozenset({"urn:bsda"}),
     )  # fmt: skip
-    put(database, Persist("page", page.key, page), Persist("letters", page.key, bundle))
-    assert database.load() == {"page": {page.key: page}, "letters": {page.key: bundle}}
+    put(database, Persist("page", page.id, page), Persist("letters", page.id, bundle))
+    assert database.load() == {"page": {page.id: page}, "letters": {page.id: bundle}}
     assert bundle.items() == letters and tuple(bundle.spans()) == windows
     assert database.query("SELECT letters, confirmed FROM issued") == [(1000, 1)]

@@ -3,7 +3,7 @@
 
 A machine's other memory is its journal, every row of it at hand.  This is asked for what the work needs: one subscriber, or some
 hundreds in their order.  ``JournalMembers`` keeps it in the journal, for tests and simulations; a server has it in its store.
-DRM devices come by the group, and stay in the journal.
+DRM devices come by the group, and stay in the journal (``Subscribers``).
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from __future__ import annotations
 import hashlib
 import heapq
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from pybcast.errors import LocalFlowError
-from pybcast.flows.journal import Journal
+from pybcast.flows.journal import Journal, Table
 from pybcast.flows.peers.messages import Profile
 from pybcast.flows.serial import MOD
 from pybcast.flows.stream.allocator import SmkCounters
-from pybcast.keys import RIAK, SMK, SRK, UDK
+from pybcast.keys import RIAK, SMK, SRK, UDK, UGK, GroupRoot
 
-StreamKey = tuple[str, int]
-PageKey = tuple[str, int, str]
+StreamId = tuple[str, int]
+"""(service, stream)."""
+PageId = tuple[str, int, str]
 """(service, stream, name) of a page of the carousel."""
 
 
@@ -81,6 +82,17 @@ def _digest(smk: bytes) -> bytes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Group:
+    """A subscriber group of the DRM Profile: ``address`` 4 bytes, 256 or 512 positions, and its keys (drm-profile 2.3)."""
+
+    address: bytes
+    size: Literal[256, 512]
+    root: GroupRoot
+    ugk: UGK
+    riak: RIAK
+
+
+@dataclass(frozen=True, kw_only=True)
 class Right:
     """What a subscriber may see: a stream, or one programme of it, in [start, end) NTP seconds."""
 
@@ -91,7 +103,7 @@ class Right:
     content: str | None = None
 
     @property
-    def key(self) -> StreamKey:
+    def stream_id(self) -> StreamId:
         return (self.service, self.stream)
 
 
@@ -159,7 +171,7 @@ class Members(Protocol):
     def known_as(self, idr: str) -> Subscriber | None:
         """The card's subscriber with a B-TID; of several, who came last."""
 
-    def streams(self, name: str) -> list[StreamKey]:
+    def streams(self, name: str) -> list[StreamId]:
         """The streams that a subscriber has rights to."""
 
     def place(self, name: str) -> int:
@@ -174,19 +186,19 @@ class Members(Protocol):
     def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
         """Rights of subscribers that are known."""
 
-    def rights(self, name: str, stream: StreamKey) -> list[Right]:
+    def rights(self, name: str, stream: StreamId) -> list[Right]:
         """What a subscriber may see of a stream."""
 
-    def forget(self, name: str, stream: StreamKey) -> None:
+    def forget(self, name: str, stream: StreamId) -> None:
         """Drop all of it."""
 
-    def count(self, stream: StreamKey) -> int:
+    def count(self, stream: StreamId) -> int:
         """How many rights to a stream there are."""
 
-    def entitled(self, stream: StreamKey, after: int, limit: int) -> People:
+    def entitled(self, stream: StreamId, after: int, limit: int) -> People:
         """The next ones who have a right to a stream, in order of their places, from the first after the place ``after``."""
 
-    def some(self, names: Collection[str], stream: StreamKey) -> People:
+    def some(self, names: Collection[str], stream: StreamId) -> People:
         """These, in order of their places; who is not known is left out."""
 
     def spend(self, people: People, numbers: Sequence[int]) -> None:
@@ -204,50 +216,184 @@ class Members(Protocol):
     def untell(self, key_id: bytes) -> None:
         """The key is gone."""
 
-    def keep(self, page: PageKey, bundle: Bundle) -> None:
+    def keep(self, page: PageId, bundle: Bundle) -> None:
         """The letters of a new page."""
 
-    def letters(self, page: PageKey) -> Bundle:
+    def letters(self, page: PageId) -> Bundle:
         """The letters of a page that was kept and not dropped."""
 
-    def drop(self, page: PageKey) -> None:
+    def drop(self, page: PageId) -> None:
         """That page is gone."""
 
 
-class JournalMembers:
+SUBSCRIBERS: Final = Table("subscriber", Subscriber, "subscriber")
+RIGHTS: Final = Table("right", Right, "subscriber service stream start end content")
+GROUPS: Final = Table("group", Group, "address")
+TOLD: Final = Table("told", bool, "key_id subscriber")
+LETTERS: Final = Table("letters", Bundle, "service stream page")
+
+
+class _Rights:
+    """The rights of some subscribers, in the journal."""
+
+    def _open(self, journal: Journal, whose: Container[str]) -> None:
+        self._right_rows = journal.open(RIGHTS)
+        self._rights: dict[StreamId, dict[str, list[Right]]] = {}
+        for (name, *_), right in self._right_rows.all().items():
+            if name in whose:
+                self._index(str(name), right)
+
+    def _index(self, name: str, right: Right) -> None:
+        rights = self._rights.setdefault(right.stream_id, {}).setdefault(name, [])
+        if right not in rights:
+            rights.append(right)
+
+    def streams(self, name: str) -> list[StreamId]:
+        return [stream for stream, rights in self._rights.items() if name in rights]
+
+    def rights(self, name: str, stream: StreamId) -> list[Right]:
+        return list(self._rights.get(stream, {}).get(name, ()))
+
+    def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
+        for name, right in rights:
+            self._right_rows.put((name, *right.stream_id, right.start, right.end, right.content), right)
+            self._index(name, right)
+
+    def forget(self, name: str, stream: StreamId) -> None:
+        self._rights.get(stream, {}).pop(name, None)
+        for row_key in self._right_rows.under((name, *stream)):
+            self._right_rows.drop(row_key)
+
+
+Told = tuple[list[str], list[bytes]]
+"""Whom to tell of a change: subscribers with cards, and groups of devices."""
+
+
+class Subscribers(_Rights):
+    """Everyone by name, and his rights: DRM devices and their groups, which are held here, and cards (``members``).
+
+    Methods for several do all or nothing: ``LocalFlowError`` comes before any change.
+    """
+
+    def __init__(self, journal: Journal, members: Members) -> None:
+        self._members, self._rows, self._groups = members, journal.open(SUBSCRIBERS), journal.open(GROUPS)
+        devices = {row.id: row for row in self._rows.all().values() if row.smk is None}
+        self._open(journal, devices)
+        self._udns = {row.udn: row.id for row in devices.values() if row.udn}
+
+    def add_group(self, group: Group) -> None:
+        self._groups.put((group.address,), group)
+
+    def group(self, address: bytes) -> Group | None:
+        return self._groups.get((address,))
+
+    def add(self, subscribers: Sequence[Subscriber]) -> None:
+        """New subscribers, or new keys of old ones.  ``LocalFlowError`` for a device of a group that is not known, for another
+        device's UDN, and for a name that a card has and a device asks for, or the reverse.
+        """
+        udns: dict[str, str] = {}
+        for one in subscribers:
+            if one.profile == "drm" and self.group(one.group) is None:
+                raise LocalFlowError(f"subscriber {one.id}: its group is not known")
+            if one.udn and udns.setdefault(one.udn, self._udns.get(one.udn, one.id)) != one.id:
+                raise LocalFlowError(f"subscriber {one.id}: its UDN is that of {udns[one.udn]}")
+            held = self.find(one.id)
+            if held is not None and held.profile != one.profile:
+                raise LocalFlowError(f"subscriber {one.id} is there with another profile")
+        self._members.put([one for one in subscribers if one.smk is not None])
+        for one in subscribers:
+            if one.smk is None:
+                before = self._rows.get((one.id,))
+                if before is not None:
+                    self._udns.pop(before.udn, None)
+                if one.udn:
+                    self._udns[one.udn] = one.id
+                self._rows.put((one.id,), one)
+
+    def find(self, name: str) -> Subscriber | None:
+        found = self._members.get(name) or self._rows.get((name,))
+        return None if found is None or found.is_removed else found
+
+    def get(self, name: str) -> Subscriber:
+        """``LocalFlowError`` for one that is not known."""
+        found = self.find(name)
+        if found is None:
+            raise LocalFlowError(f"no subscriber {name}")
+        return found
+
+    def device(self, udn: str) -> Subscriber | None:
+        """The subscriber whose device has this UDN."""
+        return self._rows.get((self._udns.get(udn),))
+
+    def devices(self, stream: StreamId) -> list[Subscriber]:
+        """Those whose devices have a right to a stream."""
+        return [self.get(name) for name in self._rights.get(stream, ())]
+
+    def streams(self, name: str) -> list[StreamId]:
+        """The streams that a subscriber has rights to."""
+        return super().streams(name) or self._members.streams(name)
+
+    def rights(self, name: str, stream: StreamId) -> list[Right]:
+        return super().rights(name, stream) or self._members.rights(name, stream)
+
+    def grant_to(self, rights: Sequence[tuple[str, Right]]) -> Told:
+        """Rights to a stream."""
+        known = [(self.get(name), right) for name, right in rights]
+        self.grant([(one.id, right) for one, right in known if one.smk is None])
+        self._members.grant([(one.id, right) for one, right in known if one.smk is not None])
+        return _told(one for one, _ in known)
+
+    def forget_all(self, stream: StreamId, names: Collection[str]) -> Told:
+        """Drop every right of these subscribers to a stream."""
+        known = [self.get(name) for name in names]
+        for one in known:
+            self._forget(one, stream)
+        return _told(known)
+
+    def _forget(self, one: Subscriber, stream: StreamId) -> None:
+        self.forget(one.id, stream) if one.smk is None else self._members.forget(one.id, stream)
+
+    def remove(self, name: str) -> None:
+        """Forget a subscriber, and what rights he has to streams that are configured no more."""
+        one = self.get(name)
+        for stream in self.streams(name):
+            self._forget(one, stream)
+        if one.smk is not None:
+            self._members.remove(name)
+        else:
+            self._udns.pop(one.udn, None)
+            self._rows.drop((name,))
+
+
+def _told(them: Iterable[Subscriber]) -> Told:
+    them = list(them)
+    cards = dict.fromkeys(one.id for one in them if one.smk is not None)
+    return list(cards), list(dict.fromkeys(one.group for one in them if one.smk is None))
+
+
+class JournalMembers(_Rights):
     """``Members`` in the journal, all of it at hand."""
 
-    TABLE: Final = "subscriber"
-    RIGHT: Final = "right"
-    TOLD: Final = "told"
-    LETTERS: Final = "letters"
-
     def bind(self, journal: Journal) -> None:
-        self._journal = journal
+        self._rows, self._told, self._letters = journal.open(SUBSCRIBERS), journal.open(TOLD), journal.open(LETTERS)
         self._counters = SmkCounters(journal)
         self._places: dict[str, int] = {}
         self._idrs: dict[str, dict[str, None]] = {}
-        self._rights: dict[StreamKey, dict[str, list[Right]]] = {}
-        for subscriber in journal.rows(self.TABLE, Subscriber).values():
+        for subscriber in self._rows.all().values():
             if subscriber.smk is not None:
                 self._places[subscriber.id] = len(self._places) + 1
                 self._idrs.setdefault(subscriber.idr, {})[subscriber.id] = None
-        for key, right in journal.rows(self.RIGHT, Right).items():
-            if key[0] in self._places:
-                self._index(str(key[0]), right)
+        self._open(journal, self._places)
 
     def get(self, name: str) -> Subscriber | None:
         found = self._held(name)
         return None if found is None or found.is_removed else found
 
     def _held(self, name: str) -> Subscriber | None:
-        return self._journal.get(self.TABLE, (name,), Subscriber) if name in self._places else None
+        return self._rows.get((name,)) if name in self._places else None
 
     def known_as(self, idr: str) -> Subscriber | None:
         return self.get(max(self._idrs.get(idr, ("",)), key=lambda name: self._places.get(name, 0)))
-
-    def streams(self, name: str) -> list[StreamKey]:
-        return [stream for stream, rights in self._rights.items() if name in rights]
 
     def place(self, name: str) -> int:
         if self.get(name) is None:
@@ -274,37 +420,19 @@ class JournalMembers:
                 del self._idrs[held.idr]
         self._idrs.setdefault(subscriber.idr, {})[subscriber.id] = None
         self._places.setdefault(subscriber.id, len(self._places) + 1)
-        self._journal.put(self.TABLE, (subscriber.id,), subscriber)
+        self._rows.put((subscriber.id,), subscriber)
 
-    def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
-        for name, right in rights:
-            self._journal.put(self.RIGHT, (name, *right.key, right.start, right.end, right.content), right)
-            self._index(name, right)
-
-    def _index(self, name: str, right: Right) -> None:
-        rights = self._rights.setdefault(right.key, {}).setdefault(name, [])
-        if right not in rights:
-            rights.append(right)
-
-    def rights(self, name: str, stream: StreamKey) -> list[Right]:
-        return list(self._rights.get(stream, {}).get(name, ()))
-
-    def forget(self, name: str, stream: StreamKey) -> None:
-        self._rights.get(stream, {}).pop(name, None)
-        for key in self._journal.select(self.RIGHT, (name, *stream), Right):
-            self._journal.drop(self.RIGHT, key)
-
-    def count(self, stream: StreamKey) -> int:
+    def count(self, stream: StreamId) -> int:
         return sum(map(len, self._rights.get(stream, {}).values()))
 
-    def entitled(self, stream: StreamKey, after: int, limit: int) -> People:
+    def entitled(self, stream: StreamId, after: int, limit: int) -> People:
         places = ((self._places[name], name) for name in self._rights.get(stream, ()))
         return self._people([name for _, name in heapq.nsmallest(limit, (p for p in places if p[0] > after))], stream)
 
-    def some(self, names: Collection[str], stream: StreamKey) -> People:
+    def some(self, names: Collection[str], stream: StreamId) -> People:
         return self._people(sorted({name for name in names if self.get(name) is not None}, key=self.place), stream)
 
-    def _people(self, names: list[str], stream: StreamKey) -> People:
+    def _people(self, names: list[str], stream: StreamId) -> People:
         found = [row for name in names if (row := self.get(name)) is not None and row.smk is not None]
         return People(
             names,
@@ -323,23 +451,23 @@ class JournalMembers:
         self._counters.jump(by, at_least)
 
     def told(self, key_id: bytes, names: Collection[str]) -> set[str]:
-        return {name for name in names if self._journal.get(self.TOLD, (key_id, name), bool)}
+        return {name for name in names if self._told.get((key_id, name))}
 
     def tell(self, key_id: bytes, names: Collection[str]) -> None:
         for name in names:
-            self._journal.put(self.TOLD, (key_id, name), True)
+            self._told.put((key_id, name), True)
 
     def untell(self, key_id: bytes) -> None:
-        for key in self._journal.select(self.TOLD, (key_id,), bool):
-            self._journal.drop(self.TOLD, key)
+        for row_key in self._told.under((key_id,)):
+            self._told.drop(row_key)
 
-    def keep(self, page: PageKey, bundle: Bundle) -> None:
-        self._journal.put(self.LETTERS, page, bundle)
+    def keep(self, page: PageId, bundle: Bundle) -> None:
+        self._letters.put(page, bundle)
 
-    def letters(self, page: PageKey) -> Bundle:
-        found = self._journal.get(self.LETTERS, page, Bundle)
+    def letters(self, page: PageId) -> Bundle:
+        found = self._letters.get(page)
         assert found is not None, "pages and their letters come and go together"
         return found
 
-    def drop(self, page: PageKey) -> None:
-        self._journal.drop(self.LETTERS, page)
+    def drop(self, page: PageId) -> None:
+        self._letters.drop(page)

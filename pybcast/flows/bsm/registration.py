@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration key material: what a BSM sends a new subscriber through F1 (R23, R24)."""
+"""Registration key material: how it is made (R23, R24), and how it gets to the BSD/As, which broadcast it (F1)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from pybcast import codec
-from pybcast.errors import LocalFlowError
-from pybcast.flows.bsm.ltkm import Group
-from pybcast.flows.bsm.members import Subscriber
+from pybcast.errors import LocalFlowError, PeerFlowError
+from pybcast.flows.bsm.members import Group, Subscriber
+from pybcast.flows.events import FlowDone
+from pybcast.flows.journal import Journal, RowKey, Table
+from pybcast.flows.peers.exchange import Peering
+from pybcast.flows.peers.messages import ALL_SERVICES, BackendMessage
 from pybcast.flows.serial import counter_of
+from pybcast.flows.tables import Status, Tag
 from pybcast.keys import BDK, CK, IK, RIAK, GroupTree, Keys, btid, gba_u_autn, registration_keys, target_id
 from pybcast.messages import (
     ClearRegistrationResponse,
@@ -111,3 +116,60 @@ def smartcard_registration(
         btid=identity,
     )
     return Subscriber(id=name, smk=keys.smk, idr=identity, srk=keys.srk), codec.seal(message, Keys(ck=ck, ik=ik, impi=impi))
+
+
+REGISTRATIONS: Final = Table("registration", bytes, "name")
+REGISTERED: Final = Table("registered", bool, "name bsda")
+
+
+class Registrations:
+    """The registration material to broadcast, and which of the ``bsdas`` have it (F1)."""
+
+    def __init__(self, journal: Journal, peers: Peering, bsdas: Collection[str]) -> None:
+        self._journal, self._peers, self._bsdas = journal, peers, bsdas
+        self._rows, self._registered = journal.open(REGISTRATIONS), journal.open(REGISTERED)
+        self._asked: dict[str, RowKey] = {}
+
+    @staticmethod
+    def _row_key(subscriber: str) -> RowKey:
+        return (f"{subscriber}/registration",)
+
+    def get(self, subscriber: str) -> bytes | None:
+        return self._rows.get(self._row_key(subscriber))
+
+    def put(self, subscriber: str, data: bytes, now: float) -> None:
+        if self.get(subscriber) != data:
+            self.forget(subscriber)
+        self._rows.put(self._row_key(subscriber), data)
+        self._offer(self._row_key(subscriber), data, now)
+
+    def forget(self, subscriber: str) -> None:
+        row_key = self._row_key(subscriber)
+        self._rows.drop(row_key)
+        for bsda in self._bsdas:
+            self._registered.drop((*row_key, bsda))
+
+    def resume(self, now: float) -> None:
+        """The process has started: what a BSD/A has not confirmed goes to it."""
+        for row_key, data in self._rows.all().items():
+            self._offer(row_key, data, now)
+
+    def _offer(self, row_key: RowKey, data: bytes, now: float) -> None:
+        for bsda in self._bsdas:
+            if self._registered.get((*row_key, bsda)) is None:
+                message_id = self._peers.ask(Tag.RegDelivery, bsda, ALL_SERVICES, now, until=now + 86400, items=(data,))
+                self._asked[message_id] = row_key
+
+    def confirmed(self, message: BackendMessage) -> None:
+        """A BSD/A has it."""
+        self._registered.put((*self._asked.pop(message.message_id), message.destination), True)
+        self._journal.emit(FlowDone("F1", None, message.service))
+
+    def give(self, message: BackendMessage, now: float) -> BackendMessage:
+        """F1, pulled."""
+        if message.service != ALL_SERVICES or message.source not in self._bsdas:
+            raise PeerFlowError(Status.NOT_PERMITTED, "no right to registration material (R26)")
+        data = tuple(self._rows.all().values())
+        if data:
+            self._journal.emit(FlowDone("F1", None, ALL_SERVICES))
+        return message.answer(Status.SUCCESS if data else Status.NON_EXISTENT, data, now=now)
