@@ -24,13 +24,13 @@ import msgspec
 
 from pybcast.flows.bsm.keychain import NUMBERS
 from pybcast.flows.restart import Restored
-from pybcast.flows.stream.allocator import SmkCounters
+from pybcast.flows.stream.allocator import SMK_BASE as BASE
 from pybcast.keys import KEK
 from pybcast.store.protocol import Position, StoreDamaged
 from pybcast.wire.times import NTP_UNIX
 
 KEY_NUMBERS: Final = NUMBERS.name
-SMK_BASE: Final = SmkCounters.BASE
+SMK_BASE: Final = BASE.name
 
 COMMITS: Final = 1 << 48  # 89,000 years at 100 commits a second; a token cannot move a store further
 UNVERIFIED: Final = 1 << 32  # how far a token may move a store that did not make it: a year at 100 commits a second

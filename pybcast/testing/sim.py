@@ -54,7 +54,6 @@ from pybcast.flows.stream.allocator import SealedBlock
 from pybcast.flows.stream.config import CAROUSEL_CYCLE
 from pybcast.flows.stream.schedule import REPETITIONS_AHEAD
 from pybcast.flows.tables import SekState
-from pybcast.flows.terminal.card import SekFile
 from pybcast.secret import Secret
 from pybcast.testing.link import Clock, Link, Store, carry_out
 from pybcast.testing.parties import FQDN, make_card, make_device, make_group, rights_issuer
@@ -76,11 +75,11 @@ class StubbornCard(SimulatedCard):
         return stubborn
 
     def ltkm(self, data: bytes, now: float) -> bytes | None:
-        before = self._journal.rows("sek", SekFile)
+        before = self._seks.all()
         answer = super().ltkm(data, now)
-        for key, row in self._journal.rows("sek", SekFile).items():
+        for key, row in self._seks.all().items():
             if row.state is SekState.WITHDRAWN and key in before:
-                self._journal.put("sek", key, before[key])
+                self._seks.put(key, before[key])
         return answer
 
 
@@ -340,10 +339,10 @@ class World:
         headend.edge = Edge(self.streams)
         headend.life += 1
         if headend.machine is not None:
-            carousel = dict(headend.machine._journal.rows("carousel", CarouselPut))
+            carousel = headend.machine.carousel
             edge = headend.edge
             self.call_bsda(name, lambda b: b.new_edge(edge, self.time(name)))
-            self._do(list(carousel.values()), name)  # its link tells it again what turns
+            self._do(list(carousel), name)  # its link tells it again what turns
 
     def _stop_edge(self, name: str) -> None:
         headend = self.headends[name]

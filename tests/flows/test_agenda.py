@@ -14,7 +14,7 @@ from pybcast.flows import BSM, Headend, Send, random_teks
 from pybcast.flows.agenda import Agenda
 from pybcast.flows.bsda.stream import BsdaStream
 from pybcast.flows.bsm.stream import BsmStream
-from pybcast.flows.journal import Journal
+from pybcast.flows.journal import Journal, Table
 from pybcast.testing.sim import BSM_ID, MAIN
 
 NAMES = st.sampled_from("abc")
@@ -50,19 +50,19 @@ KEYS = st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2))
 
 
 @given(st.dictionaries(KEYS, st.integers()), st.lists(st.tuples(KEYS, st.one_of(st.none(), st.integers()))))
-def test_select_is_the_table_filtered(
+def test_rows_under_a_prefix_are_the_table_filtered(
     before: dict[tuple[object, ...], int], work: list[tuple[tuple[object, ...], int | None]]
 ) -> None:
-    journal = Journal({"t": dict(before)})
+    rows = Journal({"t": dict(before)}).open(Table("t", int, "a b c"))
     for key, value in work:
         for width in range(4):
-            wanted = {k: v for k, v in journal.rows("t", int).items() if k[:width] == key[:width]}
-            assert journal.select("t", key[:width], int) == wanted
+            wanted = {k: v for k, v in rows.all().items() if k[:width] == key[:width]}
+            assert rows.under(key[:width]) == wanted
         if value is None:
-            journal.drop("t", key)
+            rows.drop(key)
         else:
-            journal.put("t", key, value)
-    assert journal.select("t", (), int) == journal.rows("t", int)
+            rows.put(key, value)
+    assert rows.under(()) == rows.all()
 
 
 def test_an_input_works_on_its_own_stream_only() -> None:

@@ -424,10 +424,10 @@ def test_a_key_that_ends_another_early_comes_by_a_delivery_that_says_so() -> Non
         outputs = machine.tick(machine.next_wakeup() or START)
     outputs = answered(machine, again[0], START + 10, 0, early, new)
     assert not alarms(outputs, "key-refused")
-    assert list(machine._journal.select("key", NAME, KeyMaterial).values()) == [early]
+    assert list(machine._streams[NAME].keys.all()) == [early]
     answer, _ = tell(machine, Tag.KeyDelivery, START + 10, new, replace=True)
     assert answer.status == 0
-    assert [k.valid_to - START for k in machine._journal.select("key", NAME, KeyMaterial).values()] == [32, 672]
+    assert [k.valid_to - START for k in machine._streams[NAME].keys.all()] == [32, 672]
 
 
 def test_a_waived_profile_is_not_delivered_to_the_bsm() -> None:

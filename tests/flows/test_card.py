@@ -140,7 +140,7 @@ def test_a_provisioned_key_has_an_empty_rand() -> None:
     """smartcard-profile 4.4: the card was given it without an LTKM."""
     party, sek = card_party(), sek_material(rand=b"")
     row = SekFile(SekState.INSTALLED, SEK(sek.key), b"", counter_of(START - 2), ((counter_of(START - 1), counter_of(START + 639)),))
-    party.card._journal.put("sek", (sek.key_id[:3], sek.key_id[3:]), row)
+    party.card._seks.put((sek.key_id[:3], sek.key_id[3:]), row)
     party.card.stkm(sealed_stkm(CONFIG, period(0), sek))
     refuses(party.card, Integrity, lambda: party.card.stkm(sealed_stkm(CONFIG, period(1), sek_material())))
     party.card.ltkm(seal_ltkm(party, 1, sek_material()), NOW)  # delivered after all: its RAND takes the empty one's place

@@ -360,8 +360,8 @@ def test_a_confirmation_of_a_page_that_is_gone() -> None:
     old, _ = pages.add(DRM.key, DRM.bsdas, letter, START + 640, START, lambda: next(names))
     new, gone = pages.add(DRM.key, DRM.bsdas, letter, START + 640, START, lambda: next(names))
     assert gone == old
-    before = journal.rows("page", object)
+    before = dict(journal.tables["page"])
     pages.confirmed(old.ids[0][1], BSDA_URI)
-    assert journal.rows("page", object) == before
+    assert dict(journal.tables["page"]) == before
     pages.confirmed(new.ids[0][1], BSDA_URI)
     assert [page.confirmed for page in pages.all()] == [frozenset({BSDA_URI})]

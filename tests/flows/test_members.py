@@ -106,7 +106,7 @@ def test_a_job_goes_on_where_it_was(crash_after: int) -> None:
     assert sum(job.done for job in bsm.issuing()) == crash_after * ISSUED_AT_ONCE % (3 * ISSUED_AT_ONCE)
     outputs += finish(bsm)
     assert names(outputs) == Counter(f"card{n}" for n in range(size))
-    assert set(bsm._journal.rows("smk-counter", int).values()) == {1}
+    assert set(bsm._journal.tables["smk-counter"].values()) == {1}
     assert bsm._journal.tables["issue"] == {} and [len(b) for b in made(outputs)] == [MAX_DATA, MAX_DATA, 10]
 
 
@@ -157,7 +157,7 @@ def test_many_streams_do_not_take_one_tick() -> None:
     first = sum(names(bsm.tick(START)).values())
     assert ISSUED_AT_ONCE <= first < ISSUED_AT_ONCE + 30
     finish(bsm)
-    assert set(bsm._journal.rows("smk-counter", int).values()) == {len(configs)}
+    assert set(bsm._journal.tables["smk-counter"].values()) == {len(configs)}
 
 
 def test_some_have_more_windows_than_a_delivery_carries() -> None:

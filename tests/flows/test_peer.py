@@ -262,7 +262,7 @@ def flood(party: Party, count: int, now: float = START, **changes: object) -> li
 
 
 def kept(party: Party) -> dict[str, Answered]:
-    return {str(key[1]): row for key, row in party.journal.rows("answer", Answered).items()}
+    return {str(key[1]): row for key, row in party.journal.open(peer.ANSWERS).all().items()}
 
 
 def weight(party: Party) -> int:

@@ -22,7 +22,9 @@ from room_support import (
 from pybcast import codec
 from pybcast.errors import KeyUnavailable, LocalFlowError
 from pybcast.flows import BSM, Enrolment, Output, Persist, Programme, Right, Send, StreamConfig, Subscriber, Tag
-from pybcast.flows.bsm.members import Bundle
+from pybcast.flows.bsm.ltkm import REPORTS
+from pybcast.flows.bsm.members import SUBSCRIBERS, Bundle
+from pybcast.flows.bsm.registration import REGISTERED
 from pybcast.keys import SMK, Keys
 from pybcast.messages import ClearSmartcardLtkm, Reporting, SmartcardLtkm, SmartcardVerification
 from pybcast.testing.parties import FQDN, rights_issuer
@@ -80,7 +82,7 @@ def test_who_comes_again_with_the_same_smk_goes_on_counting(restart: bool) -> No
             call()
     assert bsm._members.some(["a"], CARD.key).names == []
     secret = person("a").smk
-    assert secret is not None and not any(row.smk == secret for row in bsm._journal.rows("subscriber", Subscriber).values()), (
+    assert secret is not None and not any(row.smk == secret for row in bsm._journal.open(SUBSCRIBERS).all().values()), (
         "the key itself is gone"
     )
     again = counters(bsm.add_subscribers([Enrolment(person("a"), (right(),))], START), person("a"))
@@ -95,8 +97,8 @@ def test_what_else_is_forgotten_of_a_card() -> None:
     name = party.subscriber.id
     bsm.tick(START)
     bsm.add_subscribers([Enrolment(party.subscriber, (right(),), party.registration)], START)
-    bsm._journal.put("report", (name,), Reporting(status=1))
-    bsm._journal.put("registered", (f"{name}/registration", BSDA_URI), True)
+    bsm._journal.open(REPORTS).put((name,), Reporting(status=1))
+    bsm._journal.open(REGISTERED).put((f"{name}/registration", BSDA_URI), True)
     (data,), _ = bsm.fetch_ltkms(name, START)
     message = codec.decode(data, "smartcard-ltkm")
     clear = codec.open(data, Keys(smk=party.subscriber.smk), "smartcard-ltkm")
@@ -118,7 +120,7 @@ def test_new_registration_material_of_an_old_subscriber_is_offered() -> None:
     for data, wanted in ((b"first", [(b"first",)]), (b"second", [(b"second",)]), (b"second", [])):
         outputs = bsm.add_subscribers([Enrolment(person("a"), (), data)], START)
         assert [o.message.items for o in outputs if isinstance(o, Send) and o.message.tag is Tag.RegDelivery] == wanted
-        bsm._journal.put("registered", ("a/registration", BSDA_URI), True)
+        bsm._journal.open(REGISTERED).put(("a/registration", BSDA_URI), True)
 
 
 def test_rights_to_a_stream_that_is_configured_no_more_go_too() -> None:

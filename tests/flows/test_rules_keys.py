@@ -37,7 +37,7 @@ from pybcast.flows import Period, Persist, Schedule, SimulatedCard, StreamConfig
 from pybcast.flows.journal import Journal
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, distance, in_window, near, newer
 from pybcast.flows.stream import stkm
-from pybcast.flows.stream.allocator import ALLOCATED, RESTORE_JUMP, Allocator, Ask, Sealed, SealedBlock, SmkCounters
+from pybcast.flows.stream.allocator import ALLOCATED, RESTORE_JUMP, SMK_COUNTERS, Allocator, Ask, Sealed, SealedBlock, SmkCounters
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN
 from pybcast.flows.stream.schedule import check_period
 from pybcast.flows.stream.stkm import Policy
@@ -230,7 +230,7 @@ def test_r02_a_restored_store_jumps_past_what_it_cannot_know() -> None:
 
 def test_r02_the_counter_wraps_and_a_new_smk_restarts_it() -> None:
     """A COUNTER that stops at 2^32, or goes on under a new SMK from where a card does not expect it."""
-    counters = SmkCounters(Journal({SmkCounters.TABLE: {("a",): MOD - 2}}))
+    counters = SmkCounters(Journal({SMK_COUNTERS.name: {("a",): MOD - 2}}))
     assert [counters.next("a"), counters.next("a")] == [MOD - 1, 0]
     counters.restart("a")
     assert counters.next("a") == 1
@@ -350,7 +350,7 @@ def test_r03_a_withdrawal_never_installs_a_sek() -> None:
     """A withdrawal for a SEK the card never had, taken as a key of 16 zero bytes: anyone could seal STKMs for it."""
     party, sek = card_party(), sek_material()
     party.card.ltkm(seal_withdrawal(party, 1, sek), NOW)
-    assert "sek" not in party.card._journal.tables
+    assert not party.card._journal.tables["sek"]
     zero = sek_material(key=Secret(bytes(16)))
     refuses(party.card, KeyUnavailable, lambda: party.card.stkm(sealed_stkm(stream_config(), period(1), zero)))
 

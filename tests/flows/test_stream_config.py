@@ -8,7 +8,7 @@ from room_support import SERVICE, START, stream_config
 
 from pybcast.errors import ConfigError, StoreError
 from pybcast.flows.events import Persist
-from pybcast.flows.journal import Journal
+from pybcast.flows.journal import Journal, Table
 from pybcast.messages import Protocol
 
 
@@ -61,25 +61,29 @@ def test_what_follows_from_it() -> None:
 
 def test_journal() -> None:
     """Memory and outputs of a machine: what is persisted, in which order, and typed access to it."""
-    journal = Journal({"a": {("k",): 1}})
-    journal.drop("a", ("nothing",))
-    journal.drop("none", ("k",))
+    journal = Journal({"a": {("k",): "old"}})
+    table, other = Table("a", str), Table("b", int)
+    rows, none = journal.open(table), journal.open(other)
+    rows.drop(("nothing",))
+    none.drop(("k",))
     assert journal.take() == []
-    journal.put("a", ("l",), "text")
-    journal.drop("a", ("k",))
+    rows.put(("l",), "text")
+    rows.drop(("k",))
     assert journal.take() == [Persist("a", ("l",), "text"), Persist("a", ("k",), None)]
     assert journal.take() == []
-    assert (journal.get("a", ("l",), str), journal.get("a", ("k",), int), journal.get("b", ("k",), int)) == ("text", None, None)
-    assert journal.rows("a", str) == {("l",): "text"} and journal.rows("b", str) == {}
-    for wrong in (lambda: journal.get("a", ("l",), int), lambda: journal.rows("a", int)):
-        with pytest.raises(StoreError, match="table 'a': expected int, found str"):
-            wrong()
+    assert (rows.get(("l",)), rows.get(("k",)), none.get(("k",))) == ("text", None, None)
+    assert rows.all() == {("l",): "text"} and none.all() == {}
+    assert journal.open(table) is rows
+    with pytest.raises(AssertionError, match="declared twice"):
+        journal.open(Table("a", str))
+    with pytest.raises(StoreError, match="table 'a': expected int, found str"):
+        Journal(journal.tables).open(Table("a", int))
 
 
 def test_a_journal_does_not_write_into_what_it_was_given() -> None:
     """A restarted machine must not change the store behind its owner's back."""
     state: dict[str, dict[tuple[object, ...], object]] = {"a": {("k",): 1}}
-    journal = Journal(state)
-    journal.put("a", ("l",), 2)
-    journal.drop("a", ("k",))
+    rows = Journal(state).open(Table("a", int))
+    rows.put(("l",), 2)
+    rows.drop(("k",))
     assert state == {"a": {("k",): 1}}

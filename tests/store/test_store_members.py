@@ -26,7 +26,7 @@ from pybcast.flows import Enrolment, Persist, Right, Subscriber
 from pybcast.flows.bsm.delivery import Job
 from pybcast.flows.bsm.members import Bundle, JournalMembers, Members, People
 from pybcast.flows.journal import Journal, State
-from pybcast.flows.stream.allocator import RESTORE_JUMP, SmkCounters
+from pybcast.flows.stream.allocator import RESTORE_JUMP, SMK_BASE
 from pybcast.keys import SMK, SRK, Keys
 from pybcast.messages import ClearSmartcardLtkm
 from pybcast.store import Database, SqliteStore, StoreDamaged
@@ -235,7 +235,7 @@ def test_counters_jump_in_one_row(stored: Stored) -> None:
     stored.members.spend(stored.members.some(["a"], STREAMS[0]), [3])
     stored.taken()
     stored.members.jump(RESTORE_JUMP)
-    assert [row.table for row in stored.journal.take() if isinstance(row, Persist)] == [SmkCounters.BASE]
+    assert [row.table for row in stored.journal.take() if isinstance(row, Persist)] == [SMK_BASE.name]
     stored.members.put([person("b")])
     assert list(stored.members.some(["a", "b"], STREAMS[0]).counters) == [RESTORE_JUMP + 3, RESTORE_JUMP]
 

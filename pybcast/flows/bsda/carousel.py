@@ -41,6 +41,11 @@ class Carousel:
             if self._fetches(service):
                 self._polls.set(service, now)
 
+    @property
+    def objects(self) -> tuple[CarouselPut, ...]:
+        """What turns."""
+        return tuple(self._objects.all().values())
+
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` has something to do."""
         return min((time for time in (self._due.next(), self._polls.next()) if time is not None), default=None)

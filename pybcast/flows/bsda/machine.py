@@ -16,7 +16,7 @@ from pybcast.flows.bsda.sealing import Means
 from pybcast.flows.bsda.stream import BsdaStream
 from pybcast.flows.bsda.teks import OwnSecrets, TekSource, derived_teks
 from pybcast.flows.edge.slots import Held
-from pybcast.flows.events import Alarm, FlowDone, Output, PlanBegun, PlanRefused, Recall, Recalled, Send
+from pybcast.flows.events import Alarm, CarouselPut, FlowDone, Output, PlanBegun, PlanRefused, Recall, Recalled, Send
 from pybcast.flows.journal import Journal, State
 from pybcast.flows.peers.exchange import Asked, Peering
 from pybcast.flows.peers.messages import ALL_SERVICES, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
@@ -254,6 +254,11 @@ class BSDA:
     def records(self, service: str, stream: int) -> tuple[PeriodRecord, ...]:
         """The crypto periods it knows, oldest first."""
         return self._stream(service, stream).periods.records
+
+    @property
+    def carousel(self) -> tuple[CarouselPut, ...]:
+        """What turns."""
+        return self._carousel.objects
 
     def states(self, service: str, stream: int, now: float) -> dict[int, EdgeState | PeriodState]:
         """How far each period is, by its start: of those at the edge as they are planned, which is how it executes them."""

@@ -197,6 +197,10 @@ class Allocator:
         return self._ends.next()
 
 
+SMK_COUNTERS: Final = Table("smk-counter", int, "subscriber")
+SMK_BASE: Final = Table("smk-counter-base", int, "")
+
+
 class SmkCounters:
     """One COUNTER per SMK, rising, stored before use (R2).
 
@@ -204,24 +208,21 @@ class SmkCounters:
     base only rises and does not wrap; COUNTERs are taken modulo 2^32.
     """
 
-    TABLE: Final = "smk-counter"
-    BASE: Final = "smk-counter-base"
-
     def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+        self._rows, self._base = journal.open(SMK_COUNTERS), journal.open(SMK_BASE)
 
     @property
     def base(self) -> int:
         """What every COUNTER has been moved by."""
-        return self._journal.get(self.BASE, (), int) or 0
+        return self._base.get(()) or 0
 
     def last(self, subscriber: str) -> int:
         """The COUNTER under this subscriber's SMK that was used last."""
-        return (self.base + (self._journal.get(self.TABLE, (subscriber,), int) or 0)) % MOD
+        return (self.base + (self._rows.get((subscriber,)) or 0)) % MOD
 
     def reach(self, subscriber: str, counter: int) -> None:
         """All up to this one count as used."""
-        self._journal.put(self.TABLE, (subscriber,), (counter - self.base) % MOD)
+        self._rows.put((subscriber,), (counter - self.base) % MOD)
 
     def next(self, subscriber: str) -> int:
         """The next COUNTER under this subscriber's SMK; the first is 1."""
@@ -233,8 +234,8 @@ class SmkCounters:
         """A new SMK: its COUNTER starts again (smartcard-profile 4.6), above the base: after a restore it may be new to that copy
         only (R2).
         """
-        self._journal.put(self.TABLE, (subscriber,), 0)
+        self._rows.put((subscriber,), 0)
 
     def jump(self, by: int, at_least: int = 0) -> None:
         """Every COUNTER moves forward by ``by``, from a base of ``at_least`` where the store knows of less (R2, R51)."""
-        self._journal.put(self.BASE, (), max(self.base, at_least) + by)
+        self._base.put((), max(self.base, at_least) + by)
