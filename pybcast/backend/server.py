@@ -25,17 +25,15 @@ from pybcast.errors import BcastError, ConfigError, LocalFlowError, PeerFlowErro
 from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.tables import TAGS, Side, Status
 from pybcast.https.contexts import Context
+from pybcast.https.exchange import NoBody, Serving, read_body, reply, send
 from pybcast.https.faults import http_log
 from pybcast.https.limits import ConnectionLimits
 from pybcast.https.listener import Connection, Listener, Stranger
-from pybcast.https.transports import cut
-from pybcast.wire.times import NTP_UNIX
 
 _HTTP_LOG: Final = http_log("pybcast.backend.http", logging.WARNING)
 PATH: Final = "/bcast/spcp"  # one URL for all messages - confidence: own (backend-interface 4.4)
 CONTENT_TYPE: Final = "application/xml; charset=utf-8"
 ACCEPTED_TYPES: Final = frozenset({"application/xml", "text/xml"})
-_CHUNK: Final = 1 << 16
 _HEADERS: Final = {"Content-Type": CONTENT_TYPE, "Server": "pybcast", "Cache-Control": "no-store"}
 
 _ASKED: Final = {row.answer: int(tag) for tag, row in TAGS.items() if row.answer is not None}
@@ -70,7 +68,7 @@ class _Work:
     turn: asyncio.Lock
 
 
-class Server:
+class Server(Serving):
     """Listens for one BSM or BSD/A.
 
     ``me``: our id.  ``side``: which of the two we are.  ``clock``: 64-bit NTP seconds.  ``observer``: is told of every exchange.
@@ -89,19 +87,15 @@ class Server:
         observer: Callable[[Exchanged], None] | None = None,
         standing: Standing | None = None,
     ) -> None:
+        super().__init__(clock)
         self._standing = standing
-        self._me, self._side, self._peers, self._handler, self._clock = me, side, peers, handler, clock
+        self._me, self._side, self._peers, self._handler = me, side, peers, handler
         self._limits = limits or ServerLimits()
         self._observer = observer
-        self.listener: Listener[str] | None = None
         self._plain = False
         self._work: dict[str, _Work] = {}
 
     # --- life ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def port(self) -> int:
-        return 0 if self.listener is None else self.listener.port
 
     async def start(self, host: str, port: int, context: Context | None, *, plain_loopback: bool = False) -> None:
         """Listen.  ``port`` 0: any free one (``port`` of the server tells).
@@ -167,18 +161,10 @@ class Server:
             return _bare(code, close=code == 413)
         work = self._work.setdefault(caller.share, _Work(asyncio.Semaphore(self._limits.in_flight), asyncio.Lock()))
         async with work.slots:
-            if request.headers.get("Expect", "").lower() == "100-continue":
-                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                request.writer.output_size = 0  # an interim answer does not count as one
             try:
-                async with asyncio.timeout(self._limits.body):
-                    body = await _read(request)
-            except TimeoutError:
-                return _bare(408, close=True)
-            except (web.RequestPayloadError, ConnectionError):
-                return _bare(400, close=True)
-            if body is None:
-                return _bare(413, close=True)
+                body = await read_body(request, seconds=self._limits.body, octets=xml.MAX_REQUEST)
+            except NoBody as error:
+                return _bare(error.status, close=True)
             started = asyncio.get_running_loop().time()
             answered = await self._answer(body, caller, work.turn, request.headers)
             response = await self._send(request, answered, caller)
@@ -202,8 +188,8 @@ class Server:
 
     def _peer(self, caller: Connection[str], source: str | None) -> Peer | None:
         """Who asks; without TLS, whoever he says (R26)."""
-        if self._clock() - NTP_UNIX >= caller.until:
-            return None  # its certificate has expired while the connection was open
+        if self.expired(caller):
+            return None
         return self._peers.get((source if self._plain else caller.who) or "")
 
     def _greeted(self, request: web.BaseRequest, caller: Connection[str], standing: Standing) -> web.StreamResponse:
@@ -255,29 +241,14 @@ class Server:
         return _Answered.of(_refused(message, self._me, status, now), now, peer, error_text)
 
     async def _send(self, request: web.BaseRequest, answered: _Answered, caller: Connection[str]) -> web.StreamResponse:
-        assert self.listener is not None
         if answered.status is None:
             return _bare(400)
-        body = answered.body
         fields = _HEADERS if self._standing is None or not answered.peer else {**_HEADERS, **self._standing.fields(answered.peer)}
-        response: web.StreamResponse
-        if len(body) <= _CHUNK:
-            response = web.Response(body=body, headers=fields)
-        else:
-            response = web.StreamResponse(headers=fields)
-            response.content_length = len(body)
-        if caller.epoch != self.listener.epoch or self._clock() - NTP_UNIX >= caller.until:
+        response, rest = reply(answered.body, fields)
+        if self.is_last(caller):
             response.force_close()
-        try:
-            async with asyncio.timeout(self._limits.send):
-                await response.prepare(request)
-                if len(body) > _CHUNK:
-                    for at in range(0, len(body), _CHUNK):
-                        await response.write(body[at : at + _CHUNK])
-                await response.write_eof()
-        except (TimeoutError, ConnectionError):
+        if not await send(request, response, rest, seconds=self._limits.send):
             answered.error = "the answer was not taken"
-            cut(request.transport)
         return response
 
 
@@ -325,17 +296,6 @@ def _unacceptable(request: web.BaseRequest) -> int:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         return 415  # unpacking would make a small body a large one
     return 413 if (request.content_length or 0) > xml.MAX_REQUEST else 0
-
-
-async def _read(request: web.BaseRequest) -> bytes | None:
-    """The body; ``None`` when it is larger than a request may be (R30)."""
-    parts, size = [], 0
-    async for part in request.content.iter_any():
-        size += len(part)
-        if size > xml.MAX_REQUEST:
-            return None
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _bare(code: int, *, close: bool = False) -> web.Response:

@@ -8,7 +8,6 @@ learns anything but that; who asks too often is refused before anything is looke
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
@@ -24,10 +23,10 @@ from aiohttp import web
 from pybcast.errors import BcastError, ConfigError, CryptoError, FlowError, PeerFlowError, TransportError, WireError
 from pybcast.flows import BSM, Output, Profile, Status
 from pybcast.https.contexts import Context
+from pybcast.https.exchange import NoBody, Serving, read_body, send
 from pybcast.https.faults import http_log
 from pybcast.https.limits import Buckets
 from pybcast.https.listener import Connection, Listener
-from pybcast.https.transports import cut
 from pybcast.interaction import wire
 from pybcast.interaction.digest import BadDigest, Nonces, NotProven, Verifier, password_of
 from pybcast.interaction.limits import Limits
@@ -43,6 +42,7 @@ common name."""
 MAX_LINE: Final = 4096  # octets of a request line, and of a field of its head: a service's URI three times over - confidence: own
 MAX_FIELDS: Final = 32  # of a request's head - confidence: own
 _PATHS: Final = {wire.LTKM: "ltkm", wire.REGISTRATION: "registration", wire.VERIFICATION: "verification"}
+_UNREAD: Final = {400: "malformed", 408: "too-slow", 413: "too-large"}
 _FIELDS: Final = {"Server": "pybcast", "Cache-Control": "no-store"}
 
 Observer = Callable[[str, int, float], None]
@@ -93,7 +93,7 @@ class _Handler(web.RequestHandler):
         return response
 
 
-class InteractionServer:
+class InteractionServer(Serving):
     """Listens for terminals of one BSM.
 
     ``machine``: how to ask it.  ``clock``: 64-bit NTP seconds; ``monotonic``: seconds that never go back.  ``realm``: of Digest.
@@ -110,10 +110,10 @@ class InteractionServer:
         limits: Limits | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self._machine, self._clock, self._monotonic, self._observer = machine, clock, monotonic, observer
+        super().__init__(clock)
+        self._machine, self._monotonic, self._observer = machine, monotonic, observer
         self._verifier = Verifier(realm, Nonces(monotonic))
         self.waiting = Waiting(machine, clock)
-        self.listener: Listener[_Terminal] | None = None
         self._open: Counter[str] = Counter()
         self._set(limits or Limits())
 
@@ -124,10 +124,6 @@ class InteractionServer:
         self._strangers = Buckets(limits.stranger_rate, limits.stranger_burst, self._monotonic)
 
     # --- life ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def port(self) -> int:
-        return 0 if self.listener is None else self.listener.port
 
     async def start(self, host: str, port: int, context: Context) -> None:
         """Listen; ``port`` 0: any free one (``port`` of the server tells).  ``TransportError`` when the address cannot be had."""
@@ -193,9 +189,9 @@ class InteractionServer:
         except Exception as error:
             LOG.exception("%s: the handler failed: %s", path, type(error).__name__)
             response = _problem(500, "fault", fields)
-        if caller is None or caller.epoch != self.listener.epoch or self._clock() - NTP_UNIX >= caller.until:
+        if caller is None or self.is_last(caller):
             response.force_close()
-        await self._send(request, response)
+        await send(request, response, seconds=self._limits.send)
         self._observe(path, response.status, self._monotonic() - started)
         return response
 
@@ -204,14 +200,6 @@ class InteractionServer:
         LOG.debug("%s: %d", path, status, extra={"fields": fields})
         if self._observer is not None:
             self._observer(path, status, seconds)
-
-    async def _send(self, request: web.BaseRequest, response: web.Response) -> None:
-        try:
-            async with asyncio.timeout(self._limits.send):
-                await response.prepare(request)
-                await response.write_eof()
-        except (TimeoutError, ConnectionError):
-            cut(request.transport)
 
     async def _answer(
         self, request: web.BaseRequest, caller: _Caller, path: str, target: str, fields: dict[str, str]
@@ -276,7 +264,7 @@ class InteractionServer:
         return _Who(found.id, "smartcard", proof)
 
     async def _device(self, caller: _Caller, udn: str) -> _Who:
-        if self._clock() - NTP_UNIX >= caller.until:  # it has expired while the connection was open
+        if self.expired(caller):
             raise self._unauthorised(401)
         found = await self._machine.ask_machine(lambda machine, _: machine.device(udn)) if udn else None
         if found is None:
@@ -333,7 +321,10 @@ class InteractionServer:
     async def _verification(self, who: _Who, request: web.BaseRequest, fields: dict[str, str]) -> web.Response:
         if request.content_type != wire.LTKM_TYPE or request.headers.get("Content-Encoding"):
             raise _Refusal(415, "media-type")
-        data = await self._body(request)
+        try:
+            data = await read_body(request, seconds=self._limits.body, octets=self._limits.octets)
+        except NoBody as error:
+            raise _Refusal(error.status, _UNREAD[error.status]) from None
 
         def verify(machine: BSM, now: float) -> list[Output]:
             return machine.verify(data, now, who.subscriber)[1]
@@ -358,23 +349,6 @@ class InteractionServer:
         await self._machine.command(checked)
         if wrong:
             raise wrong[0]
-
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # an interim answer does not count as one
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._limits.body):
-                async for part in request.content.iter_any():
-                    body += part
-                    if len(body) > self._limits.octets:
-                        raise _Refusal(413, "too-large")
-        except TimeoutError:
-            raise _Refusal(408, "too-slow") from None
-        except (web.RequestPayloadError, ConnectionError):
-            raise _Refusal(400, "malformed") from None
-        return bytes(body)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------------
