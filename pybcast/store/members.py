@@ -237,12 +237,12 @@ class StoredMembers:
             if member in self._people and self._people[member][0] is change:
                 del self._people[member], self._ids[name]
 
-    def _stream(self, stream: StreamId) -> int:
+    def _stream(self, stream_id: StreamId) -> int:
         """The number of a stream."""
-        number = self._streams.get(stream)
+        number = self._streams.get(stream_id)
         if number is None:
-            number = self._streams[stream] = 1 + max(self._streams.values(), default=0)
-            self._step(STREAM, [stream_row(number, *stream)])
+            number = self._streams[stream_id] = 1 + max(self._streams.values(), default=0)
+            self._step(STREAM, [stream_row(number, *stream_id)])
         return number
 
     def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
@@ -265,37 +265,37 @@ class StoredMembers:
 
         later.append(uncover)
 
-    def _held(self, stream: int, member: int, key: StreamId) -> tuple[Right, ...]:
+    def _held(self, stream: int, member: int, stream_id: StreamId) -> tuple[Right, ...]:
         covered = self._rights.get(stream, {}).get(member)
         if covered is not None:
             return covered[1]
         rights = []
         for _, _, start, end, content, crc in self._query(_RIGHTS, (stream, member)):
             window_of(stream, member, start, end, content, crc)
-            rights.append(Right(service=key[0], stream=key[1], start=start, end=end, content=content or None))
+            rights.append(Right(service=stream_id[0], stream=stream_id[1], start=start, end=end, content=content or None))
         return tuple(rights)
 
-    def rights(self, name: str, stream: StreamId) -> list[Right]:
+    def rights(self, name: str, stream_id: StreamId) -> list[Right]:
         self._settle()
-        member, number = self._id(name), self._streams.get(stream)
-        return [] if member is None or number is None else list(self._held(number, member, stream))
+        member, number = self._id(name), self._streams.get(stream_id)
+        return [] if member is None or number is None else list(self._held(number, member, stream_id))
 
-    def forget(self, name: str, stream: StreamId) -> None:
-        member, number = self.place(name), self._stream(stream)
-        held = self._held(number, member, stream)
+    def forget(self, name: str, stream_id: StreamId) -> None:
+        member, number = self.place(name), self._stream(stream_id)
+        held = self._held(number, member, stream_id)
         if held:
             self._step(FORGET, [(number, member)])
             self._counts[number] -= len(held)
             self._cover_rights(number, member, ())
 
-    def count(self, stream: StreamId) -> int:
-        return self._counts.get(self._streams.get(stream, 0), 0)
+    def count(self, stream_id: StreamId) -> int:
+        return self._counts.get(self._streams.get(stream_id, 0), 0)
 
     # --- some at a time -------------------------------------------------------------------------------------------------
 
-    def entitled(self, stream: StreamId, after: int, limit: int) -> People:
+    def entitled(self, stream_id: StreamId, after: int, limit: int) -> People:
         self._settle()
-        number = self._streams.get(stream, 0)
+        number = self._streams.get(stream_id, 0)
         covers = self._rights.get(number, {})
         while True:
             rows: list[tuple[Any, ...]] = self._query(_NEXT, (number, after, limit + 1))
@@ -312,18 +312,18 @@ class StoredMembers:
                 return people
             after = last  # they have lost their rights, and the database does not show it yet
 
-    def some(self, names: Collection[str], stream: StreamId) -> People:
-        found = self._known(names, stream)
+    def some(self, names: Collection[str], stream_id: StreamId) -> People:
+        found = self._known(names, stream_id)
         mark = REMOVED.encode()
         if mark not in found.idrs:
             return found
         here = [idr != mark for idr in found.idrs]
         return People._make(list(compress(column, here)) for column in found)
 
-    def _known(self, names: Collection[str], stream: StreamId) -> People:
+    def _known(self, names: Collection[str], stream_id: StreamId) -> People:
         """The same, with those who were removed."""
         self._settle()
-        number = self._streams.get(stream, 0)
+        number = self._streams.get(stream_id, 0)
         covered = [self._ids[name][1] for name in names if name in self._ids]
         rows = self._query(_SOME, (number, json.dumps(list(names))))
         return self._columns(rows, number, covered, entitled=False, limit=len(rows) + len(covered))

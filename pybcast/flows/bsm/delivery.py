@@ -90,35 +90,25 @@ class Delivery:
         self._bcros.key_ended(identity)
         self._issuer.key_ended(key)
 
-    def granted(self, stream: BsmStream, told: Told, now: float) -> None:
-        """The keys that exist go to those who have a right now.  Whom a key's job has not reached yet is the job's: nobody gets it
-        twice.
-        """
-        cards, groups = told
-        self._pages.strike(stream.id, cards)  # what was issued before, a withdrawal above all, is not issued again
-        for row in stream.keys.not_ended():
-            if row.profile == "drm":
-                self._tell_groups(stream, row, groups, now)
-                continue
-            job = self._rows.get(stream.keys.row_key(row))
-            names = [name for name in cards if job is None or self._members.place(name) <= job.after]
-            for i in range(0, len(names), MAX_DATA):
-                people = self._members.some(names[i : i + MAX_DATA], stream.id)
-                self._broadcast(stream, self._issuer.batch(stream.id, row.material, people), row.material.valid_to, now)
+    def tell(self, stream: BsmStream, told: Told, now: float, *, withdrawn: bool = False) -> None:
+        """The keys that exist go to those who have a right now, or the news to those who have lost theirs (R3).
 
-    def withdrawn(self, stream: BsmStream, told: Told, now: float) -> None:
-        """Those who have lost every right to a stream are told (R3)."""
+        What a card got before is not issued again.  Whom a key's job has not reached yet is the job's: nobody gets it twice.
+        """
         cards, groups = told
         self._pages.strike(stream.id, cards)
         for row in stream.keys.not_ended():
+            end, job = row.material.valid_to, self._rows.get(stream.keys.row_key(row))
             if row.profile == "drm":
-                self._tell_groups(stream, row, groups, now)
-            elif cards:
-                self._broadcast(stream, self._issuer.withdrawal(stream.id, row.material, cards), row.material.valid_to, now)
-
-    def _tell_groups(self, stream: BsmStream, row: LongTermKey, groups: Iterable[bytes], now: float) -> None:
-        for address in groups:  # one by one: each takes the place of its own
-            self._send_bcros(stream, row, now, [address])
+                for address in groups:  # one by one: each takes the place of its own
+                    self._send_bcros(stream, row, now, [address])
+            elif withdrawn:
+                self._broadcast(stream, self._issuer.withdrawal(stream.id, row.material, cards), end, now)
+            else:
+                names = [name for name in cards if job is None or self._members.place(name) <= job.after]
+                for i in range(0, len(names), MAX_DATA):
+                    people = self._members.some(names[i : i + MAX_DATA], stream.id)
+                    self._broadcast(stream, self._issuer.batch(stream.id, row.material, people), end, now)
 
     def _send_bcros(self, stream: BsmStream, row: LongTermKey, now: float, only: Collection[bytes] | None = None) -> None:
         try:

@@ -75,7 +75,7 @@ class Issuer:
 
     # --- made -----------------------------------------------------------------------------------------------------------
 
-    def batch(self, stream: StreamId, key: KeyMaterial, people: People, *, verify: bool = False) -> Batch | None:
+    def batch(self, stream_id: StreamId, key: KeyMaterial, people: People, *, verify: bool = False) -> Batch | None:
         """The LTKMs that carry ``key`` to these; ``None`` when they have no right to any of it."""
         common: dict[tuple[Window, ...], list[Window]] = {}
         windows, several = [], []
@@ -91,25 +91,25 @@ class Issuer:
             windows = [_first(w, key) if name in new else w for name, w in zip(people.names, windows, strict=True)]
             self._members.tell(key.key_id, sorted(new))
         sized = {w: (_low(w, key), _high(w, key)) for found in windows for w in found}
-        return self._seal(stream, key, people, [[sized[w] for w in found] for found in windows], verify=verify)
+        return self._seal(stream_id, key, people, [[sized[w] for w in found] for found in windows], verify=verify)
 
-    def withdrawal(self, stream: StreamId, key: KeyMaterial, names: Collection[str]) -> Batch | None:
+    def withdrawal(self, stream_id: StreamId, key: KeyMaterial, names: Collection[str]) -> Batch | None:
         """Tell cards that they have lost a SEK (R3, R4)."""
-        people = self._members.some(names, stream)
-        return self._seal(stream, key, people, [[WITHDRAWAL]] * len(people.names))
+        people = self._members.some(names, stream_id)
+        return self._seal(stream_id, key, people, [[WITHDRAWAL]] * len(people.names))
 
-    def again(self, stream: StreamId, key: KeyMaterial, windows: dict[str, list[Window]]) -> Batch | None:
+    def again(self, stream_id: StreamId, key: KeyMaterial, windows: dict[str, list[Window]]) -> Batch | None:
         """The LTKMs of some cards with new COUNTERs (R7)."""
-        people = self._members.some(windows, stream)
-        return self._seal(stream, key, people, [windows[name] for name in people.names])
+        people = self._members.some(windows, stream_id)
+        return self._seal(stream_id, key, people, [windows[name] for name in people.names])
 
-    def personal(self, stream: StreamId, key: KeyMaterial, name: str) -> tuple[bytes, ...]:
+    def personal(self, stream_id: StreamId, key: KeyMaterial, name: str) -> tuple[bytes, ...]:
         """The LTKMs of one card for the interaction channel: it is asked to verify (R19, R36)."""
-        made = self.batch(stream, key, self._members.some([name], stream), verify=True)
+        made = self.batch(stream_id, key, self._members.some([name], stream_id), verify=True)
         return () if made is None else made.bundle.items()
 
     def _seal(
-        self, stream: StreamId, key: KeyMaterial, people: People, windows: Sequence[Sequence[Window]], *,
+        self, stream_id: StreamId, key: KeyMaterial, people: People, windows: Sequence[Sequence[Window]], *,
         verify: bool = False,
     ) -> Batch | None:  # fmt: skip
         """LTKMs for each of ``people``, one for each of his windows, in one call of the C core."""
@@ -136,7 +136,7 @@ class Issuer:
                 sealed = seal_many(records, keys, which=_column(whose))
                 failed = set(sealed.failed)
                 for i in failed:
-                    self._journal.emit(Alarm("ltkm-not-made", *stream, f"{people.names[whose[i]]}: {sealed.error(i)}"))
+                    self._journal.emit(Alarm("ltkm-not-made", *stream_id, f"{people.names[whose[i]]}: {sealed.error(i)}"))
         lengths = memoryview(sealed.packed("length")).cast("B").cast("I")
         kept = [i for i in range(count) if i not in failed]
         if not kept:
@@ -168,12 +168,12 @@ class Issuer:
 
     # --- what else cards are told, and what they answer --------------------------------------------------------------
 
-    def parental(self, stream: StreamId, name: str, rating_type: int, level_granted: int, pin: str | None) -> Batch:
+    def parental(self, stream_id: StreamId, name: str, rating_type: int, level_granted: int, pin: str | None) -> Batch:
         """A parental control message: under the SMK's COUNTER, with a CSB ID and RAND of its own (R2)."""
         subscriber = self._subscribers.get(name)
         if subscriber.smk is None:
             raise LocalFlowError("parental control is the Smartcard Profile's")
-        people = self._members.some([name], stream)
+        people = self._members.some([name], stream_id)
         self._members.spend(people, [1])
         clear = ClearSmartcardParental(
             counter=(people.counters[0] + 1) % MOD,
@@ -288,38 +288,38 @@ class Bcros:
             self._times.drop(row_key)
 
     def batches(
-        self, stream: StreamId, identity: bytes, row: LongTermKey, now: float, only: Collection[bytes] | None = None
+        self, stream_id: StreamId, identity: bytes, row: LongTermKey, now: float, only: Collection[bytes] | None = None
     ) -> list[Batch]:
         """The BCROs that carry a key to every group with entitled members, or to ``only`` some; so many as a delivery carries."""
         if only is None:
-            only = sorted({one.group for one in self._subscribers.devices(stream)})
-        made = [(data, address) for address in only if (data := self._bcro(stream, identity, row, address, now)) is not None]
+            only = sorted({one.group for one in self._subscribers.devices(stream_id)})
+        made = [(data, address) for address in only if (data := self._bcro(stream_id, identity, row, address, now)) is not None]
         parts = [made[i : i + MAX_DATA] for i in range(0, len(made), MAX_DATA)]
         return [
             Batch(Bundle.of([d for d, _ in part], [a for _, a in part]), subjects=tuple((a, row.material.key_id) for _, a in part))
             for part in parts
         ]
 
-    def personal(self, stream: StreamId, identity: bytes, row: LongTermKey, name: str, now: float) -> tuple[bytes, ...]:
+    def personal(self, stream_id: StreamId, identity: bytes, row: LongTermKey, name: str, now: float) -> tuple[bytes, ...]:
         """The BCRO for one device on the interaction channel: that of its group which is on the carousel, if there is one.
 
         One made anew for each member who asks would hurry the group's timestamps on (R21).
         """
-        if not any(_entitles(right, row) for right in self._subscribers.rights(name, stream)):
+        if not any(_entitles(right, row) for right in self._subscribers.rights(name, stream_id)):
             return ()
         address = self._subscribers.get(name).group
-        bcro = self._pages.bcro(stream, (address, row.material.key_id)) or self._bcro(stream, identity, row, address, now)
+        bcro = self._pages.bcro(stream_id, (address, row.material.key_id)) or self._bcro(stream_id, identity, row, address, now)
         return () if bcro is None else (bcro,)
 
-    def _bcro(self, stream: StreamId, identity: bytes, row: LongTermKey, address: bytes, now: float) -> bytes | None:
+    def _bcro(self, stream_id: StreamId, identity: bytes, row: LongTermKey, address: bytes, now: float) -> bytes | None:
         """One BCRO for all entitled members of a group: mode 0, 1 or 2 as their number asks (R21)."""
         group, key = self._subscribers.group(address), row.material
         assert group is not None, "add() has refused him"
         members = sorted(
             (
                 (s.position, s)
-                for s in self._subscribers.devices(stream)
-                if s.group == address and any(_entitles(right, row) for right in self._subscribers.rights(s.id, stream))
+                for s in self._subscribers.devices(stream_id)
+                if s.group == address and any(_entitles(right, row) for right in self._subscribers.rights(s.id, stream_id))
             ),
             key=lambda member: member[0],
         )

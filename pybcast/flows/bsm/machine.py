@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pybcast.errors import LocalFlowError, PeerFlowError
@@ -85,10 +85,8 @@ class BSM:
         self.recoveries = Recoveries(journal)
         """What is still to be done for a store that was put back."""
         self._wakes: Agenda[StreamId] = Agenda()
-        means = Means(
-            journal, self._allocator, peers, stkm.Rings(), self.recoveries, self._wakes, randomness, self._delivery.issue,
-            self._delivery.key_ended,
-        )  # fmt: skip
+        tools = (journal, self._allocator, peers, stkm.Rings(), self.recoveries, self._wakes, randomness)
+        means = Means(*tools, self._delivery.issue, self._delivery.key_ended)
         self._services: dict[str, list[BsmStream]] = {}
         for config in configs:
             stream = self._streams[config.key] = BsmStream(config, means)
@@ -123,9 +121,8 @@ class BSM:
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
-        times = (
-            self._wakes.next(), self._peers.next_wakeup(), self._allocator.next_wakeup(), self._delivery.next_wakeup(self._now),
-        )  # fmt: skip
+        times = [self._wakes.next(), self._peers.next_wakeup(), self._allocator.next_wakeup()]
+        times.append(self._delivery.next_wakeup(self._now))
         return min((t for t in times if t is not None), default=None)
 
     # --- subscribers and rights ---------------------------------------------------------------------------------------
@@ -178,7 +175,7 @@ class BSM:
         for name, right in rights:
             by_stream.setdefault(right.stream_id, []).append((name, right))
         for stream_id, some in by_stream.items():
-            self._delivery.granted(self._streams[stream_id], self._subscribers.grant_to(some), now)
+            self._delivery.tell(self._streams[stream_id], self._subscribers.grant_to(some), now)
         return self._done(now, *by_stream)
 
     def withdraw(self, subscriber: str, service: str, stream: int, now: float, *, at_once: bool = False) -> list[Output]:
@@ -194,7 +191,7 @@ class BSM:
         nothing is taken away.
         """
         of = self._begun(service, stream, now)
-        self._delivery.withdrawn(of, self._subscribers.forget_all(of.id, subscribers), now)
+        self._delivery.tell(of, self._subscribers.forget_all(of.id, subscribers), now, withdrawn=True)
         if at_once:
             of.rollover.renew()
         return self._done(now, of.id)
@@ -262,7 +259,8 @@ class BSM:
         if not set(without) < set(bsdas):
             raise LocalFlowError(f"{service} stream {stream}: expected some, not all, of its headends {', '.join(bsdas)}")
         of = self._begun(service, stream, now)
-        of.rekey(without, now)
+        of.attempts.go_without(without, now)
+        of.rollover.renew()
         return self._done(now, of.id)
 
     def off_air(self, bsda: str) -> bool:
@@ -293,7 +291,7 @@ class BSM:
         with the changed configuration next time.
         """
         of = self._stream(service, stream)
-        of.set_period(length)
+        of.keys.config = replace(of.config, period=length)
         return self._done(now, of.id)
 
     def request_stkms(self, service: str, stream: int, profile: Profile, start: int, end: int, now: float) -> list[Output]:

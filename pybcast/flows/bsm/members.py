@@ -186,19 +186,19 @@ class Members(Protocol):
     def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
         """Rights of subscribers that are known."""
 
-    def rights(self, name: str, stream: StreamId) -> list[Right]:
+    def rights(self, name: str, stream_id: StreamId) -> list[Right]:
         """What a subscriber may see of a stream."""
 
-    def forget(self, name: str, stream: StreamId) -> None:
+    def forget(self, name: str, stream_id: StreamId) -> None:
         """Drop all of it."""
 
-    def count(self, stream: StreamId) -> int:
+    def count(self, stream_id: StreamId) -> int:
         """How many rights to a stream there are."""
 
-    def entitled(self, stream: StreamId, after: int, limit: int) -> People:
+    def entitled(self, stream_id: StreamId, after: int, limit: int) -> People:
         """The next ones who have a right to a stream, in order of their places, from the first after the place ``after``."""
 
-    def some(self, names: Collection[str], stream: StreamId) -> People:
+    def some(self, names: Collection[str], stream_id: StreamId) -> People:
         """These, in order of their places; who is not known is left out."""
 
     def spend(self, people: People, numbers: Sequence[int]) -> None:
@@ -251,17 +251,17 @@ class _Rights:
     def streams(self, name: str) -> list[StreamId]:
         return [stream for stream, rights in self._rights.items() if name in rights]
 
-    def rights(self, name: str, stream: StreamId) -> list[Right]:
-        return list(self._rights.get(stream, {}).get(name, ()))
+    def rights(self, name: str, stream_id: StreamId) -> list[Right]:
+        return list(self._rights.get(stream_id, {}).get(name, ()))
 
     def grant(self, rights: Sequence[tuple[str, Right]]) -> None:
         for name, right in rights:
             self._right_rows.put((name, *right.stream_id, right.start, right.end, right.content), right)
             self._index(name, right)
 
-    def forget(self, name: str, stream: StreamId) -> None:
-        self._rights.get(stream, {}).pop(name, None)
-        for row_key in self._right_rows.under((name, *stream)):
+    def forget(self, name: str, stream_id: StreamId) -> None:
+        self._rights.get(stream_id, {}).pop(name, None)
+        for row_key in self._right_rows.under((name, *stream_id)):
             self._right_rows.drop(row_key)
 
 
@@ -325,16 +325,16 @@ class Subscribers(_Rights):
         """The subscriber whose device has this UDN."""
         return self._rows.get((self._udns.get(udn),))
 
-    def devices(self, stream: StreamId) -> list[Subscriber]:
+    def devices(self, stream_id: StreamId) -> list[Subscriber]:
         """Those whose devices have a right to a stream."""
-        return [self.get(name) for name in self._rights.get(stream, ())]
+        return [self.get(name) for name in self._rights.get(stream_id, ())]
 
     def streams(self, name: str) -> list[StreamId]:
         """The streams that a subscriber has rights to."""
         return super().streams(name) or self._members.streams(name)
 
-    def rights(self, name: str, stream: StreamId) -> list[Right]:
-        return super().rights(name, stream) or self._members.rights(name, stream)
+    def rights(self, name: str, stream_id: StreamId) -> list[Right]:
+        return super().rights(name, stream_id) or self._members.rights(name, stream_id)
 
     def grant_to(self, rights: Sequence[tuple[str, Right]]) -> Told:
         """Rights to a stream."""
@@ -343,15 +343,15 @@ class Subscribers(_Rights):
         self._members.grant([(one.id, right) for one, right in known if one.smk is not None])
         return _told(one for one, _ in known)
 
-    def forget_all(self, stream: StreamId, names: Collection[str]) -> Told:
+    def forget_all(self, stream_id: StreamId, names: Collection[str]) -> Told:
         """Drop every right of these subscribers to a stream."""
         known = [self.get(name) for name in names]
         for one in known:
-            self._forget(one, stream)
+            self._forget(one, stream_id)
         return _told(known)
 
-    def _forget(self, one: Subscriber, stream: StreamId) -> None:
-        self.forget(one.id, stream) if one.smk is None else self._members.forget(one.id, stream)
+    def _forget(self, one: Subscriber, stream_id: StreamId) -> None:
+        self.forget(one.id, stream_id) if one.smk is None else self._members.forget(one.id, stream_id)
 
     def remove(self, name: str) -> None:
         """Forget a subscriber, and what rights he has to streams that are configured no more."""
@@ -422,17 +422,17 @@ class JournalMembers(_Rights):
         self._places.setdefault(subscriber.id, len(self._places) + 1)
         self._rows.put((subscriber.id,), subscriber)
 
-    def count(self, stream: StreamId) -> int:
-        return sum(map(len, self._rights.get(stream, {}).values()))
+    def count(self, stream_id: StreamId) -> int:
+        return sum(map(len, self._rights.get(stream_id, {}).values()))
 
-    def entitled(self, stream: StreamId, after: int, limit: int) -> People:
-        places = ((self._places[name], name) for name in self._rights.get(stream, ()))
-        return self._people([name for _, name in heapq.nsmallest(limit, (p for p in places if p[0] > after))], stream)
+    def entitled(self, stream_id: StreamId, after: int, limit: int) -> People:
+        places = ((self._places[name], name) for name in self._rights.get(stream_id, ()))
+        return self._people([name for _, name in heapq.nsmallest(limit, (p for p in places if p[0] > after))], stream_id)
 
-    def some(self, names: Collection[str], stream: StreamId) -> People:
-        return self._people(sorted({name for name in names if self.get(name) is not None}, key=self.place), stream)
+    def some(self, names: Collection[str], stream_id: StreamId) -> People:
+        return self._people(sorted({name for name in names if self.get(name) is not None}, key=self.place), stream_id)
 
-    def _people(self, names: list[str], stream: StreamId) -> People:
+    def _people(self, names: list[str], stream_id: StreamId) -> People:
         found = [row for name in names if (row := self.get(name)) is not None and row.smk is not None]
         return People(
             names,
@@ -440,7 +440,7 @@ class JournalMembers(_Rights):
             [row.idr.encode() for row in found],
             [row.smk.reveal() for row in found if row.smk is not None],
             [self._counters.last(name) for name in names],
-            [tuple((r.start, r.end) for r in self.rights(name, stream)) for name in names],
+            [tuple((r.start, r.end) for r in self.rights(name, stream_id)) for name in names],
         )
 
     def spend(self, people: People, numbers: Sequence[int]) -> None:

@@ -100,9 +100,9 @@ class Pages:
         for page in self.all():
             self._watch(page)
 
-    def of(self, stream: StreamId) -> list[Page]:
+    def of(self, stream_id: StreamId) -> list[Page]:
         """The pages of a stream, in the order in which they were made."""
-        return list(self._rows.under(stream).values())
+        return list(self._rows.under(stream_id).values())
 
     def all(self) -> list[Page]:
         return list(self._rows.all().values())
@@ -114,21 +114,21 @@ class Pages:
     def letters(self, page: Page) -> tuple[bytes, ...]:
         return self._members.letters(page.id).items()
 
-    def bcro(self, stream: StreamId, subject: tuple[bytes, bytes]) -> bytes | None:
+    def bcro(self, stream_id: StreamId, subject: tuple[bytes, bytes]) -> bytes | None:
         """The BCRO for a group and about a key that is on the carousel."""
-        page = self.find(self._subjects.get((stream, subject), ("", 0, "")))
+        page = self.find(self._subjects.get((stream_id, subject), ("", 0, "")))
         return None if page is None else self.letters(page)[page.subjects.index(subject)]
 
     # --- what becomes of them -------------------------------------------------------------------------------------------
 
     def add(
-        self, stream: StreamId, bsdas: Sequence[str], batch: Batch, end: int, now: float, new_id: Callable[[], str],
+        self, stream_id: StreamId, bsdas: Sequence[str], batch: Batch, end: int, now: float, new_id: Callable[[], str],
         old: Page | None = None,
     ) -> tuple[Page, Page | None]:  # fmt: skip
         """Letters become a page; BCROs take the place of older ones for the same group and key.  Gives the page that is gone."""
         if old is None:
-            merged = next((k for s in batch.subjects if (k := self._subjects.get((stream, s))) is not None), None)
-            gone = merged or next(reversed(self._dead.get(stream, {})), None)
+            merged = next((k for s in batch.subjects if (k := self._subjects.get((stream_id, s))) is not None), None)
+            gone = merged or next(reversed(self._dead.get(stream_id, {})), None)
             old = None if gone is None else self.find(gone)
             if merged is not None and old is not None:
                 batch, end = self._merge(old, batch), max(end, old.end)
@@ -138,9 +138,9 @@ class Pages:
             there = {**dict(old.replaces), **{bsda: name for bsda, name in old.ids if bsda in old.confirmed}}
             replaces = tuple(there.items())
             self._remove(old)
-        size = len(batch.bundle)
+        (service, stream), size = stream_id, len(batch.bundle)
         page = Page(
-            service=stream[0], stream=stream[1], name=ids[0][1], end=end, issued_at=now, ids=ids, replaces=replaces, size=size,
+            service=service, stream=stream, name=ids[0][1], end=end, issued_at=now, ids=ids, replaces=replaces, size=size,
             key_id=batch.key_id, first=batch.first, last=batch.last, alive=size if batch.key_id else 0, subjects=batch.subjects,
         )  # fmt: skip
         self._members.keep(page.id, batch.bundle)
@@ -155,11 +155,11 @@ class Pages:
         bundle = Bundle.of([data for _, data in kept], [address for (address, _), _ in kept])
         return Batch(bundle, subjects=tuple(subject for subject, _ in kept))
 
-    def strike(self, stream: StreamId, names: Collection[str]) -> None:
+    def strike(self, stream_id: StreamId, names: Collection[str]) -> None:
         """Take the letters to some cards off the pages that are issued again (R7)."""
         places = {name: self._members.place(name) for name in names}
         low, high = min(places.values(), default=0), max(places.values(), default=-1)
-        for page in self.of(stream):
+        for page in self.of(stream_id):
             if not page.healing or page.first > high or page.last < low:
                 continue
             here = {name for name, place in places.items() if page.first <= place <= page.last} - page.struck

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -101,20 +100,12 @@ class BsmStream:
                 message_id, _, _ = self._offers.pop(self._offer_of(row, bsda), ("", 0.0, 0))
                 self._means.peers.cancel(message_id)
 
-    def rekey(self, without: Collection[str], now: float) -> None:
-        """New keys as soon as terminals can have them (R10); nothing waits for the headends ``without`` (R50)."""
-        self.attempts.go_without(without, now)
-        self.rollover.renew()
-
     def set_generation(self, generation: Literal["bsm", "bsda"], now: float) -> None:
         """Who seals from the next key on (R1, R10)."""
         if self.config.generation != generation:
             self.keys.config = replace(self.config, generation=generation)
             self.attempts.forgo_programme(now)
             self.rollover.renew()
-
-    def set_period(self, length: int) -> None:
-        self.keys.config = replace(self.config, period=length)
 
     def request_stkms(self, profile: Profile, start: int, end: int, now: float) -> None:
         """F6, pulled."""
