@@ -22,9 +22,9 @@ A card keeps two keys of a stream, so the next one is not made before the last b
 **One input.**  Commands, ``receive`` and ``tick`` say what happened and the time.  The machine (``machine``) finds the streams
 that the input is about, and those whose time has come.  Each of them does the same work, in this order (``stream``): keys
 begin, end and are forgotten (``keychain``); the next keys are made (``rollover``), where R50 asks for it after both BSD/As have
-agreed (``attempts``); programmes that wait get theirs (``programmes``); BSD/As are told of keys or windows, and asked where delivery
-is pulled.  Then LTKMs go out, a few pages at a time (``delivery``).  What would take long, LTKMs for everyone, is done by
-``tick`` alone, in short goes: no request waits for it.  What changed is stored, as one transaction, before anything leaves.
+agreed (``attempts``); programmes that wait get theirs (``programmes``); BSD/As are told of keys or windows, and asked where
+delivery is pulled.  Then LTKMs go out, a few pages at a time (``delivery``).  What would take long, LTKMs for everyone, is done
+by ``tick`` alone, in short goes: no request waits for it.  What changed is stored, as one transaction, before anything leaves.
 
 **Where the rest is.**  ``stkms``: STKMs that are sealed here, or come from the BSD/A, for terminals that fetch them.
 ``members``: subscribers and rights.  ``ltkm``: LTKMs as they are made.  ``pages``: LTKMs that turn on the carousel together.
