@@ -107,7 +107,7 @@ class Recoveries:
 
     def begin(self, restored: Restored, config: StreamConfig, now: float, known: Iterable[bytes] = (), until: int = 0) -> None:
         """The stream begins to recover.  One that recovers already begins anew."""
-        self._recovering.put(config.key, Recovery(restored, now, frozenset(known), until))
+        self._recovering.put(config.id, Recovery(restored, now, frozenset(known), until))
 
     def note(self, restored: Restored) -> None:
         """Remember the last restore, for views."""
@@ -120,18 +120,18 @@ class Recoveries:
 
     def of(self, config: StreamConfig) -> Recovery | None:
         """What the stream has to recover from; ``None``: nothing."""
-        return self._recovering.get(config.key)
+        return self._recovering.get(config.id)
 
     def alarm(self, config: StreamConfig) -> None:
         """Raise the alarm of a stream that recovers: at every start, as alarms are not stored."""
         recovery = self.of(config)
         if recovery is not None:
-            self._journal.emit(Alarm("restored", *config.key, str(recovery.restored)))
+            self._journal.emit(Alarm("restored", *config.id, str(recovery.restored)))
 
     def over(self, config: StreamConfig) -> None:
         """The stream has what it needs again."""
-        self._recovering.drop(config.key)
-        self._journal.emit(Alarm("restored", *config.key, active=False))
+        self._recovering.drop(config.id)
+        self._journal.emit(Alarm("restored", *config.id, active=False))
 
 
 def _utc(time: float) -> str:

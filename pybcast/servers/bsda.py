@@ -84,7 +84,7 @@ class Bsda(Daemon[BSDA]):
                 self._on_air.edge.ask_again()
             return BSDA(**options)
         if self._edge is None:
-            self._edge = Edge(stream.key for stream in config.streams)
+            self._edge = Edge(stream.id for stream in config.streams)
         return Headend(**options, edge=self._edge, again=True)
 
     async def _run(self, client: Client, listening: Any) -> int:
@@ -201,12 +201,12 @@ class Bsda(Daemon[BSDA]):
 
     def views(self, config: ServerConfig, machine: BSDA, now: float) -> Iterable[ServiceView]:
         for stream in config.streams:
-            records = machine.records(*stream.key)
-            states = machine.states(*stream.key, now)
+            records = machine.records(*stream.id)
+            states = machine.states(*stream.id, now)
             used = [r.period for r in records if states[r.period.start] in USED]
             ahead = sum(r.state in _PREPARED and r.period.start > now for r in records)
             held = any(states[period.start] is EdgeState.HELD for period in used)
-            held = held or (self._on_air is not None and self._on_air.holds(*stream.key))
+            held = held or (self._on_air is not None and self._on_air.holds(*stream.id))
             light: Light = "green"
             why = ""
             if held:
@@ -243,7 +243,7 @@ class Bsda(Daemon[BSDA]):
 
     async def _periods(self, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The crypto periods of a service: what is in use, on air, prepared."""
-        keys = [s.key for s in self.config.streams if s.service == arguments["service"]]
+        keys = [s.id for s in self.config.streams if s.service == arguments["service"]]
 
         def look(machine: BSDA, now: float) -> list[dict[str, Any]]:
             return [

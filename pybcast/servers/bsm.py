@@ -44,7 +44,7 @@ class Bsm(Daemon[BSM]):
 
     def views(self, config: ServerConfig, machine: BSM, now: float) -> Iterable[ServiceView]:
         for stream in config.streams:
-            rows = [row for row in machine.keys(*stream.key) if row.state is not KeyState.ENDED and not row.programme]
+            rows = [row for row in machine.keys(*stream.id) if row.state is not KeyState.ENDED and not row.programme]
             current = [row for row in rows if row.material.valid_from <= now < row.material.valid_to]
             light: Light = "green" if current or stream.start > now else "red"
             why = "" if light == "green" else "no long-term key in force"

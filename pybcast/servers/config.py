@@ -390,9 +390,9 @@ class _Reader(TomlFile):
         seen: dict[tuple[str, int], int] = {}
         groups: dict[tuple[bytes, int], int] = {}
         for i, config in streams:
-            if config.key in seen:
-                self.note(("services", i, "stream"), f"{config.service} stream {config.stream} is services[{seen[config.key] + 1}]")
-            seen[config.key] = i
+            if config.id in seen:
+                self.note(("services", i, "stream"), f"{config.service} stream {config.stream} is services[{seen[config.id] + 1}]")
+            seen[config.id] = i
             if config.smartcard:
                 group = (config.key_domain_id, config.key_group)
                 if group in groups:

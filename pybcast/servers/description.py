@@ -52,7 +52,7 @@ def known(machine: BSDA, streams: Iterable[StreamConfig]) -> list[dict[str, Any]
     """What STKMs that are prepared or on air say in clear (R37): for each stream and profile the fmtp parameters as hexadecimal."""
     found: dict[tuple[int, str], dict[str, dict[str, None]]] = {}
     for stream in streams:
-        for record in machine.records(*stream.key):
+        for record in machine.records(*stream.id):
             for stkm in record.stkms:
                 row = found.setdefault((stream.stream, stkm.profile), {})
                 message = codec.decode(stkm.data, "drm-stkm" if stkm.profile == "drm" else "smartcard-stkm")

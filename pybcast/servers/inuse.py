@@ -44,8 +44,8 @@ def periods(machine: BSDA, streams: Sequence[StreamConfig], now: float) -> Found
     """Of each stream the period whose key is in use and the next that is prepared.  In the machine's turn: only looks."""
     found = []
     for stream in streams:
-        states = machine.states(*stream.key, now)
-        rows = [(states[r.period.start], r) for r in machine.records(*stream.key)]
+        states = machine.states(*stream.id, now)
+        rows = [(states[r.period.start], r) for r in machine.records(*stream.id)]
         used = [row for row in rows if row[0] in USED][-1:]
         after = used[0][1].period.start if used else 0
         coming = [row for row in rows if row[0] in _COMING and row[1].period.start > after][:1]
@@ -93,6 +93,6 @@ def long_term_keys(machine: BSM, streams: Sequence[StreamConfig]) -> list[dict[s
             "start": row.material.valid_from, "end": row.material.valid_to, "state": row.state.value, "programme": row.programme,
         }
         for stream in streams
-        for row in machine.keys(*stream.key)
+        for row in machine.keys(*stream.id)
         if row.state is not KeyState.ENDED
     ]  # fmt: skip

@@ -15,10 +15,11 @@ from itertools import compress
 from typing import Any, Final
 
 from pybcast.errors import LocalFlowError
-from pybcast.flows.bsm.members import REMOVED, Bundle, PageId, People, Right, StreamId, Subscriber, has_smk, removed
+from pybcast.flows.bsm.members import REMOVED, Bundle, PageId, People, Right, Subscriber, has_smk, removed
 from pybcast.flows.journal import Journal
 from pybcast.flows.serial import MOD
 from pybcast.flows.stream.allocator import SmkCounters
+from pybcast.flows.stream.config import StreamId
 from pybcast.keys import SMK, SRK
 from pybcast.store.database import LETTERS, Database
 from pybcast.store.people import (

@@ -51,13 +51,13 @@ from pybcast.flows.journal import State
 from pybcast.flows.peers.messages import BackendMessage
 from pybcast.flows.serial import near
 from pybcast.flows.stream.allocator import SealedBlock
-from pybcast.flows.stream.config import CAROUSEL_CYCLE
+from pybcast.flows.stream.config import CAROUSEL_CYCLE, StreamId
 from pybcast.flows.stream.schedule import REPETITIONS_AHEAD
 from pybcast.flows.tables import SekState
 from pybcast.secret import Secret
 from pybcast.testing.link import Clock, Link, Store, carry_out
 from pybcast.testing.parties import FQDN, make_card, make_device, make_group, rights_issuer
-from pybcast.testing.watch import Granted, StreamKey, Watch, Who
+from pybcast.testing.watch import Granted, Watch, Who
 
 BSM_ID: Final = "urn:example:bsm"
 MAIN: Final = "urn:example:bsda:main"
@@ -93,8 +93,8 @@ class Viewer:
     who: Who
     teks: dict[tuple[str, int, bytes], Secret] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
-    tuned: set[StreamKey] = field(default_factory=set)
-    fetches: set[StreamKey] = field(default_factory=set)
+    tuned: set[StreamId] = field(default_factory=set)
+    fetches: set[StreamId] = field(default_factory=set)
 
     @property
     def rights(self) -> list[Right]:
@@ -112,7 +112,7 @@ class Headend:
     edge: Edge | None = None
     on_air: dict[tuple[str, int, int], Announce] = field(default_factory=dict)
     carousel: dict[str, CarouselPut] = field(default_factory=dict)
-    key: dict[StreamKey, UseKey] = field(default_factory=dict)
+    key: dict[StreamId, UseKey] = field(default_factory=dict)
     announced: dict[tuple[str, int, int], float] = field(default_factory=dict)
     life: int = 0
     lost: bool = False
@@ -139,7 +139,7 @@ class World:
     ) -> None:
         self.rng = random.Random(seed)
         self.clock = Clock(start)
-        self.streams = {config.key: config for config in streams}
+        self.streams = {config.id: config for config in streams}
         self.watch = Watch(self.streams)
         self.air_loss = air_loss
         self.backend = Link(self.clock, self.rng, loss=backend_loss, double=backend_loss)
@@ -160,9 +160,9 @@ class World:
         self._wakes: dict[str, float] = {}
         self._committed: dict[str, float] = {}
         self._sender, self._took_over = next(iter(self.headends)), start
-        self._traffic: dict[StreamKey, tuple[str, UseKey]] = {}
-        self._boundaries: dict[StreamKey, set[int]] = {}
-        self._lengths = {config.key: [(config.start, config.period)] for config in self.streams.values()}
+        self._traffic: dict[StreamId, tuple[str, UseKey]] = {}
+        self._boundaries: dict[StreamId, set[int]] = {}
+        self._lengths = {config.id: [(config.start, config.period)] for config in self.streams.values()}
         self.start_bsm()
         for name in self.headends:
             self.start_bsda(name)
@@ -277,14 +277,14 @@ class World:
 
     def set_hold(self, config: StreamConfig, hold: bool) -> None:
         """``hold_through`` is changed: the headends take over another configuration."""
-        self.streams[config.key] = replace(self.streams[config.key], hold_through=hold)
+        self.streams[config.id] = replace(self.streams[config.id], hold_through=hold)
         for name, headend in self.headends.items():
             self.remake(name)
-            use, machine = headend.key.get(config.key), headend.machine
+            use, machine = headend.key.get(config.id), headend.machine
             if machine is None or headend.edge is None or use is None:
                 continue
-            at = {period.start for period in headend.edge.view(*config.key).periods if period.state in USED}
-            known = {record.period.start for record in machine.records(*config.key)} & at
+            at = {period.start for period in headend.edge.view(*config.id).periods if period.state in USED}
+            known = {record.period.start for record in machine.records(*config.id)} & at
             if hold and use.start in known and use.authority_end is not None:
                 self.watch.violate(f"the encoder of {name} was not told that {config.service} is held (R46)")
 
@@ -317,7 +317,7 @@ class World:
             configs.append(replace(config, period=length, start=start))
         return configs
 
-    def _lengths_from_now(self, key: StreamKey) -> list[tuple[int, int]]:
+    def _lengths_from_now(self, key: StreamId) -> list[tuple[int, int]]:
         """(start, length) of the periods of a stream: the one in force, and what is to come."""
         lengths = self._lengths[key]
         return lengths[max((n for n, (start, _) in enumerate(lengths) if start <= self.clock.now), default=0) :]
@@ -630,7 +630,7 @@ class World:
 
     def withdraw(self, viewer: Viewer, config: StreamConfig, *, at_once: bool = False) -> None:
         """Take the viewer's rights to a stream away."""
-        grants = [g for g in viewer.who.grants if (g.right.service, g.right.stream) == config.key and g.withdrawn == float("inf")]
+        grants = [g for g in viewer.who.grants if (g.right.service, g.right.stream) == config.id and g.withdrawn == float("inf")]
         for grant in grants:
             self.watch.withdraw(grant, self.clock.now)
 
@@ -657,50 +657,50 @@ class World:
 
     def add_boundary(self, config: StreamConfig, at: int) -> None:
         """An event boundary, told to every BSD/A, and again to one that has lost its store."""
-        self._boundaries.setdefault(config.key, set()).add(at)
-        self._every_bsda(lambda b, now: b.add_boundary(*config.key, at, now)[1])
+        self._boundaries.setdefault(config.id, set()).add(at)
+        self._every_bsda(lambda b, now: b.add_boundary(*config.id, at, now)[1])
 
     def set_period(self, config: StreamConfig, length: int, at: int | None = None) -> StreamConfig:
         """A new period length everywhere, from ``at`` or when nobody has prepared further; gives the changed configuration."""
-        current, now = self.streams[config.key], self.clock.now
-        lengths = self._lengths[config.key] = self._lengths_from_now(config.key)
+        current, now = self.streams[config.id], self.clock.now
+        lengths = self._lengths[config.id] = self._lengths_from_now(config.id)
         if at is None:
             longest = max(length, *(n for _, n in lengths))
             at = current.grid(max(int(now) + (current.ahead + 2) * longest, lengths[-1][0]))
-        self._every_bsda(lambda b, now: b.set_period(*config.key, length, now, at)[1])
+        self._every_bsda(lambda b, now: b.set_period(*config.id, length, now, at)[1])
         self.command(lambda bsm: bsm.set_period(config.service, config.stream, length, self.time(BSM_ID)))
         lengths.append((at, length))
-        changed = self.streams[config.key] = replace(current, period=length, start=at)
+        changed = self.streams[config.id] = replace(current, period=length, start=at)
         return changed
 
     def set_generation(self, config: StreamConfig, generation: Literal["bsm", "bsda"]) -> StreamConfig:
         """Another server seals from the next key on; gives the changed configuration."""
-        changed = self.streams[config.key] = replace(config, generation=generation)
+        changed = self.streams[config.id] = replace(config, generation=generation)
         self.command(lambda bsm: bsm.set_generation(config.service, config.stream, generation, self.time(BSM_ID)))
-        self._every_bsda(lambda b, now: b.set_generation(*config.key, generation, now))
+        self._every_bsda(lambda b, now: b.set_generation(*config.id, generation, now))
         return changed
 
     def tune(self, viewer: Viewer, config: StreamConfig) -> None:
         """The viewer listens to a stream from now on."""
-        viewer.tuned.add(config.key)
-        viewer.who.tuned[config.key] = self.clock.now
+        viewer.tuned.add(config.id)
+        viewer.who.tuned[config.id] = self.clock.now
         self.call_viewer(viewer, lambda t: t.tune(_tuning(config), self.clock.now))
 
     def tune_out(self, viewer: Viewer, config: StreamConfig) -> None:
         """The viewer listens to something else."""
-        viewer.tuned.discard(config.key)
-        viewer.who.tuned.pop(config.key, None)
+        viewer.tuned.discard(config.id)
+        viewer.who.tuned.pop(config.id, None)
         self.call_viewer(viewer, lambda t: t.tune_out(config.service, config.stream))
 
     def fetch(self, viewer: Viewer, config: StreamConfig, every: float = 0.5) -> None:
         """The viewer gets the STKMs of a stream over the interaction channel from now on (F6)."""
         self.call_viewer(viewer, lambda t: t.tune(_tuning(config), self.clock.now))
-        viewer.fetches.add(config.key)
+        viewer.fetches.add(config.id)
         after: int | None = None
 
         def ask() -> None:
             nonlocal after
-            if config.key not in viewer.fetches:
+            if config.id not in viewer.fetches:
                 return
             if self.bsm is not None and any(r.start <= self.clock.now < r.end for r in viewer.rights):
                 profile = viewer.terminal.profile
@@ -733,11 +733,11 @@ class World:
     def plays(self, viewer: Viewer, config: StreamConfig) -> bool:
         """Whether the viewer's terminal holds the key that protects what is on air now."""
         use = self.traffic(config)
-        return use is not None and viewer.teks.get((*config.key, use.mki)) == use.tek
+        return use is not None and viewer.teks.get((*config.id, use.mki)) == use.tek
 
     def traffic(self, config: StreamConfig) -> UseKey | None:
         """The key that protects what is on air now; ``None`` when nothing is: the encoder stops where authority ends (R9)."""
-        name, use = self._traffic.get(config.key, ("", None))
+        name, use = self._traffic.get(config.id, ("", None))
         return None if use is None or (use.authority_end is not None and self.time(name) >= use.authority_end) else use
 
     def sample(self, config: StreamConfig, viewers: Iterable[Viewer], every: float = 1.0) -> None:
@@ -748,7 +748,7 @@ class World:
             use = self.traffic(config)
             self.watch.now = self.clock.now
             if use is not None:
-                period = self.streams[config.key].period
+                period = self.streams[config.id].period
                 for viewer in watched:
                     self.watch.sample(viewer.who, use, self.plays(viewer, config), held=self.clock.now >= use.start + period)
             self.clock.at(self.clock.now + every, look)

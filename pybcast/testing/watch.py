@@ -29,7 +29,7 @@ from pybcast.flows import (
 from pybcast.flows.bsda.periods import PeriodBlock
 from pybcast.flows.journal import State
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, in_window
-from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES, TUNE_IN
+from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES, TUNE_IN, StreamId
 from pybcast.flows.stream.schedule import REPETITIONS_AHEAD
 from pybcast.keys import SMK, Keys, ipsec_spi, key_indicator, mki
 from pybcast.messages import (
@@ -44,7 +44,6 @@ from pybcast.messages import (
 )
 from pybcast.wire.content_id import BCI
 
-StreamKey = tuple[str, int]
 KeyRef = tuple[str, bytes]
 """(key type, key id) as ``KeyMaterial`` has them."""
 
@@ -110,7 +109,7 @@ class Who:
     position: int = -1
     registration: bytes = b""
     grants: list[Granted] = field(default_factory=list)
-    tuned: dict[StreamKey, float] = field(default_factory=dict)
+    tuned: dict[StreamId, float] = field(default_factory=dict)
     opened: dict[tuple[str, int, bytes], float] = field(default_factory=dict)
     hearing: Hearing = field(default_factory=lambda: Hearing())
 
@@ -131,7 +130,7 @@ class Hearing:
 class Watch:
     """The invariants.  ``streams``: the configurations, by (service, stream)."""
 
-    def __init__(self, streams: dict[StreamKey, StreamConfig]) -> None:
+    def __init__(self, streams: dict[StreamId, StreamConfig]) -> None:
         self.streams = streams
         self.violations: list[str] = []
         self.excused: Counter[str] = Counter()
@@ -151,7 +150,7 @@ class Watch:
         self._forgotten: set[bytes] = set()
         self._repeated: dict[bytes, float] = {}
         self._groups: defaultdict[bytes, list[bytes]] = defaultdict(list)
-        self._on_air: dict[StreamKey, UseKey] = {}
+        self._on_air: dict[StreamId, UseKey] = {}
 
     def violate(self, text: str) -> None:
         self.violations.append(f"t={self.now:.3f}: {text}")
@@ -366,13 +365,13 @@ class Watch:
         names = [(profile, *key, use.mki) for profile in self.streams[key].profiles]
         return min((len(self._airings.get(name, ())) for name in names if name in self._stkms), default=0)
 
-    def stopped(self, key: StreamKey) -> None:
+    def stopped(self, key: StreamId) -> None:
         """An encoder stopped."""
         self._on_air.pop(key, None)
 
     # --- what viewers see -----------------------------------------------------------------------------------------------
 
-    def _entitles(self, who: Who, grant: Granted, key: StreamKey, fact: StkmFact, *, now_too: bool) -> KeyRef | None:
+    def _entitles(self, who: Who, grant: Granted, key: StreamId, fact: StkmFact, *, now_too: bool) -> KeyRef | None:
         """The key of a STKM that a right gave to this viewer.
 
         A right gives the keys that were made before it was withdrawn (R10).  A card opens what starts inside the right; a device

@@ -89,7 +89,7 @@ class System(World):
 
     def stkms(self, config: StreamConfig, headend: str = MAIN) -> dict[int, Announce]:
         """What a headend announced: {period start: STKMs}, the last word for each."""
-        return {a.start: a for _, name, a in self.announced if name == headend and (a.service, a.stream) == config.key}
+        return {a.start: a for _, name, a in self.announced if name == headend and (a.service, a.stream) == config.id}
 
     def stkm(self, config: StreamConfig, start: int, profile: str, headend: str = MAIN) -> bytes:
         """The STKM of a period in one profile."""
@@ -97,7 +97,7 @@ class System(World):
 
     def starts(self, config: StreamConfig, headend: str = MAIN) -> list[int]:
         """The periods whose keys a headend's encoder used, in order."""
-        found = [u.start for _, name, u in self.used if name == headend and (u.service, u.stream) == config.key]
+        found = [u.start for _, name, u in self.used if name == headend and (u.service, u.stream) == config.id]
         return [start for n, start in enumerate(found) if n == 0 or found[n - 1] != start]
 
 
@@ -191,7 +191,7 @@ class Chaos:
 
     def zap(self) -> None:
         viewer, config = self._viewer(), self._stream()
-        if config.key in viewer.tuned:
+        if config.id in viewer.tuned:
             self.world.tune_out(viewer, config)
             self.clock.at(self.clock.now + self.rng.choice([0.5, 5, 60]), lambda: self.world.tune(viewer, config))
 

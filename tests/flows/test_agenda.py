@@ -77,7 +77,7 @@ def test_an_input_works_on_its_own_stream_only() -> None:
         inner = of.work
 
         def noted(*now: Any) -> Any:
-            worked.append(of.config.key)
+            worked.append(of.config.id)
             return inner(*now)
 
         of.work = noted  # type: ignore[method-assign,assignment]  # to see when it is called
@@ -99,10 +99,10 @@ def test_an_input_works_on_its_own_stream_only() -> None:
         messages += [output.message for output in outputs if isinstance(output, Send)]
         handled += 1
     assert handled > 1000
-    for record in bsda.records(*streams[0].key):
+    for record in bsda.records(*streams[0].id):
         worked.clear()
-        bsda.announced(*streams[0].key, record.period.start, NOON + 1)
-        assert set(worked) <= {streams[0].key}
+        bsda.announced(*streams[0].id, record.period.start, NOON + 1)
+        assert set(worked) <= {streams[0].id}
     worked.clear()
     bsm.tick(NOON + 1)
     assert worked == []

@@ -211,7 +211,7 @@ def test_the_end_of_a_key_that_ends_earlier_is_a_boundary_no_more(programme: boo
             each.add_boundary(*NAME, first.valid_to, START)
     periods = []
     for each in (machine, lost):
-        found = [each._streams[HERE.key].periods.at(first.valid_to + t) for t in (-1, 0, 8, 20)]
+        found = [each._streams[HERE.id].periods.at(first.valid_to + t) for t in (-1, 0, 8, 20)]
         periods.append([(p.start, p.end) for p in found if p is not None])
     assert periods[0] == periods[1] and len(periods[0]) == 4
     assert (first.valid_to in {start for start, _ in periods[0]}) is programme
@@ -855,7 +855,7 @@ def test_periods_are_prepared_in_batches(batch: int) -> None:
         outputs = machine.tick(now)
         asked = [o.message for o in outputs if isinstance(o, Send) and o.message.tag is Tag.TEKDelivery]
         sizes += [len(message.items) for message in asked if message.time == int(now)]  # others are said again
-        ahead = sum(r.period.start > now for r in machine.records(*config.key))
+        ahead = sum(r.period.start > now for r in machine.records(*config.id))
         assert config.look_ahead <= ahead <= config.ahead == config.look_ahead + batch - 1
     assert len(sizes) > 5 and set(sizes[1:]) == {batch}
 

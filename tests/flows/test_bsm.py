@@ -291,10 +291,10 @@ def test_r37_what_the_sdp_names_is_in_the_clear_fields() -> None:
     complete(machine, config, START, period(0))
     complete(machine, config, START, period(0), profile="drm")
     ids = {row.material.key_type: row.material.key_id for row in machine.keys(*NAME)}
-    (card,) = machine._streams[config.key].stkms.at_hand("smartcard")
+    (card,) = machine._streams[config.id].stkms.at_hand("smartcard")
     sealed = codec.decode(card.content, "smartcard-stkm")
     assert isinstance(sealed, SmartcardStkm) and sealed.key_domain_id + sealed.sek_id == ids["SEK"]
-    (device,) = machine._streams[config.key].stkms.at_hand("drm")
+    (device,) = machine._streams[config.id].stkms.at_hand("drm")
     stkm = codec.decode(device.content, "drm-stkm")
     assert isinstance(stkm, DrmStkm) and stkm.service_CID_extension == int.from_bytes(ids["SEAK"], "big")
 
@@ -765,7 +765,7 @@ def test_r05_a_clock_that_was_put_back_while_a_key_holds() -> None:
     (now,) = machine.keys(*NAME)
     key_id = bytes.fromhex("12f41000010063")
     far = replace(now, material=replace(now.material, key_id=key_id, valid_from=START + 9000, valid_to=START + 9640))
-    machine._streams[CARD.key].keys.put(far)
+    machine._streams[CARD.id].keys.put(far)
     again = bsm(CARD, seed=2, state=machine._journal.tables)
     assert alarms(again.tick(START + 1), "clock-back")
     assert [row.material.key_id for row in again.keys(*NAME)] == [now.material.key_id]

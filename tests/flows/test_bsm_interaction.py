@@ -165,7 +165,7 @@ def test_only_the_streams_of_a_subscriber_are_looked_at() -> None:
     for one in (card.subscriber, dev.subscriber):
         machine.add_subscriber(one, START)
         machine.grant(one.id, right(stream=2), START)
-        assert machine.services_of(one.id) == [other.key]
+        assert machine.services_of(one.id) == [other.id]
         ltkms, _ = machine.fetch_ltkms(one.id, START)
         assert len(ltkms) == 1
         machine.withdraw(one.id, SERVICE, 2, START)

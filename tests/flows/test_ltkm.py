@@ -357,8 +357,8 @@ def test_a_confirmation_of_a_page_that_is_gone() -> None:
     pages = Pages(journal, members, [])
     names = (f"{n:032x}" for n in count())
     letter = Batch(Bundle.of([b"bcro"], [GROUP_KEYS.address]), subjects=((GROUP_KEYS.address, b"key"),))
-    old, _ = pages.add(DRM.key, DRM.bsdas, letter, START + 640, START, lambda: next(names))
-    new, gone = pages.add(DRM.key, DRM.bsdas, letter, START + 640, START, lambda: next(names))
+    old, _ = pages.add(DRM.id, DRM.bsdas, letter, START + 640, START, lambda: next(names))
+    new, gone = pages.add(DRM.id, DRM.bsdas, letter, START + 640, START, lambda: next(names))
     assert gone == old
     before = dict(journal.tables["page"])
     pages.confirmed(old.ids[0][1], BSDA_URI)

@@ -116,7 +116,7 @@ def test_who_is_withdrawn_or_comes_during_a_job() -> None:
     outputs = bsm.tick(START)
     reached, ahead = "card5", f"card{size - 1}"
     for name in (reached, ahead):
-        withdrawn = bsm.withdraw(name, *CARD.key, START)
+        withdrawn = bsm.withdraw(name, *CARD.id, START)
         assert [n for bundle in made(withdrawn)[:1] for n in bundle.names] == [name], "both are told: one may hold an older key"
     assert made(bsm.add_subscribers([Enrolment(person(size), (right(),))], START)) == [], "whom the job has not reached is its own"
     again = bsm.grant(reached, right(), START)
@@ -320,9 +320,9 @@ def test_bcros_that_were_on_two_pages() -> None:
     pages, subjects = bsm._delivery._pages, ((b"\0\0\0\1", b"key"), (b"\0\0\0\2", b"key"))
     batches = [Batch(Bundle.of([b"bcro"], [subject[0]]), subjects=(subject,)) for subject in subjects]
     ids = iter("pqr")
-    first, second = (pages.add(DRM.key, DRM.bsdas, batch, START + 100, START, lambda: next(ids))[0] for batch in batches)
+    first, second = (pages.add(DRM.id, DRM.bsdas, batch, START + 100, START, lambda: next(ids))[0] for batch in batches)
     both = Batch(Bundle.of([b"one", b"two"], [address for address, _ in subjects]), subjects=subjects)
-    page, gone = pages.add(DRM.key, DRM.bsdas, both, START + 50, START, lambda: next(ids))
+    page, gone = pages.add(DRM.id, DRM.bsdas, both, START + 50, START, lambda: next(ids))
     assert gone == first and page.end == START + 100 and pages.letters(page) == (b"one", b"two")
     assert [p.name for p in pages.all()] == [second.name, page.name]
     bsm.tick(START + 100)
@@ -330,7 +330,7 @@ def test_bcros_that_were_on_two_pages() -> None:
 
 
 def test_keys_of_people_are_not_shown() -> None:
-    people = machine(state=enrolled(2))._members.some(["card0", "card1"], CARD.key)
+    people = machine(state=enrolled(2))._members.some(["card0", "card1"], CARD.id)
     assert len(people.smks) == 2 and repr(people) == "<People: 2>" == f"{people}"
 
 

@@ -80,7 +80,7 @@ def test_who_comes_again_with_the_same_smk_goes_on_counting(restart: bool) -> No
     ):
         with pytest.raises(LocalFlowError, match="no subscriber a"):
             call()
-    assert bsm._members.some(["a"], CARD.key).names == []
+    assert bsm._members.some(["a"], CARD.id).names == []
     secret = person("a").smk
     assert secret is not None and not any(row.smk == secret for row in bsm._journal.open(SUBSCRIBERS).all().values()), (
         "the key itself is gone"

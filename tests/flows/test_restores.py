@@ -183,7 +183,7 @@ def test_a_policy_changed_in_the_lost_time_is_forgotten_and_breaks_no_key() -> N
     system, config = rig.system, rig.config
     system.run(30)
     rig.copy()
-    system.command(lambda bsm: bsm.set_policy(*config.key, Policy(protection_after_reception=1), system.now))
+    system.command(lambda bsm: bsm.set_policy(*config.id, Policy(protection_after_reception=1), system.now))
     system.run(24)
     rig.put_back("both", noticed=False)
     rig.until_they_play(3 * config.period)
@@ -212,7 +212,7 @@ def kept(state: State, outputs: list[Output]) -> State:
 
 
 def numbers(state: State, config: StreamConfig) -> dict[str, int]:
-    found = {key_type: state.get(NUMBERS.name, {}).get((*config.key, key_type), 0) for key_type in KEY_TYPES}
+    found = {key_type: state.get(NUMBERS.name, {}).get((*config.id, key_type), 0) for key_type in KEY_TYPES}
     return {key_type: number for key_type, number in found.items() if isinstance(number, int)}
 
 
@@ -297,7 +297,7 @@ def test_a_bsm_says_that_it_was_restored_until_new_keys_are_in_force() -> None:
         outputs = [*again.tick(now)]
         over = alarms(outputs)
     assert over == [("restored", False)] and _restored(again, config) is None
-    row = max(again.keys(*config.key), key=lambda row: row.material.valid_from)
+    row = max(again.keys(*config.id), key=lambda row: row.material.valid_from)
     assert row.material.valid_from <= now
     assert again.recoveries.last == lost, "what was lost can be read later too"
 
@@ -323,11 +323,11 @@ def test_a_restored_bsm_serves_nothing_that_it_had_sealed() -> None:
     system, config = rig.system, rig.config
     system.run(60)
     assert system.bsm is not None
-    assert system.bsm.fetch_stkm(*config.key, "smartcard", "card", system.now) is not None
+    assert system.bsm.fetch_stkm(*config.id, "smartcard", "card", system.now) is not None
     state = system.bsm_store.copy()
     again = machine(config, state, RESTORED)
     again.tick(system.now)
-    assert again.fetch_stkm(*config.key, "smartcard", "card", system.now) is None
+    assert again.fetch_stkm(*config.id, "smartcard", "card", system.now) is None
 
 
 # --- secrets of traffic keys --------------------------------------------------------------------------------------------
@@ -389,10 +389,10 @@ def test_a_headend_that_is_alone_derives_its_keys_and_a_restart_makes_them_again
 
     bsda, outputs = start({}, 1)
     state = kept({}, outputs)
-    teks = {r.period.start: r.key.tek for r in bsda.records(*config.key)}
-    assert len(set(teks)) > 3 and {r.state for r in bsda.records(*config.key)} == {PeriodState.KEYED}
+    teks = {r.period.start: r.key.tek for r in bsda.records(*config.id)}
+    assert len(set(teks)) > 3 and {r.state for r in bsda.records(*config.id)} == {PeriodState.KEYED}
     again, _ = start({table: rows for table, rows in state.items() if table != "period"}, 2)
-    assert {r.period.start: r.key.tek for r in again.records(*config.key)} == teks
+    assert {r.period.start: r.key.tek for r in again.records(*config.id)} == teks
     assert all(isinstance(row, TekSecret) and isinstance(row.secret, Secret) for row in state[SECRETS.name].values())
 
 

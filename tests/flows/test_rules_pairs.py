@@ -18,7 +18,7 @@ from pybcast.testing.sim import BACKUP, BSM_ID, MAIN
 def in_force(system: System, config: StreamConfig) -> set[bytes]:
     """The ids of the keys that hold now, as the BSM knows them."""
     assert system.bsm is not None
-    rows = [row.material for row in system.bsm.keys(*config.key)]
+    rows = [row.material for row in system.bsm.keys(*config.id)]
     return {key.key_id for key in rows if key.valid_from <= system.now < key.valid_to}
 
 
@@ -86,7 +86,7 @@ def test_r50_rekey_while_one_headend_is_not_heard(cut_off: bool) -> None:
     else:
         system.stop_bsda(BACKUP)
     before = in_force(system, config)
-    system.command(lambda bsm: bsm.rekey(*config.key, system.now))
+    system.command(lambda bsm: bsm.rekey(*config.id, system.now))
     system.run(120)
     assert in_force(system, config) == before  # it waits
     system.unreachable = set()
@@ -103,7 +103,7 @@ def attempts(system: System) -> list[BackendMessage]:
 
 
 def rekey(system: System, config: StreamConfig, without: tuple[str, ...] = ()) -> None:
-    system.command(lambda bsm: bsm.rekey(*config.key, system.now, without))
+    system.command(lambda bsm: bsm.rekey(*config.id, system.now, without))
 
 
 def waits(system: System) -> str:
@@ -137,15 +137,15 @@ def test_r50_what_was_given_back_goes_out_again_the_same_bytes() -> None:
     system = System(config)
     viewers = system.entitled(config)
     system.run(40)
-    sealed = {r.period.start: r.stkms for r in machine(system, MAIN).records(*config.key)}
+    sealed = {r.period.start: r.stkms for r in machine(system, MAIN).records(*config.id)}
     system.unreachable = {BACKUP}
     rekey(system, config)
     system.run(3)
-    back = [r.period.start for r in machine(system, MAIN).records(*config.key) if r.state is PeriodState.ASIDE]
+    back = [r.period.start for r in machine(system, MAIN).records(*config.id) if r.state is PeriodState.ASIDE]
     assert back and back == [start for start in sealed if start >= back[0]]
     system.run(10)
     assert waits(system).endswith(f": {BACKUP}")
-    records = machine(system, MAIN).records(*config.key)
+    records = machine(system, MAIN).records(*config.id)
     assert {r.period.start: r.stkms for r in records if r.period.start in back} == {start: sealed[start] for start in back}
     assert not any(r.state is PeriodState.ASIDE for r in records)
     system.run(60)
@@ -265,7 +265,7 @@ def test_r50_a_headend_that_is_off_air_is_not_waited_for() -> None:
     system.start_bsda(BACKUP, fresh=True)  # its BSM says so before it does anything: Pybcast-Void
     system.run(60)
     assert system.bsm is not None and not system.bsm.off_air(BACKUP)
-    assert system.headends[BACKUP].key[config.key].mki == system.headends[MAIN].key[config.key].mki
+    assert system.headends[BACKUP].key[config.id].mki == system.headends[MAIN].key[config.id].mki
     assert all(system.plays(viewer, config) for viewer in viewers)
     assert system.violations == []
 
@@ -285,11 +285,11 @@ def test_r50_an_f3_key_begins_past_what_was_sealed() -> None:
     viewers = system.entitled(config)
     system.run(40)
     system.clock.run(NOON + 41)
-    prepared = max(r.period.end for name in (MAIN, BACKUP) for r in machine(system, name).records(*config.key))
+    prepared = max(r.period.end for name in (MAIN, BACKUP) for r in machine(system, name).records(*config.id))
     system.unreachable = {BACKUP}
     rekey(system, config)
     assert system.bsm is not None
-    assert max(row.material.valid_from for row in system.bsm.keys(*config.key)) >= prepared
+    assert max(row.material.valid_from for row in system.bsm.keys(*config.id)) >= prepared
     assert not attempts(system)
     system.run(80)
     system.unreachable = set()
@@ -347,7 +347,7 @@ def test_r50_f6_serves_nothing_whose_place_another_stkm_may_take() -> None:
 
     def served(after: int) -> object:
         assert system.bsm is not None
-        return system.bsm.fetch_stkms(*config.key, "drm", [("device", after)], system.now)[0]
+        return system.bsm.fetch_stkms(*config.id, "drm", [("device", after)], system.now)[0]
 
     asked = [m for m in (request_stkms(system, config, start), request_stkms(system, config, start - 8)) if m is not None]
     assert [m.status for m in asked] == [Status.NON_EXISTENT, Status.SUCCESS]
@@ -394,7 +394,7 @@ def test_r50_a_headend_that_lost_its_store_is_not_waited_for_before_the_key_afte
     system.start_bsda(BACKUP, {}, fresh=True)
     system.run(200)
     assert not in_force(system, config) & held
-    assert system.headends[BACKUP].key[config.key].mki == system.headends[MAIN].key[config.key].mki
+    assert system.headends[BACKUP].key[config.id].mki == system.headends[MAIN].key[config.id].mki
     assert all(system.plays(viewer, config) for viewer in viewers)
     assert system.violations == []
 
@@ -444,7 +444,7 @@ def test_r50_a_headend_off_air_that_is_heard_while_the_other_is_asked() -> None:
 
 def enter(system: System, config: StreamConfig, start: float, end: float, content: str = "urn:film") -> Programme:
     """A programme, ``start`` and ``end`` in seconds from now."""
-    return system.add_programme(Programme(*config.key, content, int(system.now + start), int(system.now + end)))
+    return system.add_programme(Programme(*config.id, content, int(system.now + start), int(system.now + end)))
 
 
 def bsm_of(system: System) -> BSM:
@@ -454,7 +454,7 @@ def bsm_of(system: System) -> BSM:
 
 def peaks(system: System, config: StreamConfig) -> list[KeyMaterial]:
     """The keys of programmes that the BSM has made."""
-    return [row.material for row in bsm_of(system).keys(*config.key) if row.material.key_type == "PEAK"]
+    return [row.material for row in bsm_of(system).keys(*config.id) if row.material.key_type == "PEAK"]
 
 
 def marked(system: System, config: StreamConfig, headend: str = MAIN) -> list[int]:
@@ -635,7 +635,7 @@ def test_r50_a_programme_that_was_given_up_leaves_nothing() -> None:
     bsda = machine(system, MAIN)
 
     def begins(at: int) -> bool:
-        period = bsda._streams[config.key].periods.at(at)
+        period = bsda._streams[config.id].periods.at(at)
         return period is not None and period.start == at
 
     assert ask(system, config, number, start, end, replace=True) == Status.SUCCESS
@@ -652,10 +652,10 @@ def test_r50_a_programme_whose_start_is_prepared_is_refused() -> None:
     config = pair(generation="bsda")
     system = System(config)
     system.run(40)
-    prepared = max(r.period.end for r in machine(system, MAIN).records(*config.key))
-    states = [r.state for r in machine(system, MAIN).records(*config.key)]
+    prepared = max(r.period.end for r in machine(system, MAIN).records(*config.id))
+    states = [r.state for r in machine(system, MAIN).records(*config.id)]
     assert ask(system, config, 1, prepared - 1, prepared + 80, replace=True) == Status.ALREADY_IN_USE
-    assert [r.state for r in machine(system, MAIN).records(*config.key)] == states, "nothing is given back"
+    assert [r.state for r in machine(system, MAIN).records(*config.id)] == states, "nothing is given back"
     assert ask(system, config, 2, prepared, prepared + 80, replace=True) == Status.SUCCESS
 
 
@@ -748,7 +748,7 @@ def test_r50_a_programme_that_a_restored_bsm_is_told_of_again() -> None:
     (second,) = peaks(system, config)
     assert first.key_id < second.key_id and (second.valid_from, second.valid_to) == (held.start, held.end)
     for name in (MAIN, BACKUP):
-        assert [k for k in machine(system, name)._streams[config.key].keys.all() if k.key_type == "PEAK"] == [second]
+        assert [k for k in machine(system, name)._streams[config.id].keys.all() if k.key_type == "PEAK"] == [second]
     answer = deliver(system, config, first)
     assert answer == Status.INFORMATION_INVALID, "it was late"
     system.clock.run(held.end + 20)
@@ -784,7 +784,7 @@ def test_r50_a_programmes_key_begins_what_waits_for_it_alone() -> None:
         valid_to=start + 80,
     )
     assert deliver(system, config, key) == Status.SUCCESS
-    cut = machine(system, MAIN)._streams[config.key].cutting.cut
+    cut = machine(system, MAIN)._streams[config.id].cutting.cut
     assert cut.programmes == ((1, start, start + 40), (3, start + 80, start + 120)) and cut.over == 2
     system.clock.run(start + 78)
     assert marked(system, config, MAIN) and min(marked(system, config, MAIN)) >= start + 40

@@ -126,9 +126,9 @@ def test_period_8_to_5_with_6_prepared(generation: Generation) -> None:
     system.run(100)
     machine = system.headends[MAIN].machine
     assert machine is not None
-    prepared = max(r.period.end for r in machine.records(*config.key))
-    assert sum(r.period.start > system.now for r in machine.records(*config.key)) == 6
-    held, outputs = machine.set_period(*config.key, 5, system.now)
+    prepared = max(r.period.end for r in machine.records(*config.id))
+    assert sum(r.period.start > system.now for r in machine.records(*config.id)) == 6
+    held, outputs = machine.set_period(*config.id, 5, system.now)
     system._do(outputs, MAIN)
     for output in outputs:
         if isinstance(output, Persist):
@@ -153,7 +153,7 @@ def test_a_period_off_the_grid_of_tek_ids_is_refused() -> None:
     machine = system.headends[MAIN].machine
     assert machine is not None
     with pytest.raises(ConfigError, match="granularity"):
-        machine.set_period(*config.key, 5, system.now)
+        machine.set_period(*config.id, 5, system.now)
 
 
 @GENERATIONS
@@ -165,13 +165,13 @@ def test_event_boundary_announced_inside_the_prepared_horizon(generation: Genera
     system.run(100)
     machine = system.headends[MAIN].machine
     assert machine is not None
-    prepared = max(r.period.end for r in machine.records(*config.key))
-    before = {r.period.start: r.stkms for r in machine.records(*config.key) if r.stkms}
-    inside, _ = machine.add_boundary(*config.key, int(system.now) + 11, system.now)
+    prepared = max(r.period.end for r in machine.records(*config.id))
+    before = {r.period.start: r.stkms for r in machine.records(*config.id) if r.stkms}
+    inside, _ = machine.add_boundary(*config.id, int(system.now) + 11, system.now)
     assert inside == prepared, "it holds after the last prepared period"
-    beyond, outputs = machine.add_boundary(*config.key, prepared + 11, system.now)
+    beyond, outputs = machine.add_boundary(*config.id, prepared + 11, system.now)
     assert beyond == prepared + 11
-    assert {r.period.start: r.stkms for r in machine.records(*config.key) if r.period.start in before} == before
+    assert {r.period.start: r.stkms for r in machine.records(*config.id) if r.period.start in before} == before
     system._do(outputs, MAIN)
     system.run(120)
     starts = system.starts(config)
@@ -187,10 +187,10 @@ def test_boundaries_lie_on_the_grid_of_tek_ids() -> None:
     machine = system.headends[MAIN].machine
     assert machine is not None
     at = config.start + 401
-    held, _ = machine.add_boundary(*config.key, at, system.now)
+    held, _ = machine.add_boundary(*config.id, at, system.now)
     assert held == config.start + 404
     assert system.bsm is not None
-    programme, _ = system.bsm.add_programme(Programme(*config.key, "urn:event", at, at + 60), system.now)
+    programme, _ = system.bsm.add_programme(Programme(*config.id, "urn:event", at, at + 60), system.now)
     assert (programme.start, programme.end) == (config.start + 404, config.start + 464)
 
 
@@ -390,7 +390,7 @@ def test_a_crash_of_the_bsm_while_it_makes_keys(generation: Generation) -> None:
     system.run(60)
     before = system.bsm_store.copy()
     assert system.bsm is not None
-    outputs = [*system.bsm.rekey(*config.key, system.now), *system.bsm.tick(system.now)]
+    outputs = [*system.bsm.rekey(*config.id, system.now), *system.bsm.tick(system.now)]
     assert len([o for o in outputs if isinstance(o, Persist) and o.table == "page"]) >= 2
     kept = sum(isinstance(o, Persist) for o in outputs)  # what is kept is one transaction
     for stop in (0, *range(kept, len(outputs) + 1)):
@@ -404,7 +404,7 @@ def test_a_crash_of_the_bsm_while_it_makes_keys(generation: Generation) -> None:
             state=store.copy(),
         )  # fmt: skip
         after = bsm.tick(system.now + 1)
-        rows = bsm.keys(*config.key)
+        rows = bsm.keys(*config.id)
         starts = sorted({row.material.valid_from for row in rows})
         for start in starts:
             assert sorted(r.material.key_type for r in rows if r.material.valid_from == start) == ["SEAK", "SEK"]
@@ -426,7 +426,7 @@ def test_the_policy_changing_between_mains_and_back_ups_ask() -> None:
     assert [(i.period_start, i.content) for i in mine] == [(i.period_start, i.content) for i in theirs], "one TEK for both (R33)"
     first = to_bsm(system, request(Tag.TEKDelivery, config, items=tuple(mine[:-1])))
     assert system.bsm is not None
-    system.bsm.set_policy(*config.key, Policy(protection_after_reception=1), system.now)
+    system.bsm.set_policy(*config.id, Policy(protection_after_reception=1), system.now)
     second = to_bsm(system, request(Tag.TEKDelivery, config, items=tuple(theirs), source=BACKUP))
     assert second.items[:-1] == first.items, "the same bytes, whatever the policy is now"
     flags = []
@@ -470,7 +470,7 @@ def test_the_bsm_restored_from_an_older_copy() -> None:
 
 def _materials(system: System, config: StreamConfig) -> list[KeyMaterial]:
     assert system.bsm is not None
-    return [row.material for row in system.bsm.keys(*config.key)]
+    return [row.material for row in system.bsm.keys(*config.id)]
 
 
 def _puts(system: System) -> list[tuple[str, CarouselPut]]:
@@ -516,7 +516,7 @@ def test_tune_in_during_the_lead_with_one_packet_lost(profile: Profile) -> None:
     def hear(data: bytes | None) -> None:
         outputs = viewer.terminal.tick(system.now)
         if data is not None:
-            outputs += viewer.terminal.receive_stkm(*config.key, data, system.now)
+            outputs += viewer.terminal.receive_stkm(*config.id, data, system.now)
         heard.extend(o for o in outputs if isinstance(o, TekReady))
 
     system.tune(viewer, config)
@@ -571,7 +571,7 @@ def test_two_ppv_events_under_one_sek_id(order: tuple[int, int]) -> None:
     system.sample(config, [card])
     system.run(20)
     events = [
-        system.add_programme(Programme(*config.key, f"urn:event:{n}", int(NOON) + at, int(NOON) + at + 64))
+        system.add_programme(Programme(*config.id, f"urn:event:{n}", int(NOON) + at, int(NOON) + at + 64))
         for n, at in enumerate((120, 240))
     ]
     for n in order:
@@ -714,14 +714,14 @@ def test_a_key_at_once_reaching_the_back_up_late(generation: Generation) -> None
     system.run(100)
     before = system.traffic(config)
     system.unreachable = {BACKUP}
-    system.command(lambda bsm: bsm.rekey(*config.key, system.now))
+    system.command(lambda bsm: bsm.rekey(*config.id, system.now))
     system.run(65)
     main = system.traffic(config)
     assert main is not None and before is not None
     assert (main.mki[:4] == before.mki[:4]) is (generation == "bsda")
     system.unreachable = set()
     system.run(60)
-    uses = {name: head.key[config.key] for name, head in system.headends.items()}
+    uses = {name: head.key[config.id] for name, head in system.headends.items()}
     assert uses[MAIN].mki == uses[BACKUP].mki
     assert uses[MAIN].mki[:4] != before.mki[:4]
     system.stop_bsda(MAIN)
@@ -759,7 +759,7 @@ def test_a_stkm_arriving_at_the_switch() -> None:
     machine = system.headends[MAIN].machine
     assert machine is not None
     system.run(10)
-    first = min(r.period.start for r in machine.records(*config.key) if r.state is PeriodState.KEYED)
+    first = min(r.period.start for r in machine.records(*config.id) if r.state is PeriodState.KEYED)
     system.clock.run(first - 0.01)
     system.unreachable = set()
     system.run(20)
@@ -1020,8 +1020,8 @@ def test_stkms_of_another_key_are_refused(generation: Generation) -> None:
     system.run(50)
     machine = system.headends[MAIN].machine
     assert machine is not None
-    waiting = [start for start, state in machine.states(*config.key, 0.0).items() if state is EdgeState.WAITING]
-    a, b = (r for r in machine.records(*config.key) if r.period.start in waiting[:2])
+    waiting = [start for start, state in machine.states(*config.id, 0.0).items() if state is EdgeState.WAITING]
+    a, b = (r for r in machine.records(*config.id) if r.period.start in waiting[:2])
 
     def item(content: bytes) -> StkmItem:
         return StkmItem(stream=1, period_start=a.period.start, period_end=a.period.end, tek_id="x", content=content)
@@ -1032,8 +1032,8 @@ def test_stkms_of_another_key_are_refused(generation: Generation) -> None:
         return
     fields: dict[str, object] = {"source": BSM_ID, "destination": MAIN, "replace": True}
     assert to_bsda(system, request(Tag.STKMDelivery, config, items=(wrong,), **fields)).status == Status.WRONG_KEY_INFORMATION
-    states = machine.states(*config.key, 0.0)
-    on_air = next(r for r in machine.records(*config.key) if states[r.period.start] is EdgeState.IN_USE)
+    states = machine.states(*config.id, 0.0)
+    on_air = next(r for r in machine.records(*config.id) if states[r.period.start] is EdgeState.IN_USE)
     late = StkmItem(stream=1, period_start=on_air.period.start, period_end=on_air.period.end, tek_id="x", content=b.stkms[0].data)
     fields["message_id"] = "c" * 32
     assert to_bsda(system, request(Tag.STKMDelivery, config, items=(late,), **fields)).status == Status.ALREADY_IN_USE
@@ -1046,11 +1046,11 @@ def test_late_and_foreign_answers_move_nothing() -> None:
     answer = system.messages(Tag.TEKDeliveryConfirmation)[-1]
     machine = system.headends[MAIN].machine
     assert machine is not None
-    before = machine.records(*config.key)
+    before = machine.records(*config.id)
     assert machine.receive(answer, system.now, BSM_ID) == []
     assert machine.receive(replace(answer, message_id="d" * 32), system.now, BSM_ID) == []
     assert machine.receive(replace(answer, source=BACKUP), system.now, BACKUP) == []
-    assert machine.records(*config.key) == before
+    assert machine.records(*config.id) == before
 
 
 # --- programmes in the DRM Profile ----------------------------------------------------------------------------------------------
@@ -1066,10 +1066,10 @@ def test_a_programme_has_a_key_of_its_own(generation: Generation) -> None:
         system.tune(viewer, config)
     system.sample(config, [card, device, buyer, other])
     system.run(30)
-    held = system.add_programme(Programme(*config.key, "urn:event", int(NOON) + 120, int(NOON) + 200))
+    held = system.add_programme(Programme(*config.id, "urn:event", int(NOON) + 120, int(NOON) + 200))
     system.grant(buyer, config, held.start, held.end, held.content)
     with pytest.raises(LocalFlowError, match="overlaps"):
-        system.add_programme(Programme(*config.key, "urn:event:2", int(NOON) + 150, int(NOON) + 250))
+        system.add_programme(Programme(*config.id, "urn:event:2", int(NOON) + 150, int(NOON) + 250))
     for at, bought in ((100, False), (150, True), (195, True), (230, False)):
         system.clock.run(NOON + at)
         assert system.plays(buyer, config) is bought

@@ -29,12 +29,13 @@ from pybcast.flows import (
     StreamConfig,
     UseKey,
 )
+from pybcast.flows.stream.config import StreamId
 from pybcast.flows.tables import Tag
 from pybcast.keys import TEK
 from pybcast.messages import DrmStkm, Protocol, SmartcardLtkm, SmartcardStkm
 from pybcast.secret import Secret
 from pybcast.testing.sim import BACKUP, BSM_ID, MAIN, Viewer
-from pybcast.testing.watch import StreamKey, Watch
+from pybcast.testing.watch import Watch
 
 LONG: Final = os.environ.get("PYBCAST_LONG") == "1"
 SECONDS: Final = 8 * (1500 if LONG else 80)
@@ -113,7 +114,7 @@ class Ran:
     system: System
     chaos: Chaos
     late: Counter[str]
-    differ: list[tuple[StreamKey, int]]
+    differ: list[tuple[StreamId, int]]
 
 
 def run(mix: Mix, seed: int, seconds: float) -> Ran:
@@ -149,10 +150,10 @@ def run(mix: Mix, seed: int, seconds: float) -> Ran:
     return Ran(system, chaos, Counter({why: n for why, n in late.items() if why not in NOT_HIS}), differing(system, since))
 
 
-def differing(system: System, since: float) -> list[tuple[StreamKey, int]]:
+def differing(system: System, since: float) -> list[tuple[StreamId, int]]:
     """The starts at which one headend of a pair has changed the key, and the other has not."""
     longest = max(config.period for config in system.streams.values())
-    used: dict[str, set[tuple[StreamKey, int]]] = {name: set() for name in system.headends}
+    used: dict[str, set[tuple[StreamId, int]]] = {name: set() for name in system.headends}
     for _, name, use in system.used:
         if since + longest < use.start < system.now - longest:
             used[name].add(((use.service, use.stream), use.start))
@@ -232,7 +233,7 @@ class Scene:
 
     def row(self, key_type: str) -> LongTermKey:
         assert self.system.bsm is not None
-        return next(r for r in self.system.bsm.keys(*self.config.key) if r.material.key_type == key_type)
+        return next(r for r in self.system.bsm.keys(*self.config.id) if r.material.key_type == key_type)
 
     def sees(self, text: str) -> None:
         assert len(self.system.violations) >= 1, "nothing was seen"
@@ -253,7 +254,7 @@ def test_two_plaintexts_under_one_sek_and_counter_are_seen(scene: Scene) -> None
     message = codec.decode(data, "smartcard-stkm")
     assert isinstance(message, SmartcardStkm)
     other = codec.encode(replace(message, encr_data=damaged(message.encr_data, 0), tek_id=b"\x7f\x7f"))
-    scene.watch.stkm("smartcard", *scene.config.key, scene.use.start, other)
+    scene.watch.stkm("smartcard", *scene.config.id, scene.use.start, other)
     scene.sees("two plaintexts under one SEK and COUNTER")
 
 
@@ -274,7 +275,7 @@ def test_two_bcros_with_one_timestamp_are_seen(scene: Scene) -> None:
 @pytest.mark.parametrize("profile", ["drm", "smartcard"])
 def test_headends_that_differ_are_seen(scene: Scene, profile: str) -> None:
     data = scene.system.stkm(scene.config, scene.use.start, profile)
-    scene.watch.stkm(profile, *scene.config.key, scene.use.start, damaged(data, len(data) - 1))  # type: ignore[arg-type]
+    scene.watch.stkm(profile, *scene.config.id, scene.use.start, damaged(data, len(data) - 1))  # type: ignore[arg-type]
     scene.sees("two STKMs for one key and period")
 
 
@@ -283,7 +284,7 @@ def test_two_stkms_for_one_period_are_seen_whatever_key_they_are_under(scene: Sc
     first, other = (scene.announce(start) for start in sorted(scene.system.stkms(scene.config))[-2:])
     assert first.start < other.start
     stkm = next(s for s in other.stkms if s.profile == profile)
-    scene.watch.one_stkm(stkm.profile, *scene.config.key, first.start, stkm.data)
+    scene.watch.one_stkm(stkm.profile, *scene.config.id, first.start, stkm.data)
     scene.sees("two STKMs for one period (R50)")
 
 
@@ -306,12 +307,12 @@ def test_an_incomplete_stkm_on_air_is_seen(scene: Scene, profile: str) -> None:
 @pytest.mark.parametrize("key_type", ["SEK", "SEAK"])
 def test_a_key_id_reused_is_seen(scene: Scene, key_type: str) -> None:
     row = scene.row(key_type)
-    scene.watch.key(*scene.config.key, replace(row, material=replace(row.material, key=Secret(bytes(len(row.material.key))))))
+    scene.watch.key(*scene.config.id, replace(row, material=replace(row.material, key=Secret(bytes(len(row.material.key))))))
     scene.sees("an id reused for another key")
 
 
 def test_a_key_with_two_sealing_servers_is_seen(scene: Scene) -> None:
-    scene.watch.key(*scene.config.key, replace(scene.row("SEK"), sealer="bsda"))
+    scene.watch.key(*scene.config.id, replace(scene.row("SEK"), sealer="bsda"))
     scene.sees("one key, two sealing servers")
 
 
@@ -324,8 +325,8 @@ def test_a_key_in_use_before_its_stkm_is_seen(scene: Scene) -> None:
     later = scene.use.start + 16
     machine = scene.system.headends[MAIN].machine
     assert machine is not None
-    record = next(r for r in machine.records(*scene.config.key) if r.period.start == later)
-    scene.watch.announce(Announce(*scene.config.key, later, record.stkms, 0.5), None, 0.0)
+    record = next(r for r in machine.records(*scene.config.id) if r.period.start == later)
+    scene.watch.announce(Announce(*scene.config.id, later, record.stkms, 0.5), None, 0.0)
     scene.system._use(scene.system.active, replace(scene.use, start=later, mki=record.traffic_id, tek=record.key.tek))
     scene.sees("in use after 0 repetitions of its STKM (R40)")
 
@@ -356,7 +357,7 @@ def test_headends_that_switch_at_different_starts_are_seen() -> None:
     assert differing(system, since) == []
     at, name, use = system.used[-9]
     system.used.append((at, name, replace(use, start=use.start - 3)))
-    assert differing(system, since) == [(config.key, use.start - 3)]
+    assert differing(system, since) == [(config.id, use.start - 3)]
 
 
 def test_a_server_has_its_own_clock(scene: Scene) -> None:
@@ -376,8 +377,8 @@ def test_two_repetitions_are_not_three(scene: Scene) -> None:
     later = scene.use.start + 16
     machine = scene.system.headends[MAIN].machine
     assert machine is not None
-    record = next(r for r in machine.records(*scene.config.key) if r.period.start == later)
-    announce = Announce(*scene.config.key, later, record.stkms, 0.5)
+    record = next(r for r in machine.records(*scene.config.id) if r.period.start == later)
+    announce = Announce(*scene.config.id, later, record.stkms, 0.5)
     use = replace(scene.use, start=later, mki=record.traffic_id, tek=record.key.tek)
     scene.watch.announce(announce, None, 0.0)
     for _ in range(2):
@@ -454,7 +455,7 @@ def test_a_withdrawn_terminal_that_opens_under_a_newer_key_is_seen(scene: Scene,
     scene.watch.withdraw(viewer.who.grants[0], scene.system.now)
     scene.system.run(16)
     assert scene.system.violations == []
-    scene.system.command(lambda bsm: bsm.rekey(*scene.config.key, scene.system.now))
+    scene.system.command(lambda bsm: bsm.rekey(*scene.config.id, scene.system.now))
     scene.system.run(80)
     scene.sees(f"{viewer.name} opened period")
 
@@ -464,7 +465,7 @@ def test_a_device_that_opens_under_a_programmes_key_it_did_not_buy_is_seen(scene
     viewer = scene.system.add_device("buyer", 9)
     scene.system.tune(viewer, scene.config)
     start = int(scene.system.now) + 80
-    held = scene.system.add_programme(Programme(*scene.config.key, "urn:event", start, start + 80))
+    held = scene.system.add_programme(Programme(*scene.config.id, "urn:event", start, start + 80))
     scene.system.grant(viewer, scene.config, held.start, held.end, held.content)
     viewer.who.grants[0].right = replace(viewer.who.grants[0].right, content="urn:another")
     scene.system.run(120)
@@ -472,7 +473,7 @@ def test_a_device_that_opens_under_a_programmes_key_it_did_not_buy_is_seen(scene
 
 
 def test_a_key_that_nobody_sent_is_seen(scene: Scene) -> None:
-    scene.watch.opened(scene.card.who, *scene.config.key, b"\1\2\3\4\5\6", scene.system.now + 32)
+    scene.watch.opened(scene.card.who, *scene.config.id, b"\1\2\3\4\5\6", scene.system.now + 32)
     scene.sees("card obtained a key that nobody sent")
 
 
@@ -492,7 +493,7 @@ def test_an_entitled_terminal_that_is_dark_is_seen(scene: Scene, profile: str) -
         (lambda s: s.system.withdraw(s.card, s.config), "not entitled to this period (R3, R9)"),
         (lambda s: s.system.tune_out(s.card, s.config), "not tuned"),
         (lambda s: setattr(s.card.who.grants[0], "at", s.system.now), LATE),
-        (lambda s: s.card.who.tuned.update({s.config.key: s.system.now + 8}), "tuning in (R6)"),
+        (lambda s: s.card.who.tuned.update({s.config.id: s.system.now + 8}), "tuning in (R6)"),
     ],
 )
 def test_an_excuse_lasts_as_long_as_its_rule(change: Callable[[Scene], None], excuse: str) -> None:

@@ -44,7 +44,7 @@ def test_refused(changes: dict[str, object], what: str) -> None:
 
 def test_what_follows_from_it() -> None:
     dual = stream_config(profiles=("drm", "smartcard"))
-    assert (dual.drm, dual.smartcard, dual.dual, dual.ipsec_auth, dual.lifetime, dual.key) == (
+    assert (dual.drm, dual.smartcard, dual.dual, dual.ipsec_auth, dual.lifetime, dual.id) == (
         True,
         True,
         True,

@@ -63,7 +63,7 @@ def run(profiles: tuple[Profile, ...], protocol: Protocol, generation: Generatio
     keys = StreamKeys(ready=world.ready)
     for second in range(START, config.start + PERIODS * PERIOD):
         world.clock.run(second + 0.5)
-        use = world.headends[MAIN].key.get(config.key)
+        use = world.headends[MAIN].key.get(config.id)
         if use is not None and (not keys.used or keys.used[-1].mki != use.mki):
             keys.used.append(use)
     assert world.violations == []

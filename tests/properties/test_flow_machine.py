@@ -45,7 +45,7 @@ class System(RuleBasedStateMachine):
     def build(self, seed: int, loss: float) -> None:
         configs = [_stream(1, "bsm"), _stream(2, "bsda")]
         self.world = World(configs, seed=seed, start=START, headends=(MAIN, BACKUP), backend_loss=loss, air_loss=loss)
-        self.keys = [config.key for config in configs]
+        self.keys = [config.id for config in configs]
         self.viewers: dict[str, Viewer] = {
             "card": self.world.add_card("card"),
             "stubborn": self.world.add_card("stubborn", stubborn=True),
@@ -86,7 +86,7 @@ class System(RuleBasedStateMachine):
         self.events += 1
         start = int(self.world.clock.now) + begin
         try:
-            held = self.world.add_programme(Programme(*config.key, f"urn:event:{self.events}", start, start + length))
+            held = self.world.add_programme(Programme(*config.id, f"urn:event:{self.events}", start, start + length))
         except LocalFlowError:
             return  # it overlaps another one
         self.world.grant(viewer, config, held.start, held.end, held.content if viewer.terminal.profile == "drm" else None)
@@ -96,7 +96,7 @@ class System(RuleBasedStateMachine):
     @rule(number=NUMBERS)
     def rekey(self, number: int) -> None:
         config = self.config(number)
-        self.world.command(lambda bsm: bsm.rekey(*config.key, self.world.clock.now))
+        self.world.command(lambda bsm: bsm.rekey(*config.id, self.world.clock.now))
 
     @rule(number=NUMBERS, generation=st.sampled_from(["bsm", "bsda"]))
     def switch(self, number: int, generation: Literal["bsm", "bsda"]) -> None:
@@ -152,7 +152,7 @@ class System(RuleBasedStateMachine):
     @rule(name=NAMES, number=NUMBERS)
     def zap(self, name: str, number: int) -> None:
         viewer, config = self.viewers[name], self.config(number)
-        if config.key in viewer.tuned:
+        if config.id in viewer.tuned:
             self.world.tune_out(viewer, config)
         else:
             self.world.tune(viewer, config)

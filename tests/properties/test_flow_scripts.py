@@ -18,11 +18,11 @@ def converges(script: list[Step], seed: int) -> None:
     for config in streams():
         active = world.active
         assert active is not None, "the headend lives"
-        use = active.key.get(config.key)
+        use = active.key.get(config.id)
         assert use is not None, f"{config.service} is on air"
         assert use.start <= world.clock.now < use.start + 2 * config.period, "under the key of the period"
         for viewer in world.viewers.values():
-            held = viewer.teks.get((*config.key, use.mki))
+            held = viewer.teks.get((*config.id, use.mki))
             assert (held == use.tek) is (config.service in entitled[viewer.name]), viewer.name
 
 

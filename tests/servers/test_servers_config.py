@@ -59,7 +59,7 @@ def test_where_a_service_goes_on_air(tmp_path: Path) -> None:
     assert found.sender == tmp_path / "stkm.sock" and found.carousel == tmp_path / "c.sock"
     assert found.ltkm == Address("239.192.0.9", 4359) and found.flute is None
     for stream in found.streams:
-        ports = [found.groups[*stream.key, profile].port for profile in sorted(stream.profiles)]
+        ports = [found.groups[*stream.id, profile].port for profile in sorted(stream.profiles)]
         assert ports == ([4380, 4381] if stream.dual else [4380]), "a STKM does not say which profile it is of (R22)"
     for port in ("0", "65535"):
         with pytest.raises(ConfigError, match=r"services\[1\]\.stkm: expected a port"):

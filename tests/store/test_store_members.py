@@ -510,7 +510,7 @@ def test_kill_9_in_the_middle_of_a_job(tmp_path: Path, seed: int) -> None:
     with SqliteStore(path, KEK_A) as store:
         bsm = machine(store)
         assert bsm.issuing() == () and not [o for o in bsm.tick(START) if isinstance(o, Persist) and isinstance(o.value, Job)]
-        ((key,),) = [[row.material for row in bsm.keys(*CONFIG.key)]]
+        ((key,),) = [[row.material for row in bsm.keys(*CONFIG.id)]]
         members = store.members()
         members.bind(Journal(store.load()))
         seen = set()

@@ -202,7 +202,7 @@ class SealedByBsm(Sealer):
             try:
                 good = self._check(profile, item, False)
             except BcastError as error:
-                self._means.journal.emit(Alarm("stkm-refused", *self.config.key, f"period {item.period_start}: {error}"))
+                self._means.journal.emit(Alarm("stkm-refused", *self.config.id, f"period {item.period_start}: {error}"))
             else:
                 if good is not None:
                     checked[item.period_start] = good
@@ -210,14 +210,14 @@ class SealedByBsm(Sealer):
 
     def _not_made(self, profile: Profile, item: StkmItem, record: PeriodRecord, now: float) -> None:
         if item.status == Status.GENERATION_FAILURE and len(self.config.profiles) > 1 + len(record.waived):
-            self._means.journal.emit(Alarm("profile-waived", *self.config.key, f"period {item.period_start} has no {profile} STKM"))
+            self._means.journal.emit(Alarm("profile-waived", *self.config.id, f"period {item.period_start} has no {profile} STKM"))
             self._complete([record.but(waived=(*record.waived, profile))])
         elif item.status != Status.DELAYED:
             self.refused(profile, now)
             complaint = f"period {item.period_start}: {status_words(item.status, Tag.TEKDelivery.name)}"
             if complaint != self._complaint:  # once: a refusal repeats with every try
                 self._complaint = complaint
-                self._means.journal.emit(Alarm("stkm-refused", *self.config.key, complaint))
+                self._means.journal.emit(Alarm("stkm-refused", *self.config.id, complaint))
             edge = item.authority_end
             if edge is not None and item.status == Status.INFORMATION_INVALID and item.period_start < edge < record.period.end:
                 self._straddles(record, edge)

@@ -65,10 +65,10 @@ class Cutting:
     @property
     def cut(self) -> Cut:
         """What was confirmed to the BSM and is not over."""
-        return self._rows.get(self._periods.config.key) or Cut()
+        return self._rows.get(self._periods.config.id) or Cut()
 
     def _keep(self, cut: Cut) -> None:
-        self._rows.put(self._periods.config.key, cut)
+        self._rows.put(self._periods.config.id, cut)
 
     def confirm(self, attempt: int, start: int, end: int | None) -> None:
         """From ``start`` on nothing is sealed under the keys that are here; the edge has given back what it could.  With ``end``:
@@ -132,7 +132,7 @@ class Cutting:
         """
         if attempt <= self.cut.over:
             return False  # said again
-        self._journal.emit(Recall(*self._periods.config.key, 0, off_air=True))
+        self._journal.emit(Recall(*self._periods.config.id, 0, off_air=True))
         self.lose()
         self._keep(Cut(over=attempt))
         return True
@@ -143,7 +143,7 @@ class Cutting:
         """
         for record in self._periods.records:
             self._periods.drop(record.period.start)
-        self._rows.drop(self._periods.config.key)
+        self._rows.drop(self._periods.config.id)
         self._keys.lose()
 
     def end_keys(self) -> None:

@@ -36,7 +36,7 @@ class Handing:
         if not planned:
             return None
         return Plan(
-            *config.key, config.protocol, config.repetition, tuple(self._planned(planned)), config.hold_through,
+            *config.id, config.protocol, config.repetition, tuple(self._planned(planned)), config.hold_through,
             min(SHORT, config.look_ahead),
         )  # fmt: skip
 

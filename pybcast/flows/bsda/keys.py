@@ -72,7 +72,7 @@ class Keys:
 
     @property
     def _id(self) -> tuple[str, int]:
-        return self._periods.config.key
+        return self._periods.config.id
 
     def all(self) -> list[KeyMaterial]:
         return list(self._rows.under(self._id).values())

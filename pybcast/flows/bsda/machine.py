@@ -88,7 +88,7 @@ class BSDA:
             journal, self._allocator, self._peers, Rings(), self.recoveries, derived_teks(secrets.of) if teks is None else teks,
             secrets if teks is None else None, self._unsaved,
         )  # fmt: skip
-        self._streams = {config.key: BsdaStream(config, means, self._give_back) for config in streams}
+        self._streams = {config.id: BsdaStream(config, means, self._give_back) for config in streams}
         self._services: dict[str, list[BsdaStream]] = {}
         for (service, _), stream in self._streams.items():
             self._services.setdefault(service, []).append(stream)
@@ -333,7 +333,7 @@ class BSDA:
 
     def _give_back(self, stream: BsdaStream, at: int, message: BackendMessage) -> None:
         """What the edge has from ``at`` on must be given back before ``message`` is answered (R46)."""
-        recall = (stream.config.key, at)
+        recall = (stream.config.id, at)
         if recall not in self._waiting[message.message_id].given and stream.edge.has(at):
             raise _Waits(recall)
 
@@ -362,7 +362,7 @@ class BSDA:
         stream = self._streams.get((message.service, number or 0))
         if stream is None or message.profile not in stream.config.profiles:
             raise PeerFlowError(Status.INVALID_REQUEST, "stream or profile not known here")
-        self._touched[stream.config.key] = None
+        self._touched[stream.config.id] = None
         return stream
 
     def _take_keys(self, message: BackendMessage, now: float) -> None:
@@ -379,7 +379,7 @@ class BSDA:
                 new.append((stream, key))
         for stream, key in new:
             stream.install(key, message.replace, now)
-            self._touched[stream.config.key] = None
+            self._touched[stream.config.id] = None
 
     # --- answers of the BSM -------------------------------------------------------------------------------------------
 
@@ -406,7 +406,7 @@ class BSDA:
             if self._carousel.answered(message, answer):
                 return
         elif stream is not None and message.profile is not None:
-            self._touched[stream.config.key] = None
+            self._touched[stream.config.id] = None
             stream.answered(message, message.profile, answer, self._connected, now)
             if message.tag is Tag.STKMRequest and status != Status.DELAYED:  # what it was promised is sent again
                 self._peers.delivered(Tag.TEKDelivery, message.service, message.profile, message.stream, set(asked.about))

@@ -86,7 +86,7 @@ class Periods:
         self._blocks, self._schedules, self._boundaries = (
             journal.open(PERIODS), journal.open(SCHEDULE), journal.open(BOUNDARIES),
         )  # fmt: skip
-        saved = self._schedules.get(config.key) or ()
+        saved = self._schedules.get(config.id) or ()
         self._schedule = Schedule(config.start, config.period, [s for s in saved if isinstance(s, Segment)])
         self._phase = crc32(f"{config.service} {config.stream}".encode())
         self._records: dict[int, PeriodRecord] = {}  # by start, oldest first
@@ -101,7 +101,7 @@ class Periods:
         self._strange: list[tuple[int, int]] = []
         self.retimed: set[int] = set()
         """Periods at the edge that end at another time now."""
-        for (_, _, first), block in self._blocks.under(config.key).items():
+        for (_, _, first), block in self._blocks.under(config.id).items():
             assert isinstance(first, int)
             self.note(*block.records)
             for record in block.records:
@@ -206,18 +206,18 @@ class Periods:
         if self._schedule.segments != before:
             self._changed_schedule()
         if rights:
-            self._boundaries.put((*self.config.key, held), True)
+            self._boundaries.put((*self.config.id, held), True)
         return held
 
     def join(self, at: int) -> None:
         """``at`` is no boundary any more, if it is none for a right."""
-        if self._boundaries.get((*self.config.key, at)) is None:
+        if self._boundaries.get((*self.config.id, at)) is None:
             self._schedule.join(at, self.horizon)
             self._changed_schedule()
 
     def _changed_schedule(self) -> None:
         self._full = None
-        self._schedules.put(self.config.key, self._schedule.segments)
+        self._schedules.put(self.config.id, self._schedule.segments)
 
     def catch_up(self) -> None:
         """The periods of the configuration were changed while this BSD/A was dead: they hold from where it says (R5).
@@ -229,8 +229,8 @@ class Periods:
         known = any(s.start >= config.start and s.length == config.period for s in schedule.segments)
         if there is not None and not known and (there.start, schedule.length_at(config.start)) != (config.start, config.period):
             self.cut(config.start, config.period)
-        if self._schedules.get(config.key) is None:  # what the configuration says next time may begin later
-            self._schedules.put(config.key, schedule.segments)
+        if self._schedules.get(config.id) is None:  # what the configuration says next time may begin later
+            self._schedules.put(config.id, schedule.segments)
 
     def clock_back(self, now: float) -> bool:
         """Give up periods that nobody would have prepared yet: the clock was put back, and their time must not come twice (R5).
@@ -257,7 +257,7 @@ class Periods:
 
     def authority(self) -> Callable[[Period, Iterable[int]], int | None]:
         """The end of the right under which a period's key is used (R9), of the period and the ends of its keys."""
-        boundaries = [at for (_, _, at) in self._boundaries.under(self.config.key) if isinstance(at, int)]
+        boundaries = [at for (_, _, at) in self._boundaries.under(self.config.id) if isinstance(at, int)]
 
         def end(period: Period, ends: Iterable[int]) -> int | None:
             if not boundaries:
@@ -332,7 +332,7 @@ class Periods:
         """Write what this input has changed."""
         changed, self._changed, self._begun = self._changed, {}, None
         for first in changed:
-            name, starts = (*self.config.key, first), self._rows[first]
+            name, starts = (*self.config.id, first), self._rows[first]
             if starts:
                 self._blocks.put(name, PeriodBlock(tuple(self._records[start] for start in sorted(starts))))
             else:
@@ -403,7 +403,7 @@ class Periods:
             if not self._rows[first]:  # a row goes with the last one of it
                 self._changed[first] = None
                 self._unsaved[self] = None
-        for name in self._boundaries.under(self.config.key):
+        for name in self._boundaries.under(self.config.id):
             if isinstance(name[2], int) and name[2] + BOUNDARY_KEPT < now:
                 self._boundaries.drop(name)
         self._schedule.forget(min([now, *itertools.islice(self._records, 1)]) - self.config.period)

@@ -55,7 +55,7 @@ class Sealer:
 
     def give_up(self, record: PeriodRecord, why: str) -> None:
         """A period gets no STKM at all."""
-        self._means.journal.emit(Alarm("not-sealed", *self.config.key, f"period {record.period.start}: {why}"))
+        self._means.journal.emit(Alarm("not-sealed", *self.config.id, f"period {record.period.start}: {why}"))
         self._periods.fire(record, PeriodEvent.MISS)
 
     def waive(self, record: PeriodRecord, profile: Profile, why: str) -> bool:
@@ -64,7 +64,7 @@ class Sealer:
             self.give_up(record, why)
             return False
         self._means.journal.emit(
-            Alarm("profile-waived", *self.config.key, f"period {record.period.start} has no {profile} STKM: {why}")
+            Alarm("profile-waived", *self.config.id, f"period {record.period.start} has no {profile} STKM: {why}")
         )
         return True
 

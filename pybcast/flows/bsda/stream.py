@@ -51,7 +51,7 @@ class BsdaStream:
         self._here = SealedHere(means, self.periods, self.keys, self.cutting)
         self._bybsm = SealedByBsm(means, self.periods, self.keys, self.cutting)
         self._freshes, self._befores = means.journal.open(FRESH), means.journal.open(BEFORE)
-        self._fresh = bool(self._freshes.get(config.key))
+        self._fresh = bool(self._freshes.get(config.id))
         self._secrets_due = 0.0
         self._ask_keys_from: dict[Profile, float] = {}
         self.stranger = False
@@ -90,7 +90,7 @@ class BsdaStream:
         recoveries = self._means.recoveries
         if self.periods.clock_back(now):
             self.keys.give_up_later(now)
-            self._journal.emit(Alarm("clock-back", *self.config.key, "periods of a time to come are given up"))
+            self._journal.emit(Alarm("clock-back", *self.config.id, "periods of a time to come are given up"))
         self.periods.catch_up()
         if lost:
             self.ask_anew()
@@ -134,13 +134,13 @@ class BsdaStream:
         return self._was_bsms() and all(period.start < key.valid_from for key in self.keys.all())
 
     def _was_bsms(self) -> bool:
-        return self._befores.get(self.config.key) is not None
+        return self._befores.get(self.config.id) is not None
 
     def _prune(self, now: float) -> None:
         if self.periods.prune(now):
             self.keys.prune(now)
             if self._was_bsms() and any(key.valid_from <= now for key in self.keys.all()):
-                self._befores.drop(self.config.key)
+                self._befores.drop(self.config.id)
 
     # --- changes of the operator --------------------------------------------------------------------------------------
 
@@ -161,9 +161,9 @@ class BsdaStream:
         if self.config.generation != generation:
             self.periods.config = replace(self.config, generation=generation)
             if generation == "bsda":
-                self._befores.put(self.config.key, "bsm")
+                self._befores.put(self.config.id, "bsm")
             else:
-                self._befores.drop(self.config.key)
+                self._befores.drop(self.config.id)
                 self._has_fresh_keys()
 
     # --- the edge -----------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class BsdaStream:
             if held is not None and self._fresh:  # it goes on with it until there is a fresh key (R33)
                 self.periods.leave([(period.start, period.end) for period in held.periods])
             else:
-                self._journal.emit(Recall(*self.config.key, 0))
+                self._journal.emit(Recall(*self.config.id, 0))
         if held is not None and held.used is not None:
             self.begun(held.used)
 
@@ -282,12 +282,12 @@ class BsdaStream:
     def ask_anew(self) -> None:
         """F4: nothing is sealed before a key comes that was not here before (R33); also when it dies before it has it."""
         if self.config.generation == "bsda":
-            self._freshes.put(self.config.key, True)
+            self._freshes.put(self.config.id, True)
             self._fresh = True
 
     def _has_fresh_keys(self) -> None:
         self._fresh = False
-        self._freshes.drop(self.config.key)
+        self._freshes.drop(self.config.id)
 
     def _ask_for_keys(self, cover: Cover, now: float) -> None:
         """F4, pulled: the first period without a key, early enough; at once when the store was lost (R33)."""
@@ -360,10 +360,10 @@ class BsdaStream:
                     if self.keys.check(key, message.fresh, now):
                         self.install(key, message.fresh, now)
                 except PeerFlowError as error:
-                    self._journal.emit(Alarm("key-refused", *self.config.key, str(error)))
+                    self._journal.emit(Alarm("key-refused", *self.config.id, str(error)))
         if message.fresh and not self._lacking():
             self._has_fresh_keys()
             first = min(set.intersection(*self._starts().values()))
             if connected and self.periods.strange(first):  # the edge goes on with what it has till then
                 self.periods.wait(first)
-                self._journal.emit(Recall(*self.config.key, first))
+                self._journal.emit(Recall(*self.config.id, first))

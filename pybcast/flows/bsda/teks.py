@@ -103,9 +103,9 @@ class OwnSecrets:
 
     def of(self, config: StreamConfig, period: Period) -> Secret:
         """The secret of a period; made where there is none, and stored before anything made with it leaves."""
-        found = self._found.get(config.key)
+        found = self._found.get(config.id)
         if found is None or not found.start <= period.start < found.end:
-            found = self._found[config.key] = self._at(config, period.start)
+            found = self._found[config.id] = self._at(config, period.start)
         return found.secret
 
     def keep(self, config: StreamConfig, now: float) -> float:
@@ -115,11 +115,11 @@ class OwnSecrets:
         for name, row in self._rows(config):
             if row.end + SECRET_KEPT <= now:
                 self._secrets.drop(name)
-                self._found.pop(config.key, None)
+                self._found.pop(config.id, None)
         return running.end
 
     def _rows(self, config: StreamConfig) -> list[tuple[tuple[object, ...], TekSecret]]:
-        return list(self._secrets.under(config.key).items())
+        return list(self._secrets.under(config.id).items())
 
     def _at(self, config: StreamConfig, time: int) -> TekSecret:
         rows = [row for _, row in self._rows(config)]
@@ -131,5 +131,5 @@ class OwnSecrets:
         start = max([low, *(row.end for row in rows if row.end <= time)])
         end = min([low + config.key_period, *(row.start for row in rows if row.start > time)])
         made = TekSecret(Secret(self._randomness(SECRET_SIZE)), start, end)
-        self._secrets.put((*config.key, start), made)
+        self._secrets.put((*config.id, start), made)
         return made

@@ -10,14 +10,14 @@ from typing import Final
 from pybcast.errors import WireError
 from pybcast.flows.bsm.keychain import LongTermKey
 from pybcast.flows.bsm.ltkm import Bcros, Issuer
-from pybcast.flows.bsm.members import Members, PageId, StreamId, Subscribers, Told
+from pybcast.flows.bsm.members import Members, PageId, Subscribers, Told
 from pybcast.flows.bsm.pages import Batch, Page, Pages
 from pybcast.flows.bsm.stream import BsmStream
 from pybcast.flows.events import FlowDone
 from pybcast.flows.journal import Journal, RowKey, Table
 from pybcast.flows.peers.exchange import Peering
 from pybcast.flows.peers.messages import MAX_DATA, BackendMessage, KeyMaterial
-from pybcast.flows.stream.config import StreamConfig
+from pybcast.flows.stream.config import StreamConfig, StreamId
 from pybcast.flows.tables import KeyState, Status, Tag
 
 ISSUED_AT_ONCE: Final = 1000  # letters made in one go, some 20 ms: STKMs do not wait longer for them - confidence: own
@@ -60,7 +60,7 @@ class Delivery:
     ) -> None:  # fmt: skip
         self._journal, self._peers, self._streams, self._members = journal, peers, streams, members
         self._subscribers, self._pages, self._issuer, self._bcros = subscribers, pages, issuer, bcros
-        self._rows, configured = journal.open(JOBS), {config.key for config in configs}
+        self._rows, configured = journal.open(JOBS), {config.id for config in configs}
         self._jobs = {row_key: None for row_key in self._rows.all() if row_key[:2] in configured}
         self._to_deliver: dict[str, dict[str, PageId]] = {}
         self._in_flight: dict[str, set[str]] = {}

@@ -13,7 +13,6 @@ from typing import Final, Literal
 
 from pybcast.errors import PeerFlowError
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.bsm.members import StreamId
 from pybcast.flows.events import Alarm
 from pybcast.flows.journal import Journal, RowKey, Table
 from pybcast.flows.peers.exchange import Peering
@@ -22,7 +21,7 @@ from pybcast.flows.restart import Recoveries, keys_in
 from pybcast.flows.serial import counter_of
 from pybcast.flows.stream import stkm
 from pybcast.flows.stream.allocator import Allocator
-from pybcast.flows.stream.config import StreamConfig
+from pybcast.flows.stream.config import StreamConfig, StreamId
 from pybcast.flows.stream.schedule import Period
 from pybcast.flows.tables import KEY, KeyEvent, KeyState, Status, step
 from pybcast.secret import Secret
@@ -98,7 +97,7 @@ class KeyChain:
     """The keys of one stream, and the stream as it is configured now."""
 
     def __init__(self, config: StreamConfig, means: Means) -> None:
-        self.config, self.id = config, config.key
+        self.config, self.id = config, config.id
         self._means, journal = means, means.journal
         self._rows, self._numbers = journal.open(KEYS), journal.open(NUMBERS)
         self._policies, self._losses = journal.open(POLICIES), journal.open(LOSSES)

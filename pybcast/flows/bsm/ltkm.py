@@ -14,12 +14,13 @@ from pybcast import codec
 from pybcast.codec import Records, prepare_smks, seal_many
 from pybcast.errors import KeyUnavailable, LocalFlowError
 from pybcast.flows.bsm.keychain import LongTermKey
-from pybcast.flows.bsm.members import Bundle, Members, People, Right, StreamId, Subscribers
+from pybcast.flows.bsm.members import Bundle, Members, People, Right, Subscribers
 from pybcast.flows.bsm.pages import Batch, Pages
 from pybcast.flows.events import Alarm
 from pybcast.flows.journal import Journal, RowKey, Table
 from pybcast.flows.peers.messages import MAX_DATA, KeyMaterial
 from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of
+from pybcast.flows.stream.config import StreamId
 from pybcast.keys import IEK, GroupTree, Keys, mask_of
 from pybcast.messages import (
     AddressMode,

@@ -17,7 +17,7 @@ from pybcast.flows.bsm.attempts import is_off_air
 from pybcast.flows.bsm.delivery import Delivery, Issuing
 from pybcast.flows.bsm.keychain import LongTermKey, Means
 from pybcast.flows.bsm.ltkm import Bcros, Issuer
-from pybcast.flows.bsm.members import Group, JournalMembers, Members, Right, StreamId, Subscriber, Subscribers
+from pybcast.flows.bsm.members import Group, JournalMembers, Members, Right, Subscriber, Subscribers
 from pybcast.flows.bsm.pages import Pages
 from pybcast.flows.bsm.programmes import Programme
 from pybcast.flows.bsm.registration import Registrations
@@ -30,7 +30,7 @@ from pybcast.flows.peers.messages import BackendMessage, PartialItem, Profile, S
 from pybcast.flows.restart import Recoveries, Start, counters_in
 from pybcast.flows.stream import stkm
 from pybcast.flows.stream.allocator import RESTORE_JUMP, Allocator
-from pybcast.flows.stream.config import StreamConfig
+from pybcast.flows.stream.config import StreamConfig, StreamId
 from pybcast.flows.tables import Side, Status, Tag, status_words
 from pybcast.messages import Reporting
 
@@ -67,7 +67,7 @@ class BSM:
         members: Members | None = None,
     ) -> None:
         self.me = me
-        configs = {config.key: config for config in streams}.values()
+        configs = {config.id: config for config in streams}.values()
         journal = self._journal = Journal(state)
         self._allocator = Allocator(journal)
         peers = self._peers = Peering(me, Side.BSM, journal, randomness, self._handle, self._answered, self._expired)
@@ -89,7 +89,7 @@ class BSM:
         means = Means(*tools, self._delivery.issue, self._delivery.key_ended)
         self._services: dict[str, list[BsmStream]] = {}
         for config in configs:
-            stream = self._streams[config.key] = BsmStream(config, means)
+            stream = self._streams[config.id] = BsmStream(config, means)
             self._services.setdefault(config.service, []).append(stream)
         self._touched: dict[StreamId, None] = {}
         self._start = start

@@ -21,10 +21,9 @@ from pybcast.flows.journal import Journal, Table
 from pybcast.flows.peers.messages import Profile
 from pybcast.flows.serial import MOD
 from pybcast.flows.stream.allocator import SmkCounters
+from pybcast.flows.stream.config import StreamId
 from pybcast.keys import RIAK, SMK, SRK, UDK, UGK, GroupRoot
 
-StreamId = tuple[str, int]
-"""(service, stream)."""
 PageId = tuple[str, int, str]
 """(service, stream, name) of a page of the carousel."""
 

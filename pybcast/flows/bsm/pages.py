@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.bsm.members import Bundle, Members, PageId, StreamId
+from pybcast.flows.bsm.members import Bundle, Members, PageId
 from pybcast.flows.journal import Journal, Table
-from pybcast.flows.stream.config import REISSUE_CYCLES, StreamConfig
+from pybcast.flows.stream.config import REISSUE_CYCLES, StreamConfig, StreamId
 
 REISSUE_RATE: Final = 2000.0  # letters a second, all streams together, that are made again to heal losses - confidence: own
 """R7 wants every live LTKM anew after 5 turns of the carousel.  Up to this rate it is (100,000 letters where a turn takes 10 s);
@@ -89,8 +89,8 @@ class Pages:
 
     def __init__(self, journal: Journal, members: Members, streams: Collection[StreamConfig]) -> None:
         self._rows, self._members = journal.open(PAGES), members
-        self._reissue = {config.key: REISSUE_CYCLES * config.carousel_cycle for config in streams}
-        self._pushed = {config.key for config in streams if config.delivery == "push"}
+        self._reissue = {config.id: REISSUE_CYCLES * config.carousel_cycle for config in streams}
+        self._pushed = {config.id for config in streams if config.delivery == "push"}
         self._due: Agenda[PageId] = Agenda()
         self._by_id: dict[str, PageId] = {}
         self._alive: dict[PageId, int] = {}

@@ -26,7 +26,7 @@ class BsmStream:
     """Everything that a BSM knows of one stream.  The machine calls :meth:`work` after each input that concerns it, and in time."""
 
     def __init__(self, config: StreamConfig, means: Means) -> None:
-        self.id, self._means = config.key, means
+        self.id, self._means = config.id, means
         self.keys = KeyChain(config, means)
         self.attempts = Attempts(means, self.keys)
         self.programmes = Programmes(means, self.keys, self.attempts)

@@ -8,7 +8,7 @@ from bisect import insort
 from collections.abc import Collection, Iterable
 
 from pybcast.flows.agenda import TURN, Agenda
-from pybcast.flows.edge.slots import REPEATED, SHORT, USED, Held, Line, Slot, StreamId
+from pybcast.flows.edge.slots import REPEATED, SHORT, USED, Held, Line, Slot
 from pybcast.flows.events import (
     Alarm,
     NextKey,
@@ -22,6 +22,7 @@ from pybcast.flows.events import (
     Recalled,
     StopTraffic,
 )  # fmt: skip
+from pybcast.flows.stream.config import StreamId
 from pybcast.flows.stream.schedule import REPETITIONS_AHEAD
 from pybcast.flows.tables import EdgeEvent, EdgeState
 
@@ -86,7 +87,7 @@ class Edge:
             slot = None if line is None else line.slot(start)
             if line is not None and slot is not None and slot.state is EdgeState.ON_AIR and slot.ready_at is None:
                 slot.ready_at = now + REPETITIONS_AHEAD * slot.plan.repetition
-                self._wakes.sooner(line.key, slot.ready_at)
+                self._wakes.sooner(line.id, slot.ready_at)
         return self._done()
 
     def silent(self, silent: bool, now: float) -> list[Output]:
@@ -126,7 +127,7 @@ class Edge:
             for slot in line.slots:
                 if slot.state is EdgeState.ON_AIR and slot.ready_at is not None:
                     slot.ready_at += seconds
-            self._wakes.set(line.key, line.next_work())
+            self._wakes.set(line.id, line.next_work())
 
     def next_wakeup(self) -> float | None:
         """When :meth:`tick` should be called next."""
@@ -216,13 +217,13 @@ class Edge:
                     break  # and so is that of all that follow
                 if now < end or slot.told_late:
                     slot.fire(EdgeEvent.LEAD)
-                    self._fresh[line.key, slot.start] = None
+                    self._fresh[line.id, slot.start] = None
                     self._out.append(slot.announce())
                     self._count(line, now)
             elif state is EdgeState.ON_AIR and slot.ready_at is not None and slot.ready_at <= now:
                 slot.fire(EdgeEvent.REPEATED)
                 state = EdgeState.READY
-                self._fresh.pop((line.key, slot.start), None)
+                self._fresh.pop((line.id, slot.start), None)
                 if slot.start > now:
                     self._out.append(NextKey(slot.key(), end))
             ended = slot.stops is not None and now >= slot.stops
@@ -237,7 +238,7 @@ class Edge:
         if lacks is not line.lacks:
             line.lacks = lacks
             self.lacking += 1 if lacks else -1
-        self._wakes.set(line.key, line.next_work())
+        self._wakes.set(line.id, line.next_work())
 
     def _count(self, line: Line, now: float) -> None:
         """R49: an alarm where fewer periods are left than ought to be, taken back when there are enough."""
@@ -249,7 +250,7 @@ class Edge:
         short = left < min(SHORT, line.slots[-1].plan.reserve)
         if short is not line.short:
             line.short = short
-            self._out.append(line.short_alarm() if short else Alarm("plan-short", *line.key, active=False))
+            self._out.append(line.short_alarm() if short else Alarm("plan-short", *line.id, active=False))
 
     def _switch(self, line: Line, chosen: int) -> None:
         """Traffic takes the newest key that it may use (R40)."""
@@ -259,7 +260,7 @@ class Edge:
         self._out.append(slot.key())
         if slot.plan is not line.begun:
             line.begun = slot.plan
-            self._out.append(PlanBegun(*line.key, slot.start))
+            self._out.append(PlanBegun(*line.id, slot.start))
         for before in line.slots[:chosen]:
             self._remove(line, before, EdgeEvent.SUPERSEDED if before.state in USED else EdgeEvent.MISS)
 
@@ -267,9 +268,9 @@ class Edge:
         """Hold what has no successor, stop what has lost its authority, give up what was never used."""
         for slot in list(line.slots):
             if slot.state in USED and slot.ended(now):
-                self._out.append(StopTraffic(*line.key))
+                self._out.append(StopTraffic(*line.id))
                 self._remove(line, slot, EdgeEvent.AUTHORITY_ENDS)
-                self._out.append(Alarm("stopped", *line.key, f"authority of period {slot.start} ended, no successor (R9)"))
+                self._out.append(Alarm("stopped", *line.id, f"authority of period {slot.start} ended, no successor (R9)"))
             elif slot.state is EdgeState.IN_USE and now >= slot.end:
                 self._hold(line, slot)
             elif slot.state not in USED:
@@ -288,15 +289,15 @@ class Edge:
 
     def _off_air(self, line: Line, slot: Slot) -> None:
         if slot.state in REPEATED:
-            self._out.append(OffAir(*line.key, slot.start))
+            self._out.append(OffAir(*line.id, slot.start))
 
     def _remove(self, line: Line, slot: Slot, event: EdgeEvent) -> None:
         """A period takes its last step."""
         if slot.state is EdgeState.HELD:
-            self._out.append(Alarm("held-key", *line.key, active=False))
+            self._out.append(Alarm("held-key", *line.id, active=False))
         self._off_air(line, slot)
         slot.fire(event)
-        self._fresh.pop((line.key, slot.start), None)
+        self._fresh.pop((line.id, slot.start), None)
         line.slots.remove(slot)
         slot.wipe()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pybcast.flows.events import Alarm, Announce, Plan, PlannedPeriod, UseKey
+from pybcast.flows.stream.config import StreamId
 from pybcast.flows.stream.schedule import lead
 from pybcast.flows.tables import EDGE, EdgeEvent, EdgeState, step
 from pybcast.secret import Secret
@@ -19,8 +20,6 @@ SHORT: Final = 3  # periods left in a plan below which there is an alarm (R49)
 USED: Final = frozenset({EdgeState.IN_USE, EdgeState.HELD})
 REPEATED: Final = frozenset({EdgeState.ON_AIR, EdgeState.READY, *USED})
 """States in which the STKMs of a period are repeated."""
-
-StreamId = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -128,10 +127,10 @@ class Line:
     there is no STKM for a period whose lead has begun.
     """
 
-    __slots__ = ("begun", "key", "lacks", "short", "slots", "used")
+    __slots__ = ("begun", "id", "lacks", "short", "slots", "used")
 
-    def __init__(self, key: StreamId) -> None:
-        self.key = key
+    def __init__(self, stream_id: StreamId) -> None:
+        self.id = stream_id
         self.slots: list[Slot] = []  # oldest first
         self.used: int | None = None
         self.begun: Plan | None = None
@@ -198,4 +197,4 @@ class Line:
     def short_alarm(self) -> Alarm:
         """Fewer periods are left than ought to be (R49)."""
         least = min(SHORT, self.slots[-1].plan.reserve)
-        return Alarm("plan-short", *self.key, f"fewer than {least} periods are left in the plan")
+        return Alarm("plan-short", *self.id, f"fewer than {least} periods are left in the plan")

@@ -18,6 +18,10 @@ CAROUSEL_CYCLE: Final = 10.0  # R7: seconds, unless the SDP says otherwise - con
 REISSUE_CYCLES: Final = 5  # R7: cycles after which live LTKMs get new COUNTERs - confidence: own
 
 
+StreamId = tuple[str, int]
+"""Service and number of a stream."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
     """One STKM stream of one service.
@@ -134,7 +138,7 @@ class StreamConfig:
         return self.look_ahead + self.batch - 1
 
     @cached_property
-    def key(self) -> tuple[str, int]:
+    def id(self) -> StreamId:
         return (self.service, self.stream)
 
     @cached_property
