@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows as bytes: one to one, self-describing, and with every secret wrapped.
 
-Format 3 is MessagePack.  ``None``, booleans, integers of 64 bits, floats, text and bytes are themselves, a tuple is an array.
+The format is MessagePack.  ``None``, booleans, integers of 64 bits, floats, text and bytes are themselves, a tuple is an array.
 Anything else is a map of one entry, {layout number: body}; the table ``layout`` of the database says what a number means:
 
 * a dataclass: its name and the names of its fields; body = array of their values in that order.  A class that has gained a field
@@ -16,8 +16,6 @@ batch of periods takes half the time so.
 A row with secrets is {0: [value, header, wrapped]}.  ``wrapped``: the bytes of all of them one after the other, wrapped together:
 that takes as long as one alone.  ``header``: layout number, size and how many there are of these, in the order in which the value
 has them.  They open in this row only, in this order and with these kinds and sizes (``wrapping``).
-
-In rows of format 2 each secret was wrapped by itself, and is the body in its place; they are read, and written again as they are.
 
 Only classes of ``types.TYPES`` are written or made again.  A ``Secret`` outside of one of these places cannot be encoded at all.
 """
@@ -39,7 +37,7 @@ from pybcast.secret import Secret
 from pybcast.store.protocol import StoreDamaged
 from pybcast.store.wrapping import OVERHEAD, RowWrap, row_place
 
-FORMAT: Final = 3
+FORMAT: Final = 1
 LEAST: Final = 3  # values of one layout that stand by column - confidence: own
 _TABLE: Final = ""
 _PARTS: Final = "+"
@@ -93,8 +91,6 @@ class Codec:
             self._up[number] = self._raising(name, types.get(name), fields)
             self._rows[number] = self._raising_many(name, types.get(name), fields)
         self._wrap: RowWrap | None = None
-        self._where, self._row = _NOWHERE, b""
-        self._places = 0  # secrets of this row so far, in format 2
         self._header: list[int] = []
         self._raw: list[bytes] = []
         self._opened: Iterator[tuple[int, int, bytes | None]] = iter(())
@@ -185,12 +181,6 @@ class Codec:
         kinds = [b"%s %d %d " % (self._secrets[number].encode(), size, count) for number, size, count in _threes(header)]
         return row_place(*where) + b"".join(kinds)
 
-    def _place(self, kind: str) -> bytes:
-        """Format 2: of the next secret in this row: they are met in the same order when a row is written and when it is read."""
-        self._row = self._row or row_place(*self._where)
-        self._places += 1
-        return b"%s%s %d" % (self._row, kind.encode(), self._places)
-
     # --- decoding -----------------------------------------------------------------------------------------------------
 
     def decode(self, data: bytes, wrap: RowWrap | None, where: Where) -> object:
@@ -198,11 +188,10 @@ class Codec:
 
         ``StoreDamaged`` for anything that :meth:`encode` did not make.
         """
-        self._wrap, self._where, self._row, self._places = wrap, where, b"", 0
         try:
             tree = _decode(data)
             if type(tree) is dict and _SEALED in tree:
-                tree = self._open(tree, wrap)
+                tree = self._open(tree, wrap, where)
             value = tree if type(tree) in _PLAIN else self._raise(tree)
             if next(self._opened, None) is not None:
                 raise StoreDamaged("damaged (secrets)")
@@ -212,12 +201,12 @@ class Codec:
         except Exception as error:  # whatever a class says to wrong fields: the row is damaged, and no bytes of it are shown
             raise StoreDamaged(f"damaged ({type(error).__name__})") from None
         finally:
-            self._wrap, self._opened = None, iter(())
+            self._opened = iter(())
 
-    def _open(self, tree: dict[int, Any], wrap: RowWrap | None) -> object:
+    def _open(self, tree: dict[int, Any], wrap: RowWrap | None, where: Where) -> object:
         """The value of a row with secrets; these are at hand for it."""
         value, header, wrapped = tree[_SEALED]
-        raw = None if wrap is None else wrap.unwrap(wrapped, self._sealed_place(self._where, header))
+        raw = None if wrap is None else wrap.unwrap(wrapped, self._sealed_place(where, header))
         octets = sum([size * count for _, size, count in _threes(header)])
         if len(wrapped) != octets + OVERHEAD * (octets > 0) or min(header) < 0:
             raise StoreDamaged("damaged (key size)")
@@ -234,34 +223,17 @@ class Codec:
         return value
 
     def rewrap(self, data: bytes, old: RowWrap, new: RowWrap, where: Where) -> bytes:
-        """The same row with its secrets wrapped under another key; what it means otherwise is not looked at."""
-        self._where, self._row, self._places = where, b"", 0
+        """The same row, which has secrets, with these wrapped under another key; what it means otherwise is not looked at."""
         try:
-            tree = _decode(data)
-            if type(tree) is not dict or _SEALED not in tree:
-                return _encode(self._rewrap(tree, old, new))
-            value, header, wrapped = tree[_SEALED]
+            value, header, wrapped = _decode(data)[_SEALED]
+            for number, _, _ in _threes(header):
+                if number in self._strange:
+                    _unknown(self._strange[number])(header)
             place = self._sealed_place(where, header)
             again = new.wrap(Secret(old.unwrap(wrapped, place)), place)
-            return _encode({_SEALED: [self._rewrap(value, old, new), header, again]})
+            return _encode({_SEALED: [value, header, again]})
         except (msgspec.DecodeError, RecursionError, ValueError, TypeError, KeyError) as error:
             raise StoreDamaged(f"damaged ({type(error).__name__})") from None
-
-    def _rewrap(self, tree: object, old: RowWrap, new: RowWrap) -> object:
-        if isinstance(tree, list):
-            return [self._rewrap(item, old, new) for item in tree]
-        if isinstance(tree, dict):
-            ((number, body),) = tree.items()
-            layout = body[0] if number == _TABLE else number
-            if layout in self._strange:  # it may be a key, which would be lost with its KEK
-                _unknown(self._strange[layout])(body)
-            if number in self._secrets and body is not None:
-                place = self._place(self._secrets[number])
-                return {number: new.wrap(Secret(old.unwrap(body, place)), place)}
-            return {number: self._rewrap(body, old, new)}
-        if type(tree) not in _PLAIN:
-            raise StoreDamaged("damaged (type)")
-        return tree
 
     def _raise(self, tree: object) -> object:
         if isinstance(tree, list):
@@ -275,7 +247,7 @@ class Codec:
         if kind is None:
             return _unknown(name)
         if issubclass(kind, Secret):
-            return lambda body: self._taken(kind, name) if body is None else self._unlock(kind, name, body)
+            return lambda _: self._taken(kind, name)
         if kind is frozenset:
             return lambda body: frozenset(self._raise(body))  # type: ignore[call-overload]  # a list gives a tuple
         if issubclass(kind, enum.Enum):
@@ -327,14 +299,6 @@ class Codec:
         if self._secrets.get(number) != name:
             raise StoreDamaged("damaged (key kind)")
         return _wiped(kind, size) if raw is None else kind(raw)
-
-    def _unlock(self, kind: type[Secret], name: str, body: bytes) -> Secret:
-        """One of format 2."""
-        if self._wrap is not None:
-            return kind(self._wrap.unwrap(body, self._place(name)))
-        if 0 < len(body) <= OVERHEAD:
-            raise StoreDamaged("damaged (key size)")
-        return _wiped(kind, max(0, len(body) - OVERHEAD))
 
 
 def _threes(header: list[int]) -> Iterator[tuple[int, int, int]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of the database, how older ones become the newest, and what of a row an operator may read with plain SQL.
+"""The tables of the database, how one version becomes the next, and what of a row an operator may read with plain SQL.
 
 One table holds the rows of all machines, but for the subscribers with cards (``people``): (flow table, key) -> value.  A flow that
 remembers something new then needs no migration, a write is one statement, and load is one scan in the order in which rows were
@@ -32,7 +32,7 @@ APPLICATION_ID: Final = 0x42434153  # "BCAS": what file(1) and we know the datab
 
 _V1: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-INSERT INTO meta VALUES ('format', 2); -- of the rows: see encoding.py
+INSERT INTO meta VALUES ('format', 1); -- of the rows: see encoding.py
 -- peer: a back-end peer.  token: the highest position that it has told, sent back to it (position.py)
 CREATE TABLE heard (peer TEXT PRIMARY KEY, token TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE layout (id INTEGER PRIMARY KEY, name TEXT NOT NULL, fields TEXT NOT NULL, UNIQUE (name, fields));
@@ -52,9 +52,7 @@ CREATE TABLE message_log (
 CREATE INDEX message_log_time ON message_log (time);
 """
 
-_V2: Final = "UPDATE meta SET value = 3 WHERE name = 'format';"
-
-MIGRATIONS: Final[tuple[str, ...]] = (_V1 + TABLES, _V2)
+MIGRATIONS: Final[tuple[str, ...]] = (_V1 + TABLES,)
 """Number n, counted from 1, makes version n of version n - 1.  Never changed once released; new ones are added at the end."""
 
 Info = dict[str, object]

@@ -293,7 +293,7 @@ def test_rows_of_another_format_are_refused(path: Path) -> None:
     other.execute("UPDATE meta SET value = 9 WHERE name = 'format'")
     other.commit()
     other.close()
-    with pytest.raises(StoreError, match=r"rows of format 9, this program knows 3$"):
+    with pytest.raises(StoreError, match=r"rows of format 9, this program knows 1$"):
         Database(path, KEK_A)
 
 

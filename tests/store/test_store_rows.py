@@ -32,7 +32,7 @@ from pybcast.store.database import Changes
 from pybcast.store.encoding import Codec, layouts
 from pybcast.store.schema import _VIEWS
 from pybcast.store.types import TYPES
-from pybcast.store.wrapping import RowWrap, row_place
+from pybcast.store.wrapping import RowWrap
 
 NUMBERS: Final = {layout: n for n, layout in enumerate(layouts(TYPES), 1)}
 CODEC: Final = Codec(NUMBERS, TYPES)
@@ -139,7 +139,8 @@ def test_every_type_comes_back_as_it_was(name: str, data: st.DataObject) -> None
     assert difference(CODEC.decode(coded, WRAP_A, ROW), value) == ""
     assert wrapped == any(True for _ in secrets_in(value))
     assert CODEC.encode(CODEC.decode(coded, WRAP_A, ROW), WRAP_A, ROW)[0] == coded
-    assert difference(CODEC.decode(CODEC.rewrap(coded, WRAP_A, WRAP_B, ROW), WRAP_B, ROW), value) == ""
+    if wrapped:
+        assert difference(CODEC.decode(CODEC.rewrap(coded, WRAP_A, WRAP_B, ROW), WRAP_B, ROW), value) == ""
 
 
 @given(VALUES)
@@ -397,9 +398,6 @@ def test_columns_of_another_version_are_refused(layout: tuple[str, str], what: s
     data = msgspec.msgpack.encode({"": [200, [1, 1, 1], [2, 2, 2]]})
     with pytest.raises(StoreError, match=f"{what} is not known here"):
         newer.decode(data, WRAP_A, ROW)
-    if layout[0] == "Gone":
-        with pytest.raises(StoreError, match="Gone is not known here"):
-            newer.rewrap(data, WRAP_A, WRAP_B, ROW)
     short = msgspec.msgpack.encode({"": [NUMBERS["Bundle", "data sizes names windows"], [b"", b""], ["a"]]})
     with pytest.raises(StoreDamaged):
         newer.decode(short, WRAP_A, ROW)
@@ -412,26 +410,6 @@ def test_secrets_open_in_their_own_row_only() -> None:
             CODEC.decode(data, WRAP_A, where)
         with pytest.raises(StoreDamaged, match="does not unwrap"):
             CODEC.rewrap(data, WRAP_A, WRAP_B, where)
-
-
-def test_rows_of_format_2_are_read_and_wrapped_anew() -> None:
-    """Each of their secrets was wrapped by itself."""
-    value = (SMK(bytes(range(32))), "x", Secret(b""), Secret(b"y" * 16))
-    kinds = ["SMK", "Secret", "Secret"]
-    secrets = [each for each in value if isinstance(each, Secret)]
-    bodies = [
-        {NUMBERS[kind, ""]: WRAP_A.wrap(secret, row_place(*ROW) + f"{kind} {place}".encode())}
-        for place, (kind, secret) in enumerate(zip(kinds, secrets, strict=True), 1)
-    ]
-    data = msgspec.msgpack.encode([bodies[0], "x", *bodies[1:]])
-    assert difference(CODEC.decode(data, WRAP_A, ROW), value) == ""
-    again = CODEC.rewrap(data, WRAP_A, WRAP_B, ROW)
-    assert difference(CODEC.decode(again, WRAP_B, ROW), value) == "" and len(again) == len(data)
-    without = CODEC.decode(data, None, ROW)
-    assert isinstance(without, tuple) and [len(each) for each in without] == [32, 1, 0, 16]
-    bodies[0][NUMBERS["SMK", ""]] = bytes(16)
-    with pytest.raises(StoreDamaged, match="key size"):
-        CODEC.decode(msgspec.msgpack.encode(bodies), None, ROW)
 
 
 def test_an_error_shows_no_key(database: Database) -> None:
@@ -488,10 +466,24 @@ def test_what_is_not_known_any_more_is_named(tmp_path: Path, types: dict[str, ty
     database = Database(path, KEK_A, types={"Secret": Secret, **types})
     with pytest.raises(StoreError, match=rf"table 't', key \(1,\): written by another version of pybcast: {what} is not known"):
         database.load()
-    if what == "Thing":  # it might hold keys: they would be lost with their KEK
-        database.rotate_begin(KEK_B)
-        with pytest.raises(StoreError, match="Thing is not known"):
-            database.rotate_step()
+    database.rotate_begin(KEK_B)  # a row says itself which keys it has, whatever else is in it
+    while database.rotate_step():
+        pass
+    database.close()
+    database = Database(path, KEK_B, types={"Thing": Old, "Secret": Secret})
+    assert difference(database.load(), {"t": {(1,): Old(5)}, "u": {(1,): (Old(5), Secret(b"x"))}}) == ""
+    database.close()
+
+
+def test_a_kind_of_key_that_is_not_known_any_more_is_not_lost_with_its_kek(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    database = Database(path, KEK_A, types={"Strange": Secret})
+    put(database, Persist("t", (1,), Secret(b"x")))
+    database.close()
+    database = Database(path, KEK_A, types={"Thing": Old})
+    database.rotate_begin(KEK_B)
+    with pytest.raises(StoreError, match="Strange is not known here"):
+        database.rotate_step()
     database.close()
 
 
