@@ -29,7 +29,8 @@ from pybcast.flows.bsm.members import Bundle
 from pybcast.flows.bsm.pages import Page
 from pybcast.keys import KEK, SMK, TEK
 from pybcast.store import Database, SqliteStore
-from pybcast.store.database import CACHE_KIB, Changes
+from pybcast.store.changes import Changes
+from pybcast.store.connection import CACHE_KIB
 
 KEK_A: Final = KEK(bytes(range(32)))
 KEK_B: Final = KEK(bytes(32))

@@ -20,14 +20,16 @@ from pybcast.flows.events import Persist
 from pybcast.flows.journal import RowKey, State
 from pybcast.flows.restart import Restored
 from pybcast.keys import KEK, unwrap, wrap
-from pybcast.store.encoding import FORMAT, Codec, layouts
-from pybcast.store.files import Lock, begin, prepare, siblings, sync_folder, unmade
+from pybcast.store.changes import Changes, ReadRow, SqlKey, SqlValue
+from pybcast.store.connection import CHECKPOINT_PAGES, Connection
+from pybcast.store.encoding import Codec, layouts
+from pybcast.store.files import begin, prepare, unmade
 from pybcast.store.kek import kek_id
 from pybcast.store.people import Change, check_everyone, everyone, rewrapped, rewrapped_srk
 from pybcast.store.position import BLANK, KEY_NUMBERS, SMK_BASE, system_time
 from pybcast.store.progress import Progress
-from pybcast.store.protocol import LogEntry, Position, StoreDamaged, StoreFull, StoreInUse, WrongKek
-from pybcast.store.schema import APPLICATION_ID, MIGRATIONS, public, views
+from pybcast.store.protocol import Position, StoreDamaged, WrongKek
+from pybcast.store.schema import MIGRATIONS, public
 from pybcast.store.types import TYPES
 from pybcast.store.wrapping import RowWrap
 
@@ -35,36 +37,29 @@ LETTERS: Final = "bundle"  # the table of rows too many to be loaded: the letter
 CHUNK: Final = 1000  # rows encoded at a time: enough to keep executemany busy, little enough to hold in memory
 CHUNK_OCTETS: Final = 4 << 20  # of encoded rows held at a time: a page of letters has 250,000
 PIECE: Final = 100  # rows read at a time where memory is to be bounded, for the same reason
-CHECKPOINT_PAGES: Final = 1000  # SQLite's own default: the log stays near 4 MB, and a page is written back once for many changes
-WAL_LIMIT: Final = 16 << 20  # octets the log's file keeps after a large transaction
-CACHE_KIB: Final = 16_000  # pages of one large transaction beyond this go to the log early; more did not make it faster
 LOG_KEPT: Final = 100_000  # entries of the message log, about 20 MB
 FREE_PAGES: Final = 1024  # 4 MB of free pages wait for the next rows; beyond them, and a quarter of the file, it shrinks
 _SHRINK_STEP: Final = 256  # pages given back after one commit, so that no write waits long for it
-_LEAST_FILE: Final = 512  # octets of the smallest page; SQLite takes a shorter file for an empty one
-BUSY_TIMEOUT: Final = 5.0  # seconds; only readers can be in the way, and only for the moment of a recovery
 
 _json: Final = msgspec.json.Encoder().encode
-
-_SqlKey = str | bytes
-_SqlValue = int | bytes
-_SqlRow = tuple[int, _SqlKey, _SqlValue, int | None, int, str | None]
-"""Columns of ``row`` but ``seq``, which is chosen last; ``crc`` is without it."""
-_ReadRow = tuple[int, int, _SqlKey, _SqlValue, int | None, int, str | None]
-_Ident = tuple[int, _SqlKey]
 
 _PUT: Final = (
     "INSERT INTO row (seq, tbl, key, value, kek, crc, info) VALUES (?1, ?2, ?3, ?4, ?5, ?6 + ?1, ?7) ON CONFLICT (tbl, key) DO"
     " UPDATE SET value = excluded.value, kek = excluded.kek, crc = excluded.crc - excluded.seq + seq, info = excluded.info"
 )
 _SELECT: Final = "SELECT seq, tbl, key, value, kek, crc, info FROM row"
-_TEXTS: Final = {
-    "row": "seq, CASE typeof(key) WHEN 'text' THEN key END, info",
-    "member": "id, name, idr",
-    "member_stream": "id, service",
-    "member_right": "member, content",
-}
-"""Table -> what names a row, and its columns of text."""
+_TURNS: Final = (
+    (f"{_SELECT} WHERE seq > ? AND kek <> ? ORDER BY seq LIMIT ?", "UPDATE row SET value = ?, kek = ?, crc = ? WHERE seq = ?"),
+    (
+        "SELECT id, name, idr, smk, kek, crc FROM member WHERE id > ? AND kek <> ? ORDER BY id LIMIT ?",
+        "UPDATE member SET smk = ?, kek = ?, crc = ? WHERE id = ?",
+    ),
+    (
+        "SELECT member, srk, kek, crc FROM member_srk WHERE member > ? AND kek <> ? ORDER BY member LIMIT ?",
+        "UPDATE member_srk SET srk = ?, kek = ?, crc = ? WHERE member = ?",
+    ),
+)
+"""What is wrapped anew, one after the other: how it is found, and how it is written."""
 _DROP: Final = "DELETE FROM row WHERE tbl = ? AND key = ?"
 _LOG: Final = (
     "INSERT INTO message_log (time, direction, peer, tag, message_id, service, status, octets, digest)"
@@ -72,41 +67,7 @@ _LOG: Final = (
 )
 
 
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-class Changes:
-    """What a transaction will do: encoded rows, of each key only the last."""
-
-    def __init__(self) -> None:
-        self.puts: dict[_Ident, _SqlRow] = {}
-        self.drops: dict[_Ident, None] = {}
-        self.log: list[LogEntry] = []
-        self.members: list[tuple[Change, list[tuple[str, list[tuple[Any, ...]]]]]] = []
-        self.octets = self.key_number = self.smk_base = 0
-
-    def __len__(self) -> int:
-        return len(self.puts) + len(self.drops) + sum(len(rows) for _, steps in self.members for _, rows in steps)
-
-    def merge(self, later: Changes) -> None:
-        """What came after these."""
-        for ident in later.drops:
-            self.puts.pop(ident, None)
-        self.drops |= later.drops
-        self.puts |= later.puts
-        self.log += later.log
-        self.members += later.members
-        self.octets += later.octets
-        self.key_number = max(self.key_number, later.key_number)
-        self.smk_base = max(self.smk_base, later.smk_base)
-
-
-class Database:
+class Database(Connection):
     """A database of rows, for one writer or (``readonly``) for reading beside it.
 
     ``owner``: whose memory it is (a BSM's or BSD/A's id); opening another one's is ``StoreError``.  ``kek``: may be ``None`` for
@@ -127,7 +88,7 @@ class Database:
         types: Mapping[str, type] = TYPES,
         migrations: Sequence[str] = MIGRATIONS,
     ) -> None:
-        self.path = path
+        super().__init__(path)
         self._log_kept = log_kept
         self._tables: dict[str, int] = {}
         self._table_names: dict[int, str] = {}
@@ -137,29 +98,19 @@ class Database:
         self._seqs = itertools.count(1)
         self._keks: dict[int, RowWrap] = {}
         self._current = 0
-        self._cursor: int | None = None
-        self._member_cursor = self._srk_cursor = 0
+        self._turning: tuple[int, int] | None = None  # which of _TURNS, and the last row of it that is done
         self._pages = 0
         self._reached = BLANK
         self._rows = False
-        self._lock: Lock | None = None
         self._progress: Progress | None = None
-        self._db: sqlite3.Connection | None = None
         if not readonly and kek is None:
             raise StoreError("a key-encryption key is needed to write")
         if not readonly and path.parent.is_dir() and not path.exists():
             begin(path)
         prepare(path, create=not readonly)
         try:
-            if not readonly:
-                self._lock = Lock(path)
+            self._open(owner, readonly, migrations)
             with self._typed():
-                self._connect(readonly)
-                version = self._check_version(len(migrations))
-                if not readonly:
-                    self._prepare_writing()
-                    self._migrate(migrations, version)
-                self._check_owner(owner, readonly)
                 self._codec = Codec(self._layouts(types, readonly), types)
                 self._open_kek(kek, readonly)
                 self._read_tables()
@@ -190,74 +141,6 @@ class Database:
         """It is the memory of a living machine from now on."""
         with self._typed():
             self.progress.take_into_service(self._transaction)
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        if self._db is None:
-            raise StoreError(f"{self.path} is closed")
-        return self._db
-
-    def _connect(self, readonly: bool) -> None:
-        mode = "ro" if readonly else "rw"
-        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
-        self._db = db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA cell_size_check = ON")
-        db.execute("PRAGMA temp_store = MEMORY")
-        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-
-    def _prepare_writing(self) -> None:
-        db = self._connection
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in an empty database only
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA secure_delete = FAST")  # a dropped key leaves no wrapped copy in a page that is written anyway
-        db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
-        db.execute(f"PRAGMA wal_autocheckpoint = {16 * CHECKPOINT_PAGES}")  # `tidy` does it sooner, after the answer
-
-    def _pragma(self, name: str) -> int:
-        return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-    def _check_version(self, ours: int) -> int:
-        size = self.path.stat().st_size
-        if not size and not unmade(self.path).exists():
-            raise StoreDamaged(f"{self.path} is empty, it was cut off: restore a copy, or delete it to begin with nothing")
-        if 0 < size < _LEAST_FILE:
-            raise StoreDamaged(f"{self.path} is damaged: restore a copy")
-        if self._pragma("schema_version") and self._pragma("application_id") != APPLICATION_ID:
-            raise StoreError(f"{self.path} is a database of another program")
-        version = self._pragma("user_version")
-        if version > ours:
-            raise StoreError(f"{self.path} has version {version}, this program knows {ours}: use a newer pybcast")
-        return version
-
-    def _migrate(self, migrations: Sequence[str], version: int) -> None:
-        db = self._connection
-        for number, script in enumerate(migrations[version:], version + 1):
-            self._script(f"{script}\nPRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};")
-        found = db.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
-        if found is None or found[0] != FORMAT:
-            raise StoreError(f"{self.path}: rows of format {found and found[0]}, this program knows {FORMAT}")
-        wanted = views()
-        if db.execute("SELECT value FROM meta WHERE name = 'views'").fetchone() != (wanted,):
-            quoted = wanted.replace("'", "''")
-            self._script(f"{wanted}\nINSERT OR REPLACE INTO meta VALUES ('views', '{quoted}');")
-
-    def _script(self, sql: str) -> None:
-        """All of it or nothing."""
-        try:
-            self._connection.executescript(f"BEGIN IMMEDIATE;\n{sql}\nCOMMIT;")
-        except sqlite3.Error:
-            self._rollback()
-            raise
-
-    def _check_owner(self, owner: str, readonly: bool) -> None:
-        found = self._connection.execute("SELECT value FROM meta WHERE name = 'owner'").fetchone()
-        self.owner = str(found[0]) if found is not None else "" if readonly else owner
-        if found is None and owner and not readonly:
-            with self._transaction() as db:
-                db.execute("INSERT INTO meta VALUES ('owner', ?)", (owner,))
-        elif found is not None and owner and found[0] != owner:
-            raise StoreError(f"{self.path} is the memory of {found[0]}, not of {owner}")
 
     def _layouts(self, types: Mapping[str, type], readonly: bool) -> dict[tuple[str, str], int]:
         select = "SELECT name, fields, id FROM layout"
@@ -294,7 +177,7 @@ class Database:
                     self._keks[number] = RowWrap(KEK(unwrap(kek, wrapped)))
                 except Integrity:
                     raise StoreDamaged(f"{self.path}: the key-encryption key before this one is damaged") from None
-                self._cursor = 0
+                self._turning = 0, 0
 
     def _read_tables(self) -> None:
         self._crcs.clear()
@@ -305,68 +188,7 @@ class Database:
         """Let go of the database, the witness and the lock."""
         if self._progress is not None:
             self._progress.close()
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    # --- transactions and errors --------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        db = self._connection
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-            db.execute("COMMIT")
-        except BaseException:
-            self._rollback()
-            raise
-
-    def _rollback(self) -> None:
-        db = self._connection
-        if db.in_transaction:  # SQLite has rolled back by itself after some errors
-            db.execute("ROLLBACK")
-
-    @contextlib.contextmanager
-    def _typed(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._refusal(error) from None  # SQLite's text may quote what was bound, or what is stored
-
-    def _refusal(self, error: sqlite3.Error) -> StoreError:
-        name = getattr(error, "sqlite_errorname", "")
-        match name.split("_")[:2]:
-            case ["SQLITE", "FULL"]:
-                return StoreFull(f"{self.path}: no space, nothing of this write was stored")
-            case ["SQLITE", "CORRUPT" | "NOTADB"]:
-                return StoreDamaged(f"{self.path} is damaged: restore a copy ({name})")
-            case ["SQLITE", "READONLY" | "CANTOPEN" | "PERM" | "AUTH"]:
-                return StoreError(f"{self.path} cannot be written or opened here ({name})")
-            case ["SQLITE", "BUSY" | "LOCKED"]:
-                return StoreInUse(f"{self.path} is locked by another process ({name})")
-            case ["SQLITE", "ERROR"]:  # in the words of a statement, ours or an operator's
-                return StoreError(f"{self.path}: {error}")
-            case _ if "UTF-8" in str(error):  # Python's, in place of a row with such text
-                return StoreDamaged(f"{self.path}: {self._not_text()}: damaged (not text)")
-            case _:
-                return StoreError(f"{self.path}: {type(error).__name__} {name}".rstrip())
-
-    def _not_text(self) -> str:
-        """The first row that holds text which is none.  (Python's error quotes the text, which may be anything.)"""
-        db = self._connection
-        db.text_factory = bytes
-        try:
-            for table, columns in _TEXTS.items():
-                for number, *texts in db.execute(f"SELECT {columns} FROM {table}"):
-                    if any(isinstance(text, bytes) and not _is_text(text) for text in texts):
-                        return f"table {table}, {columns.partition(',')[0]} {number}"
-        finally:
-            db.text_factory = str
-        return "a row"
+        super().close()
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -380,7 +202,7 @@ class Database:
             value = persist.value
             wrapped: int | None = None
             info: str | None = None
-            data: _SqlValue
+            data: SqlValue
             if type(value) is Change:
                 into.members.append((value, value.encoded(kek, current)))
                 continue
@@ -418,7 +240,7 @@ class Database:
             self._new_tables.append((number, name))
         return number
 
-    def _crc(self, table: int, key: _SqlKey, value: _SqlValue, kek: int | None, info: str | None) -> int:
+    def _crc(self, table: int, key: SqlKey, value: SqlValue, kek: int | None, info: str | None) -> int:
         """CRC-32 over all that makes a row, but for ``seq``: SQLite does not see a flipped bit in a page."""
         head = self._crcs.get((table, kek))
         if head is None:
@@ -538,7 +360,7 @@ class Database:
     def rows(self, table: str) -> Iterator[tuple[RowKey, object]]:
         """The rows of one table in order of their keys, ``PIECE`` at a time: writes may happen in between."""
         number = self._number(table)
-        last: _SqlKey | None = None
+        last: SqlKey | None = None
         while True:
             with self._typed():
                 where = "tbl = ?" if last is None else "tbl = ? AND key > ?"
@@ -563,12 +385,7 @@ class Database:
                 self._read_tables()
         return self._tables.get(table, 0)
 
-    def query(self, sql: str, args: Sequence[object] = ()) -> list[tuple[object, ...]]:
-        """Rows of the views and of ``message_log``, for an operator."""
-        with self._typed():
-            return self._connection.execute(sql, tuple(args)).fetchall()
-
-    def _decode(self, row: _ReadRow) -> tuple[str, RowKey, object]:
+    def _decode(self, row: ReadRow) -> tuple[str, RowKey, object]:
         _, table, key, value, kek, _, _ = row
         try:
             name = self._checked(row)
@@ -581,7 +398,7 @@ class Database:
         except StoreError as error:
             raise type(error)(f"{self.path}: {self._where(table, key)}: {error}") from None
 
-    def _checked(self, row: _ReadRow) -> str:
+    def _checked(self, row: ReadRow) -> str:
         """The name of the table of a row that is as it was written."""
         seq, table, key, value, kek, crc, info = row
         if type(key) not in (str, bytes) or type(value) not in (int, bytes) or type(info) not in (str, type(None)):
@@ -598,34 +415,7 @@ class Database:
             shown = "unreadable"
         return f"table {self._table_names.get(table, str(table))!r}, key {shown}"
 
-    def sizes(self) -> tuple[int, int]:
-        """(octets of the database, of which unused)."""
-        with self._typed():
-            size = self._pragma("page_size")
-            return (
-                size * self._pragma("page_count"),
-                size * self._pragma("freelist_count"),
-            )
-
     # --- copies -------------------------------------------------------------------------------------------------------
-
-    def copy_to(self, path: Path) -> None:
-        """A consistent copy in a new file, mode 0600, keys wrapped as here; it has its name when it is complete."""
-        if path.exists() or path.is_symlink():
-            raise StoreError(f"{path} exists")
-        part = path.with_name(path.name + ".part")
-        part.unlink(missing_ok=True)
-        prepare(part, create=True)
-        try:
-            with self._typed(), contextlib.closing(sqlite3.connect(part, isolation_level=None)) as copy:
-                self._connection.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE").fetchone()  # one file, that can be read where nothing can be written
-            part.rename(path)
-            sync_folder(path.parent)
-        except BaseException:
-            for file in (path, *siblings(part)):
-                file.unlink(missing_ok=True)
-            raise
 
     def check(self, *, shown: Path) -> None:
         """Look at every page and every row; ``StoreDamaged`` says which one is damaged.  ``shown``: whose name errors say."""
@@ -652,7 +442,7 @@ class Database:
     @property
     def rotating(self) -> bool:
         """Whether rows may still be wrapped under the key before."""
-        return self._cursor is not None
+        return self._turning is not None
 
     def rotate_begin(self, new: KEK) -> None:
         """From now on rows are written under ``new``; :meth:`rotate_step` wraps the others anew.
@@ -667,55 +457,36 @@ class Database:
         with self._typed(), self._storing() as db:
             db.execute("UPDATE kek SET wrapped = ? WHERE id = ?", (wrap(new, old.kek), self._current))
             db.execute("INSERT INTO kek (id, name) VALUES (?, ?)", (number, kek_id(new)))
-        self._keks[number], self._current, self._cursor, self._member_cursor, self._srk_cursor = RowWrap(new), number, 0, 0, 0
+        self._keks[number], self._current, self._turning = RowWrap(new), number, (0, 0)
 
     def rotate_step(self, limit: int = CHUNK) -> bool:
         """Wrap the next rows anew in one transaction; whether there may be more."""
-        if self._cursor is None:
+        if self._turning is None:
             return False
+        stage, last = self._turning
         with self._typed():
             db = self._connection
             db.execute("PRAGMA secure_delete = ON")  # what the old key opens is overwritten, free pages too
-            found = db.execute(
-                f"{_SELECT} WHERE seq > ? AND kek <> ? ORDER BY seq LIMIT ?", (self._cursor, self._current, limit)
-            ).fetchall()
-            if found:
-                with self._storing():
-                    db.executemany("UPDATE row SET value = ?, kek = ?, crc = ? WHERE seq = ?", map(self._rewrapped, found))
-                self._cursor = found[-1][0]
-                self._pages += len(found)
-                return True
-            found = db.execute(
-                "SELECT id, name, idr, smk, kek, crc FROM member WHERE id > ? AND kek <> ? ORDER BY id LIMIT ?",
-                (self._member_cursor, self._current, limit),
-            ).fetchall()
-            if found:
-                made = [rewrapped(self._keks, self._current, *row) for row in found]
-                with self._storing():
-                    db.executemany("UPDATE member SET smk = ?, kek = ?, crc = ? WHERE id = ?", made)
-                self._member_cursor = found[-1][0]
-                self._pages += len(found)
-                return True
-            found = db.execute(
-                "SELECT member, srk, kek, crc FROM member_srk WHERE member > ? AND kek <> ? ORDER BY member LIMIT ?",
-                (self._srk_cursor, self._current, limit),
-            ).fetchall()
-            if found:
-                made = [rewrapped_srk(self._keks, self._current, *row) for row in found]
-                with self._storing():
-                    db.executemany("UPDATE member_srk SET srk = ?, kek = ?, crc = ? WHERE member = ?", made)
-                self._srk_cursor = found[-1][0]
-                self._pages += len(found)
-                return True
+            for select, update in _TURNS[stage:]:
+                found = db.execute(select, (last, self._current, limit)).fetchall()
+                if found:
+                    with self._storing():
+                        db.executemany(update, [self._rewrapped(stage, row) for row in found])
+                    self._turning = stage, found[-1][0]
+                    self._pages += len(found)
+                    return True
+                stage, last = stage + 1, 0
             with self._storing():
                 db.execute("DELETE FROM kek WHERE id <> ?", (self._current,))
-            self._cursor = None
+            self._turning = None
             self._keks = {self._current: self._keks[self._current]}
             db.execute("PRAGMA secure_delete = FAST")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()  # the log holds old pages
             return False
 
-    def _rewrapped(self, row: tuple[int, int, _SqlKey, bytes, int, int, str | None]) -> tuple[bytes, int, int, int]:
+    def _rewrapped(self, stage: int, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        if stage:
+            return (rewrapped if stage == 1 else rewrapped_srk)(self._keks, self._current, *row)
         seq, table, key, value, kek, _, info = row
         try:
             name = self._checked(row)

@@ -25,7 +25,8 @@ from pybcast.flows.events import Persist
 from pybcast.flows.journal import RowKey, State
 from pybcast.flows.restart import Restored
 from pybcast.keys import KEK
-from pybcast.store.database import CHUNK_OCTETS, LOG_KEPT, Changes, Database
+from pybcast.store.changes import Changes
+from pybcast.store.database import CHUNK_OCTETS, LOG_KEPT, Database
 from pybcast.store.files import siblings
 from pybcast.store.members import StoredMembers
 from pybcast.store.position import UNVERIFIED, Tokens, system_time, token_position

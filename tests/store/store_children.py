@@ -21,7 +21,7 @@ from typing import Final
 from pybcast.flows import Persist
 from pybcast.keys import KEK, TEK
 from pybcast.store import Database, SqliteStore, restore
-from pybcast.store.database import Changes
+from pybcast.store.changes import Changes
 
 KEK_A, KEK_B = KEK(bytes(range(32))), KEK(bytes(range(1, 17)))
 IN_FLIGHT: Final = 8

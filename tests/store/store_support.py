@@ -18,7 +18,8 @@ from pybcast.flows import Output, Persist, StreamConfig, Terminal
 from pybcast.flows.journal import State
 from pybcast.keys import KEK
 from pybcast.secret import Secret
-from pybcast.store.database import Changes, Database
+from pybcast.store.changes import Changes
+from pybcast.store.database import Database
 from pybcast.testing.link import Store as Remembered
 from pybcast.testing.scripts import START, streams
 from pybcast.testing.sim import MAIN, Viewer, World

@@ -100,7 +100,7 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with SqliteStore(tmp_path / "bsm.db", KEK_A) as store:
         store.write(counters(1))
         with monkeypatch.context() as patch:
-            patch.setattr("pybcast.store.database.sync_folder", fail)
+            patch.setattr("pybcast.store.connection.sync_folder", fail)
             with pytest.raises(OSError, match="no"):
                 store.backup(tmp_path / "copy.db")
         assert not list(tmp_path.glob("copy*"))

@@ -23,7 +23,7 @@ from pybcast.flows import Persist
 from pybcast.flows.journal import State
 from pybcast.keys import TEK
 from pybcast.store import Database, LogEntry, SqliteStore, StoreStopped, WrongKek
-from pybcast.store.database import Changes
+from pybcast.store.changes import Changes
 
 KILLS: Final = 200 if LONG else 20
 

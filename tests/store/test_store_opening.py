@@ -133,7 +133,7 @@ def test_one_process_writes_others_read(path: Path) -> None:
 
 
 def test_another_program_holds_the_database(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pybcast.store.database.BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr("pybcast.store.connection.BUSY_TIMEOUT", 0.01)
     with SqliteStore(path, KEK_A) as store:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

@@ -28,7 +28,7 @@ from pybcast.keys import SEAK, SMK, TEK, Key
 from pybcast.messages import AddressMode
 from pybcast.secret import Secret
 from pybcast.store import Database, LogEntry, StoreDamaged
-from pybcast.store.database import Changes
+from pybcast.store.changes import Changes
 from pybcast.store.encoding import Codec, layouts
 from pybcast.store.schema import _VIEWS
 from pybcast.store.types import TYPES
