@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pybcast.errors import PeerFlowError
 from pybcast.flows.agenda import Agenda
-from pybcast.flows.events import Alarm
+from pybcast.flows.events import Alarm, FlowDone
 from pybcast.flows.journal import Journal, RowKey, Table
 from pybcast.flows.peers.exchange import Peering
 from pybcast.flows.peers.messages import KeyMaterial, KeyType, PartialItem, Profile, StkmItem
@@ -105,6 +105,10 @@ class KeyChain:
     def alarm(self, code: str, text: str = "", *, active: bool = True) -> None:
         """An alarm about this stream."""
         self._means.journal.emit(Alarm(code, *self.id, text, active))
+
+    def flow(self, flow: str, profile: Profile | None) -> None:
+        """A flow about this stream has run to its end."""
+        self._means.journal.emit(FlowDone(flow, profile, self.config.service))
 
     # --- which there are ------------------------------------------------------------------------------------------------
 

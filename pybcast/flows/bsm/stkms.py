@@ -14,7 +14,6 @@ from pybcast.flows.bsm.attempts import Attempts
 from pybcast.flows.bsm.keychain import KeyChain, LongTermKey, Means
 from pybcast.flows.bsm.members import Right
 from pybcast.flows.bsm.programmes import Programmes
-from pybcast.flows.events import FlowDone
 from pybcast.flows.journal import Table
 from pybcast.flows.peers.messages import SERVICE_KEY, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.serial import near
@@ -156,7 +155,7 @@ class Stkms:
                 raise error
         self._keep(profile, items)
         if items:
-            self._means.journal.emit(FlowDone("F6", profile, self._keys.config.service))
+            self._keys.flow("F6", profile)
         return message.answer(Status.SUCCESS, now=now)
 
     def answered(self, profile: Profile, answer: BackendMessage, now: float) -> None:
@@ -167,7 +166,7 @@ class Stkms:
             if error is not None:
                 self._keys.alarm("stkm-refused", str(error))
         self._keep(profile, [item for item, error in zip(items, wrong, strict=True) if error is None])
-        self._means.journal.emit(FlowDone("F6", profile, self._keys.config.service))
+        self._keys.flow("F6", profile)
 
     def _keep(self, profile: Profile, items: Iterable[StkmItem]) -> None:
         """STKMs that came together are one row, with what the row of that name has beside them."""

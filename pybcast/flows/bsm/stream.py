@@ -12,7 +12,6 @@ from pybcast.flows.bsm.keychain import KeyChain, LongTermKey, Means
 from pybcast.flows.bsm.programmes import Programme, Programmes
 from pybcast.flows.bsm.rollover import Rollover
 from pybcast.flows.bsm.stkms import Stkms
-from pybcast.flows.events import FlowDone
 from pybcast.flows.peers.messages import SERVICE_KEY, BackendMessage, KeyMaterial, PartialItem, Profile, StkmItem
 from pybcast.flows.restart import Start
 from pybcast.flows.stream.config import StreamConfig
@@ -223,7 +222,7 @@ class BsmStream:
         done = self.stkms.complete(profile, _partials(message), now)
         ready = tuple(i for i in done if i.status == Status.SUCCESS)
         if ready:
-            self._flow("F3", profile)
+            self.keys.flow("F3", profile)
         if not self.config.synchronous:
             done = [replace(i, status=Status.DELAYED, content=b"") if i.status == Status.SUCCESS else i for i in done]
             if self.config.delivery == "push":
@@ -237,9 +236,6 @@ class BsmStream:
 
     def _seals(self, side: str) -> bool:
         return self.config.generation == side or any(row.sealer == side for row in self.keys.all())
-
-    def _flow(self, flow: str, profile: Profile | None) -> None:
-        self._means.journal.emit(FlowDone(flow, profile, self.config.service))
 
     def _give_keys(self, message: BackendMessage, profile: Profile, now: float) -> BackendMessage:
         """F4, pulled: the keys from the first uncovered period on; new ones for a BSD/A that lost its store (R33)."""
@@ -262,7 +258,7 @@ class BsmStream:
             self.keys.put_loss(bsda, replace(loss, served=loss.served | {(wanted, message.message_id)}))
         for row in found:
             self._told(row.material.key_type, row.material.valid_from, bsda)
-        self._flow("F4", profile)
+        self.keys.flow("F4", profile)
         return message.answer(Status.SUCCESS, tuple(r.material for r in found), now=now)
 
     def _note_loss(self, message: BackendMessage, wanted: str) -> None:
@@ -282,9 +278,9 @@ class BsmStream:
                 for item in message.items:
                     assert isinstance(item, KeyMaterial)
                     self._told(item.key_type, item.valid_from, bsda)
-                self._flow("F4", message.profile)
+                self.keys.flow("F4", message.profile)
             case Tag.STKMDelivery if good:
-                self._flow("F5", message.profile)
+                self.keys.flow("F5", message.profile)
             case Tag.PartialSTKMRequest if good or answer.status == Status.DELAYED:
                 if message.start is not None:
                     for key_type in ("SEK",) if message.profile == "smartcard" else ("SEAK", "PEAK"):
@@ -304,7 +300,7 @@ class BsmStream:
             if item.status not in (Status.SUCCESS, Status.DELAYED):
                 self.keys.alarm("not-sealed", f"period {item.period_start}: {status_words(item.status)}")
         if ready:
-            self._flow("F3", message.profile)
+            self.keys.flow("F3", message.profile)
         self._send_stkms(answer.source, message.profile, ready, now, replacing=message.replace)
 
 
