@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pybcast.broadcast.datagrams import PackedSlot, Wire
+from pybcast.broadcast.lateness import growth, quantile
 from pybcast.broadcast.link import Executed, ask
 from pybcast.broadcast.linkclient import PlanClient
 from pybcast.broadcast.repeater import Repeater
-from pybcast.broadcast.sender import Sender, Settings, growth, quantile
+from pybcast.broadcast.sender import Sender, Settings
 from pybcast.flows.events import AirStkm, Announce, OffAir, Plan, PlanBegun, PlannedPeriod
 from pybcast.messages import Protocol as Traffic
 from pybcast.secret import Secret

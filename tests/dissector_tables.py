@@ -23,20 +23,7 @@ from pybcast.errors import WireError
 from pybcast.messages import FIRST_BYTE, KEYSET_TAGS, LENIENCIES, Kind, Protocol
 from pybcast.wire import drm_ltkm, drm_registration, drm_stkm, management, mikey, schema, smartcard, smartcard_registration, times
 from pybcast.wire.mikey import Chain, KeyDataChain, Profile
-from pybcast.wire.schema import (
-    Area,
-    Bits,
-    Converted,
-    Field,
-    List,
-    Octets,
-    Opaque,
-    Remaining,
-    SecretOctets,
-    Switch,
-    Table,
-    UInt,
-)
+from pybcast.wire.schema import Area, Bits, Converted, Field, List, Octets, Opaque, Remaining, SecretOctets, Switch, Table, UInt
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DISSECTOR: Final = ROOT / "pybcast" / "cli" / "wireshark" / "bcast.lua"

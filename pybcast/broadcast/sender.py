@@ -9,7 +9,6 @@ nothing but the system's scheduler comes between a slot and its time: where it m
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
@@ -17,15 +16,15 @@ import select
 import signal
 import socket
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from pybcast.broadcast import heartbeat
 from pybcast.broadcast.datagrams import PackedSlot, Wire, hearing, sending
 from pybcast.broadcast.heartbeat import Election
+from pybcast.broadcast.lateness import Figures, growth, precede, quantile
 from pybcast.broadcast.link import Ask, Begin, End, Gone, Here, Said, Which
 from pybcast.broadcast.linkserver import LinkServer
 from pybcast.broadcast.repeater import Place, Repeater
@@ -59,15 +58,7 @@ LATE: Final = 0.002  # seconds: the lateness that 99 of 100 datagrams stay below
 LATE_CHANGE: Final = 0.1  # seconds after its start at which a key's change is late: a repetition - confidence: own
 GARBAGE: Final = 200_000  # objects more than at the begin: then cycles are looked for, which nothing here makes
 PRIORITY: Final = 10  # of the real-time class: above everything that has none, below what a system reserves for itself
-NICE: Final = -10  # where there is no real-time class
 STEP: Final = 0.5  # seconds by which the clock must leap to count as stepped; a slewed one drifts less - confidence: own
-_TIMER_SLACK: Final = 29  # prctl's PR_SET_TIMERSLACK: the kernel may wake a sleeper so many ns late, 50,000 by default
-
-_EDGES: Final = (
-    *(20 * n for n in range(1, 51)), *(1000 + 100 * n for n in range(1, 31)), *(4000 + 1000 * n for n in range(1, 17)),
-    *(20_000 + 10_000 * n for n in range(1, 19)),
-)  # fmt: skip
-"""Microseconds: upper edges of the lateness that is counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,55 +90,6 @@ class Keys(Protocol):
 Shown = Announce | OffAir | NextKey | UseKey | StopTraffic
 
 
-class Lateness:
-    """How late datagrams leave, counted."""
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(_EDGES) + 1)
-        self.worst = 0.0
-
-    def add(self, seconds: float, count: int) -> None:
-        self.counts[bisect_left(_EDGES, seconds * 1e6)] += count
-        if seconds > self.worst:
-            self.worst = seconds
-
-    def table(self) -> list[tuple[int, int]]:
-        """(upper edge in microseconds, datagrams), where there are any; beyond the last edge: 0."""
-        return [(_EDGES[i] if i < len(_EDGES) else 0, count) for i, count in enumerate(self.counts) if count]
-
-
-def quantile(table: list[tuple[int, int]], share: float) -> int | None:
-    """The upper edge, in microseconds, below which a share of the datagrams lies; -1 beyond the last."""
-    total = sum(count for _, count in table)
-    seen = 0
-    for edge, count in sorted(table, key=lambda row: row[0] or 1 << 30):
-        seen += count
-        if seen >= share * total:
-            return edge or -1
-    return None
-
-
-def growth(before: list[tuple[int, int]], after: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """What has been counted between two tables."""
-    known = {row[0]: row[1] for row in before}
-    return [(edge, count - known.get(edge, 0)) for edge, count in after if count > known.get(edge, 0)]
-
-
-@dataclass
-class _Figures:
-    sent: int = 0
-    octets: int = 0
-    lateness: Lateness = field(default_factory=Lateness)
-    changes: Lateness = field(default_factory=Lateness)  # of keys, behind their start
-    changes_late: int = 0
-    strangers: int = 0  # plans of streams that the configuration does not know
-    refused: int = 0  # heartbeats that were none, or not of this pair
-    said_at: float = 0.0
-    sent_then: int = 0
-    table_then: list[tuple[int, int]] = field(default_factory=list)
-    missed_then: int = 0
-
-
 class Sender:
     """One sender.  ``reload`` gives the settings anew (SIGHUP), ``None`` when they cannot be used.
 
@@ -174,7 +116,7 @@ class Sender:
         self._instance = os.urandom(8)
         self._election = Election("", self._instance, settings.priority, settings.detection)
         self._said_clocks = False  # that a heartbeat's time is not ours: once, for anyone may send an old one
-        self._figures = _Figures()
+        self._figures = Figures()
         self._began = time.monotonic()
         self._ahead = wall() - self._began
         self._repeater = Repeater(settings.groups, self._began, slot=PackedSlot)
@@ -203,7 +145,7 @@ class Sender:
             self._link.open()
             if self._keys is not None:
                 self._keys.open()  # here and not before: the link is ours, so an old socket is nobody's
-            _precede(self._realtime)
+            precede(self._realtime)
             gc.collect()
             gc.freeze()
             gc.disable()  # a collection would hold slots back, and what is made here holds no cycle
@@ -549,20 +491,3 @@ class Sender:
 
 def _streams(settings: Settings) -> set[tuple[str, int]]:
     return {(service, stream) for service, stream, _ in settings.groups}
-
-
-def _precede(priority: int) -> None:
-    """Before other processes, as far as the system lets us; ``priority`` 0: like them."""
-    ctypes.CDLL(None).prctl(_TIMER_SLACK, 1, 0, 0, 0)
-    if not priority:
-        return
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-        how = "real-time"
-    except OSError:
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, NICE)
-            how = "nice"
-        except OSError:
-            how = "like all others"
-    LOG.info("scheduled %s", how, extra={"fields": {"event": "scheduled", "how": how}})

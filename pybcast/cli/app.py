@@ -26,10 +26,7 @@ from pybcast.cli import output, protect, seeing, servers, xfrm
 from pybcast.cli.messages import JsonOption, OutOption, decode, encode, explain, one_of, starting
 from pybcast.cli.status import INTERRUPTED, USAGE, answering, our_fault, output_failed
 from pybcast.errors import ConfigError
-from pybcast.messages import (
-    KINDS,
-    Kind,
-)
+from pybcast.messages import KINDS, Kind
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -15,12 +15,7 @@ from pybcast.codec._certificates import check_rsa_size, load_certificate, rights
 from pybcast.codec._common import Lenient, carry, own_bytes, require
 from pybcast.errors import BadValue, Integrity, KeyUnavailable, WireError
 from pybcast.keys import Keys, SessionKey, unwrap, wrap
-from pybcast.messages import (
-    KEYSET_TAGS,
-    ClearRegistrationResponse,
-    RegistrationMessage,
-    RegistrationResponse,
-)
+from pybcast.messages import KEYSET_TAGS, ClearRegistrationResponse, RegistrationMessage, RegistrationResponse
 from pybcast.wire import decode, decode_keyset, encode, encode_keyset
 from pybcast.wire.drm_registration import RESPONSES
 

@@ -33,16 +33,7 @@ from pybcast.codec._core import (
     pack_smartcard_stkm,
 )
 from pybcast.keys import TEK
-from pybcast.messages import (
-    DrmStkm,
-    KeyId,
-    Kind,
-    PartialDrmStkm,
-    PartialSmartcardStkm,
-    Protocol,
-    SmartcardStkm,
-    StkmManagement,
-)
+from pybcast.messages import DrmStkm, KeyId, Kind, PartialDrmStkm, PartialSmartcardStkm, Protocol, SmartcardStkm, StkmManagement
 from pybcast.secret import Secret
 from pybcast.wire.smartcard import MAX_SIZE as MAX_CARD_MESSAGE
 

@@ -20,16 +20,7 @@ from pybcast.errors import BadValue, ConfigError
 from pybcast.https.faults import failure
 from pybcast.interaction import wire
 from pybcast.interaction.digest import Authenticator, BadDigest, Digest, Proof
-from pybcast.interaction.errors import (
-    BadAnswer,
-    Forbidden,
-    Limited,
-    NotKnown,
-    Refused,
-    Unauthorised,
-    Unavailable,
-    Unreachable,
-)
+from pybcast.interaction.errors import BadAnswer, Forbidden, Limited, NotKnown, Refused, Unauthorised, Unavailable, Unreachable
 
 CONNECT: Final = 5.0  # seconds for TCP and TLS - confidence: own
 ANSWER: Final = 10.0  # seconds for an answer, beyond the time it was asked to wait - confidence: own

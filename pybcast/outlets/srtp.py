@@ -20,15 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pybcast.errors import (
-    BadLength,
-    BadValue,
-    Integrity,
-    KeyUnavailable,
-    LocalFlowError,
-    Replay,
-    Truncated,
-)
+from pybcast.errors import BadLength, BadValue, Integrity, KeyUnavailable, LocalFlowError, Replay, Truncated
 from pybcast.keys import TEK, srtp_session_keys
 from pybcast.outlets import libsrtp
 from pybcast.outlets.libsrtp import MAX_PACKET

@@ -18,17 +18,7 @@ from pybcast.flows.restart import Restored
 from pybcast.store.copies import Copy, PutBack, backup, restore
 from pybcast.store.database import Database
 from pybcast.store.kek import kek_id, load_kek
-from pybcast.store.protocol import (
-    LogEntry,
-    Position,
-    Stats,
-    Store,
-    StoreDamaged,
-    StoreFull,
-    StoreInUse,
-    StoreStopped,
-    WrongKek,
-)
+from pybcast.store.protocol import LogEntry, Position, Stats, Store, StoreDamaged, StoreFull, StoreInUse, StoreStopped, WrongKek
 from pybcast.store.sqlite import SqliteStore
 
 __all__ = [

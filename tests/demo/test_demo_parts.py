@@ -19,15 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pybcast.demo import media, run, timeline
-from pybcast.demo.keyside import (
-    FLOWS,
-    Announced,
-    FixedKeys,
-    KeySide,
-    TerminalKey,
-    UseKey,
-    ntp_now,
-)
+from pybcast.demo.keyside import FLOWS, Announced, FixedKeys, KeySide, TerminalKey, UseKey, ntp_now
 from pybcast.demo.relay import HeadEnd, Tuner, answers, says_bye
 from pybcast.demo.report import JsonLines, Screen, reporter
 from pybcast.demo.station import Announcement, Held, Period, Record, Span, Turn

@@ -10,18 +10,7 @@ from itertools import count
 from typing import TypeVar
 
 import pytest
-from room_support import (
-    BSDA_URI,
-    BSM_URI,
-    RESTORED,
-    SERVICE,
-    START,
-    period,
-    request,
-    seak_material,
-    sek_material,
-    stream_config,
-)
+from room_support import BSDA_URI, BSM_URI, RESTORED, SERVICE, START, period, request, seak_material, sek_material, stream_config
 
 from pybcast import codec
 from pybcast.errors import LocalFlowError

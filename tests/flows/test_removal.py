@@ -8,16 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
-from room_support import (
-    BSDA_URI,
-    BSM_URI,
-    GROUP_KEYS,
-    SERVICE,
-    START,
-    card_party,
-    device_party,
-    stream_config,
-)
+from room_support import BSDA_URI, BSM_URI, GROUP_KEYS, SERVICE, START, card_party, device_party, stream_config
 
 from pybcast import codec
 from pybcast.errors import KeyUnavailable, LocalFlowError

@@ -37,15 +37,7 @@ from pybcast.flows import (
 from pybcast.flows.stream.stkm import LAST_MJD_TIME, Policy
 from pybcast.flows.tables import EdgeState, KeyState, PeriodState, Status, Tag
 from pybcast.keys import IEK, Keys
-from pybcast.messages import (
-    AddressMode,
-    ClearAsset,
-    ClearBcro,
-    Permission,
-    Protocol,
-    SmartcardLtkm,
-    SmartcardStkm,
-)
+from pybcast.messages import AddressMode, ClearAsset, ClearBcro, Permission, Protocol, SmartcardLtkm, SmartcardStkm
 from pybcast.secret import Secret
 from pybcast.testing.link import Store
 from pybcast.testing.parties import FQDN, make_device, make_group, rights_issuer

@@ -14,17 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pybcast.errors import (
-    BadLength,
-    BadValue,
-    CryptoError,
-    Integrity,
-    KeyUnavailable,
-    LocalFlowError,
-    Replay,
-    Truncated,
-    WireError,
-)
+from pybcast.errors import BadLength, BadValue, CryptoError, Integrity, KeyUnavailable, LocalFlowError, Replay, Truncated, WireError
 from pybcast.outlets import RolloverUnknown, SrtpProtector, SrtpUnprotector
 from pybcast.outlets.libsrtp import MAX_PACKET
 from pybcast.outlets.srtp import JUMPED, LOST, MAX_KEYS, MAX_PAUSE, MAX_STREAMS, ROC_TRIES

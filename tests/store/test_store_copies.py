@@ -25,18 +25,7 @@ from pybcast.flows.events import Output
 from pybcast.flows.journal import Journal
 from pybcast.flows.stream.allocator import SmkCounters
 from pybcast.keys import TEK
-from pybcast.store import (
-    Copy,
-    Database,
-    PutBack,
-    Restored,
-    SqliteStore,
-    StoreDamaged,
-    StoreInUse,
-    WrongKek,
-    backup,
-    restore,
-)
+from pybcast.store import Copy, Database, PutBack, Restored, SqliteStore, StoreDamaged, StoreInUse, WrongKek, backup, restore
 from pybcast.store.files import siblings
 from pybcast.testing.parties import FQDN, make_card
 from pybcast.testing.scripts import START, streams

@@ -19,13 +19,7 @@ from pybcast.flows.peers.messages import ALL_SERVICES, BackendMessage
 from pybcast.flows.serial import counter_of
 from pybcast.flows.tables import Status, Tag
 from pybcast.keys import BDK, CK, IK, RIAK, GroupTree, Keys, btid, gba_u_autn, registration_keys, target_id
-from pybcast.messages import (
-    ClearRegistrationResponse,
-    KeysetItem,
-    KeysetTag,
-    RegistrationTag,
-    SmartcardRegistration,
-)
+from pybcast.messages import ClearRegistrationResponse, KeysetItem, KeysetTag, RegistrationTag, SmartcardRegistration
 from pybcast.secret import Secret
 
 

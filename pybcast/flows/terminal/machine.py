@@ -20,12 +20,7 @@ from pybcast.flows.terminal.card import Card, check_parental
 from pybcast.flows.terminal.device import Device
 from pybcast.flows.terminal.objects import Objects
 from pybcast.keys import SRK, TAS, TEK, ipsec_auth_key_drm, ipsec_auth_key_smartcard, ipsec_spi, key_indicator, mki
-from pybcast.messages import (
-    DrmStkm,
-    Kind,
-    Protocol,
-    SmartcardStkm,
-)
+from pybcast.messages import DrmStkm, Kind, Protocol, SmartcardStkm
 from pybcast.secret import Secret
 from pybcast.wire.smartcard import TEK_SALT_DATA
 
