@@ -308,14 +308,8 @@ class InteractionServer(Serving):
         pause = self._ltkms.take(who.subscriber)
         if pause:
             raise _limited(pause)
-        made: list[bytes] = []
-
-        def fetch(machine: BSM, now: float) -> list[Output]:
-            found, outputs = machine.fetch_ltkms(who.subscriber, now)
-            made.extend(found)
-            return outputs
-
-        await self._machine.command(fetch)  # returns when the COUNTERs they use are stored (R2)
+        # It returns when the COUNTERs they use are stored (R2).
+        made = await self._machine.command(lambda machine, now: machine.fetch_ltkms(who.subscriber, now))
         return _messages(made, wire.LTKM_TYPE, fields)
 
     async def _verification(self, who: _Who, request: web.BaseRequest, fields: dict[str, str]) -> web.Response:
@@ -326,29 +320,15 @@ class InteractionServer(Serving):
         except NoBody as error:
             raise _Refusal(error.status, _UNREAD[error.status]) from None
 
-        def verify(machine: BSM, now: float) -> list[Output]:
-            return machine.verify(data, now, who.subscriber)[1]
-
-        try:
-            await self._verify(verify)
-        except (CryptoError, WireError):
-            raise _Refusal(409, "not-awaited") from None
-        return web.Response(status=204, headers=_FIELDS | fields)
-
-    async def _verify(self, verify: Callable[[BSM, float], list[Output]]) -> None:
-        """The machine takes errors of ours and of configuration as refusals; these are the card's."""
-        wrong: list[CryptoError | WireError] = []
-
-        def checked(machine: BSM, now: float) -> list[Output]:
+        def verify(machine: BSM, now: float) -> tuple[bool, list[Output]]:
             try:
-                return verify(machine, now)
-            except (CryptoError, WireError) as error:
-                wrong.append(error)
-                return machine.tick(now)  # what was done before it was refused
+                return True, machine.verify(data, now, who.subscriber)[1]
+            except (CryptoError, WireError):  # the card's fault, and none of the machine's
+                return False, machine.tick(now)  # what was done before it was refused
 
-        await self._machine.command(checked)
-        if wrong:
-            raise wrong[0]
+        if not await self._machine.command(verify):
+            raise _Refusal(409, "not-awaited")
+        return web.Response(status=204, headers=_FIELDS | fields)
 
 
 # --- answers --------------------------------------------------------------------------------------------------------------

@@ -264,17 +264,12 @@ class Bsda(Daemon[BSDA]):
         streams = [s.stream for s in self.config.streams if s.service == service and stream in (None, s.stream)]
         if not streams:
             raise ConfigError(f"no such service or stream here: {service}")
-        held: list[int] = []
 
-        def cut(machine: BSDA, now: float) -> list[Output]:
+        def cut(machine: BSDA, now: float) -> tuple[list[int], list[Output]]:
             if at <= now:
                 raise ConfigError("the boundary is in the past")
-            outputs: list[Output] = []
-            for number in streams:
-                when, more = machine.add_boundary(service, number, at, now)
-                held.append(when)
-                outputs += more
-            return outputs
+            added = [machine.add_boundary(service, number, at, now) for number in streams]
+            return [when for when, _ in added], [output for _, outputs in added for output in outputs]
 
-        await self.runner.command(cut)
+        held = await self.runner.command(cut)
         return {"service": service, "asked": at, "start": max(held)}

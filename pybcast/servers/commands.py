@@ -152,17 +152,17 @@ class BsmCommands:
         asked = _convert(arguments, _Import)
         if len(asked.rows) > MAX_ROWS:
             raise ConfigError(f"rows: more than {MAX_ROWS}")
-        errors: list[dict[str, Any]] = []
 
-        def work(machine: BSM, now: float) -> list[Output]:
+        def work(machine: BSM, now: float) -> tuple[list[dict[str, Any]], list[Output]]:
+            errors: list[dict[str, Any]] = []
             for place, row in enumerate(asked.rows):
                 try:
                     look(machine, row, asked, now)
                 except Wrong as error:
                     errors.append({"row": place, "column": error.column, "reason": error.reason})
-            return [] if asked.dry_run else enter(machine, asked, now)
+            return errors, [] if asked.dry_run else enter(machine, asked, now)
 
-        await self._daemon.runner.command(work)
+        errors = await self._daemon.runner.command(work)
         return {**counts, "errors": errors}
 
     def _wanted(self, services: str) -> list[tuple[str, int]]:
@@ -315,19 +315,15 @@ class BsmCommands:
         asked = _convert(arguments, _Programme)
         if not asked.content or asked.start >= asked.end:
             raise ConfigError("a programme has an id, and ends after it begins")
-        held: list[Programme] = []
+        streams = self._streams(asked.service, asked.stream)
 
-        def add(machine: BSM, now: float) -> list[Output]:
-            outputs: list[Output] = []
-            for stream in self._streams(asked.service, asked.stream):
-                wanted = Programme(asked.service, stream, asked.content, asked.start, asked.end)
-                got, more = machine.add_programme(wanted, now)
-                held.append(got)
-                outputs += more
-            return outputs
+        def add(machine: BSM, now: float) -> tuple[Programme, list[Output]]:
+            of = [Programme(asked.service, stream, asked.content, asked.start, asked.end) for stream in streams]
+            added = [machine.add_programme(programme, now) for programme in of]
+            return added[0][0], [output for _, outputs in added for output in outputs]
 
-        await self._daemon.runner.command(add)
-        return {"service": asked.service, "content": asked.content, "start": held[0].start, "end": held[0].end}
+        held = await self._daemon.runner.command(add)
+        return {"service": asked.service, "content": asked.content, "start": held.start, "end": held.end}
 
     async def programme_remove(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A programme that nobody has prepared yet is taken back from every stream of its service, or from none."""

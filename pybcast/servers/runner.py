@@ -25,7 +25,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from pybcast.errors import ConfigError, FlowError, LocalFlowError, StoreError, TransportError, WireError
 from pybcast.flows.events import (
@@ -118,13 +118,15 @@ class Fatal(Exception):
 
 M = TypeVar("M", bound=Machine)
 T = TypeVar("T")
+_Action = Callable[[M, float], list[Output] | tuple[object, list[Output]]]
+"""An input: the outputs that the machine gives, with what else it says where it does."""
 
 
 @dataclass
 class _Input(Generic[M]):
     """``command``: the machine may refuse it.  ``request``: its answer is the result.  ``make``: before it, a new machine."""
 
-    action: Callable[[M, float], tuple[object, list[Output]]]
+    action: _Action[M]
     result: asyncio.Future[object]
     command: bool = False
     request: BackendMessage | None = None
@@ -183,29 +185,28 @@ class Runner(Generic[M]):
 
     async def request(self, message: BackendMessage, peer: str) -> BackendMessage:
         """The machine's answer to a peer's request, when all that it rests on is stored.  It may come by a later input."""
-        answer = await self._put(lambda m, now: (None, m.receive(message, now, peer)), request=message)
+        answer = await self._put(lambda m, now: m.receive(message, now, peer), request=message)
         assert isinstance(answer, BackendMessage)
         return answer
 
-    async def command(self, action: Callable[[M, float], list[Output]]) -> None:
-        """What an operator asks: returns when it is stored and carried out.  ``FlowError`` when the machine refuses it."""
-        await self._put(lambda m, now: (None, action(m, now)), command=True)
+    @overload
+    async def command(self, action: Callable[[M, float], list[Output]]) -> None: ...
+    @overload
+    async def command(self, action: Callable[[M, float], tuple[T, list[Output]]]) -> T: ...
+    async def command(self, action: _Action[M]) -> Any:
+        """What an operator asks, and what the machine says to it: when it is stored and carried out.  ``FlowError`` when the
+        machine refuses it.
+        """
+        return await self._put(action, command=True)
 
     async def ask_machine(self, question: Callable[[M, float], T]) -> T:
         """A view of the machine that changes nothing, in its place among the inputs."""
-        found: list[T] = []
-
-        def look(machine: M, now: float) -> tuple[object, list[Output]]:
-            found.append(question(machine, now))
-            return None, []
-
-        await self._put(look, command=True)
-        return found[0]
+        return await self.command(lambda m, now: (question(m, now), []))
 
     def post(self, action: Callable[[M, float], list[Output]], *, urgent: bool = False) -> None:
         """An input that nobody waits for; ``urgent``: before what peers bring."""
         if not self._stopping and self._full is None:
-            self._queue(_Input(lambda m, now: (None, action(m, now)), _future()), 0 if urgent else 1)
+            self._queue(_Input(action, _future()), 0 if urgent else 1)
 
     async def remake(self, make: Callable[[State], M]) -> None:
         """A new machine of what is stored, as after a restart: for a changed configuration.  Nothing that was accepted is lost."""
@@ -216,13 +217,13 @@ class Runner(Generic[M]):
 
     def _remade(self, make: Callable[[State], M]) -> asyncio.Future[object]:
         self._make = make
-        item = _Input(lambda m, now: (None, m.tick(now)), _future(), make=make)
+        item = _Input(lambda m, now: m.tick(now), _future(), make=make)
         self._queue(item)
         return item.result
 
     async def _put(
         self,
-        action: Callable[[M, float], tuple[object, list[Output]]],
+        action: _Action[M],
         *,
         command: bool = False,
         request: BackendMessage | None = None,
@@ -328,7 +329,8 @@ class Runner(Generic[M]):
             if item.make is not None:
                 await self._swap(item.make)
             try:
-                item.value, outputs = item.action(self.machine, self._clock.now())
+                found = item.action(self.machine, self._clock.now())
+                item.value, outputs = found if isinstance(found, tuple) else (None, found)
             except (FlowError, ConfigError) as error:
                 _fail(item.result, error)
                 if not item.command:
@@ -466,7 +468,7 @@ class Runner(Generic[M]):
         if not self.full:
             self.full = str(error)
             self._watcher.full(self.full)
-        self._queue(_Input(lambda m, now: (None, []), _future()), 0)  # wakes who waits for inputs
+        self._queue(_Input(lambda m, now: [], _future()), 0)  # wakes who waits for inputs
         return True
 
     def _do(self, output: Output, source: _Input[M]) -> None:
@@ -510,7 +512,7 @@ class Runner(Generic[M]):
             return
         if self._stopping:
             return
-        item: _Input[M] = _Input(lambda machine, now: (None, machine.receive(answer, now, message.destination)), _future())
+        item: _Input[M] = _Input(lambda machine, now: machine.receive(answer, now, message.destination), _future())
         self._queue(item)
         await asyncio.wait([item.result])
         if item.result.exception() is None:

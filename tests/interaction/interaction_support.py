@@ -94,9 +94,9 @@ class DirectMachine:
         self.questions += 1
         return question(self.machine, self._now())
 
-    async def command(self, action: Callable[[BSM, float], list[Output]]) -> None:
+    async def command(self, action: Callable[[BSM, float], tuple[T, list[Output]]]) -> T:
         await asyncio.sleep(0)
-        action(self.machine, self._now())
+        return action(self.machine, self._now())[0]
 
 
 class Bench:
