@@ -131,5 +131,25 @@ def render(text: str) -> str:
     return text
 
 
+def linked(text: str) -> str:
+    """A page of ``docs/`` whose links to code, [`Class.method`](../path.py#L1), say the line where that is defined now."""
+
+    def line(match: re.Match[str]) -> str:
+        name, path = match.groups()
+        kind, _, method = name.partition(".")
+        for node in ast.walk(ast.parse((ROOT / "docs" / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name == kind:
+                found = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == method]
+                if found:
+                    return f"[`{name}`]({path}#L{found[0].lineno})"
+        raise SystemExit(f"{path} has no {name}")
+
+    return re.sub(r"\[`([\w.]+)`\]\((\.\./[\w/]+\.py)(?:#L\d+)?\)", line, text)
+
+
+LINKED = sorted((ROOT / "docs").glob("*.md"))
+
 if __name__ == "__main__":
     README.write_text(render(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in LINKED:
+        page.write_text(linked(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from readme_sections import README, ROOT, render
+from readme_sections import LINKED, README, ROOT, linked, render
 
 from pybcast.testing import CATALOGUE
 
@@ -18,6 +18,12 @@ TEXT = README.read_text(encoding="utf-8")
 
 def test_generated_parts_are_up_to_date() -> None:
     assert render(TEXT) == TEXT, "run: python tests/readme_sections.py"
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+def test_pages_link_to_the_lines_that_they_mean(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert linked(text) == text, "run: python tests/readme_sections.py"
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", TEXT, re.S))

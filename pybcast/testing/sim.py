@@ -708,6 +708,7 @@ class World:
                 if item is not None:
                     after = item.period_start
                     self.watch.one_stkm(profile, config.service, config.stream, item.period_start, item.content)
+                    self.watch.stkm(profile, config.service, config.stream, item.period_start, item.content)  # it left the BSM
                     self.call_viewer(viewer, lambda t: t.receive_stkm(config.service, config.stream, item.content, self.clock.now))
             self.clock.at(self.clock.now + every, ask)
 

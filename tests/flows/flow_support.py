@@ -215,8 +215,10 @@ class Chaos:
         self.clock.at(self.clock.now + self.rng.uniform(1, 100), lambda: self.world.unreachable.discard(name))
 
     def step(self) -> None:
-        """The clock of one server is wrong by seconds for a while: by less than what would make it give up what it prepared."""
-        self._wrong([self.rng.choice([BSM_ID, *self.world.headends])], self.rng.choice([-12, -6, -3, -1, 1, 3, 6, 12]))
+        """The clock of one server is wrong by seconds for a while: by less than a period.  By more, the BSM takes a key for ended
+        that a headend still has on air, and cards may lose it (R10).
+        """
+        self._wrong([self.rng.choice([BSM_ID, *self.world.headends])], self.rng.choice([-6, -3, -1, 1, 3, 6]))
 
     def leap(self) -> None:
         """The clock of one server, or of all, is wrong by minutes for a while."""

@@ -479,6 +479,28 @@ def test_what_comes_before_a_key_that_ends_early_loses_its_authority_there() -> 
 # --- F5: STKMs from the BSM -------------------------------------------------------------------------------------------
 
 
+def test_f3_a_window_that_begins_in_what_is_prepared_is_no_boundary_where_that_ends() -> None:
+    """Else a headend that hears late of a key has a boundary that the other has not, when the BSM says where to cut (R32, R33)."""
+    late, other = bsda(CARD), bsda(CARD)
+    late.tick(START)
+    horizon = late._streams[NAME].periods.horizon
+    window = {"profile": "smartcard", "start": horizon - 5, "end": horizon + 640}
+    tell(late, Tag.PartialSTKMRequest, START, **window)
+    (record,) = [r for r in late.records(*NAME) if r.period.end == horizon]
+    partial = next(o.message for o in late.tick(START + 3) if isinstance(o, Send) and o.message.tag is Tag.TEKDelivery)
+    items = [
+        StkmItem(
+            stream=1, period_start=r.period.start, period_end=r.period.end, tek_id="", status=21,
+            authority_end=horizon - 5 if r is record else None,
+        )
+        for r in late.records(*NAME)
+    ]  # fmt: skip
+    answered(late, partial, START + 3, 0, *items)
+    tell(other, Tag.PartialSTKMRequest, START, **window)
+    for at in range(horizon - 5, horizon + 60):
+        assert late._streams[NAME].periods.at(at).start == other._streams[NAME].periods.at(at).start  # type: ignore[union-attr]
+
+
 def test_stkms_that_do_not_fit_are_refused() -> None:
     """Unknown period 22, another one in its place 27, one that does not parse 21, other bytes of ours 24; nothing moves."""
     machine = bsda(CARD)

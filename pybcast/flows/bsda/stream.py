@@ -229,7 +229,8 @@ class BsdaStream:
                 self._give_back(self, message.start, message)
                 self._bybsm.replace(profile, message.start, now)
             for edge in (message.start, message.end):
-                if edge is not None and edge > now:
+                # One inside what is prepared is no boundary yet: the BSM refuses what lies across it, and says where to cut.
+                if edge is not None and edge > now and edge >= self.periods.horizon:
                     self.periods.cut(edge)
         cover = self.cover()
         self.prepare(cover, now)

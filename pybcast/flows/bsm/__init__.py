@@ -67,6 +67,8 @@ by ``tick`` alone, in short goes: no request waits for it.  What changed is stor
   stands until a key that this store did not have is in force.
 * *The clock was put back.*  The process makes the machine anew.  Keys of a time that nobody would have made yet are forgotten,
   with an alarm, and the next ones have numbers of their own.
+* *Its clock is more than a period ahead of a headend's.*  It takes a key for ended that this one still has on air, and makes the
+  one after the next: a card that gets it may lose the one on air.  Keep the servers' clocks within a period of each other.
 * *The clock was put forward.*  The store may be that much older than it seems, so what can have been used in that time is
   passed over (R51).
 * *An LTKM or a STKM cannot be made*, as a date after 2038 in the DRM Profile (R15).  An alarm or a status says so; the others
