@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
+from pybcast.codec import WITHDRAWAL
 from pybcast.wire.times import ntp64
 
 MOD = 1 << 32
-WITHDRAWAL = (0xFFFFFFFF, 0x00000000)
-"""(TS low, TS high) of a withdrawal, exactly this pair, tested before any window arithmetic (R4)."""
 
 
 def counter_of(time: float) -> int:

@@ -27,7 +27,8 @@ from pybcast.servers.air import JsonLinesAir, ProcessAir
 from pybcast.servers.config import ServerConfig
 from pybcast.servers.control import Command
 from pybcast.servers.daemon import LOG, Daemon
-from pybcast.servers.runner import AirOutput, Clock
+from pybcast.servers.roles import Clock
+from pybcast.servers.runner import AirOutput
 from pybcast.servers.watch import Light, ServiceView
 from pybcast.servers.witnesses import Word
 

@@ -38,7 +38,8 @@ from pybcast.servers.air import Air, CountingAir
 from pybcast.servers.config import ServerConfig, load
 from pybcast.servers.control import Command, ControlServer
 from pybcast.servers.messagelog import MessageLog
-from pybcast.servers.runner import AirOutput, Clock, Fatal, Machine, Runner, SystemClock
+from pybcast.servers.roles import Clock, Machine, SystemClock
+from pybcast.servers.runner import AirOutput, Fatal, Runner
 from pybcast.servers.watch import ServiceView, Watch, _Peer
 from pybcast.servers.witnesses import SPOKEN, Witnesses
 from pybcast.store import SqliteStore

@@ -22,10 +22,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 from pybcast.errors import ConfigError, FlowError, LocalFlowError, StoreError, TransportError, WireError
 from pybcast.flows.events import (
@@ -46,9 +45,8 @@ from pybcast.flows.events import (
 )
 from pybcast.flows.journal import State
 from pybcast.flows.peers.messages import BackendMessage, PartialItem, StkmItem
-from pybcast.flows.restart import Recoveries
+from pybcast.servers.roles import Clock, Machine, Storing, Watcher
 from pybcast.store.protocol import StoreDamaged, StoreFull, StoreStopped, WrongKek
-from pybcast.wire.times import NTP_UNIX
 
 LOG: Final = logging.getLogger("pybcast.servers")
 LONGEST_SLEEP: Final = 1.0  # seconds: how soon a step of the clock is noticed - confidence: own
@@ -63,53 +61,6 @@ UNANSWERED: Final = 1000  # requests that a later input may answer - confidence:
 PATIENCE: Final = 10.0  # seconds that a request which is not about periods is worth sending after it was made - confidence: own
 
 AirOutput = Plan | Recall | Announce | OffAir | NextKey | UseKey | StopTraffic | CarouselPut | CarouselDrop
-
-
-class Machine(Protocol):
-    """What ``BSM`` and ``BSDA`` have in common."""
-
-    def receive(self, message: BackendMessage, now: float, peer: str) -> list[Output]: ...
-    def tick(self, now: float) -> list[Output]: ...
-    def clock_forward(self, seconds: float, now: float) -> list[Output]: ...
-    def next_wakeup(self) -> float | None: ...
-    @property
-    def recoveries(self) -> Recoveries: ...
-
-
-class Clock(Protocol):
-    """``now``: 64-bit NTP seconds, may step.  ``monotonic``: seconds, never does."""
-
-    def now(self) -> float: ...
-    def monotonic(self) -> float: ...
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> float:
-        return time.time() + NTP_UNIX
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-
-class Storing(Protocol):
-    """What of a ``store.Store`` is used here."""
-
-    def load(self) -> State: ...
-    def write_async(self, batch: Sequence[Persist]) -> Awaitable[None]: ...
-
-
-class Watcher(Protocol):
-    """Is told what happens, for metrics and logs.  Called in the event loop; must not raise."""
-
-    def alarm(self, alarm: Alarm) -> None: ...
-    def flow(self, done: FlowDone) -> None: ...
-    def input(self, seconds: float, waiting: int) -> None: ...
-    def clock_step(self, seconds: float) -> None: ...
-    def full(self, why: str) -> None: ...
-    def answered(self, message: BackendMessage, seconds: float) -> None: ...
-    def unanswered(self, message: BackendMessage, error: str) -> None: ...
 
 
 class Fatal(Exception):

@@ -19,7 +19,7 @@ from pybcast.https.revocation import Watched
 from pybcast.interaction.client import InteractionClient
 from pybcast.interaction.digest import Digest
 from pybcast.interaction.errors import Forbidden, Limited, NotKnown
-from pybcast.servers.runner import Clock
+from pybcast.servers.roles import Clock
 
 LOG: Final = logging.getLogger("pybcast.terminal")
 LONG_POLL: Final = 20.0  # seconds an answer is waited for - confidence: own

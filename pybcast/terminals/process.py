@@ -38,7 +38,7 @@ from pybcast.outlets.udp import Address, Pair, sending
 from pybcast.sdp import Description, Media, StkmStream
 from pybcast.servers import log
 from pybcast.servers.credentials import Credentials
-from pybcast.servers.runner import Clock, SystemClock
+from pybcast.servers.roles import Clock, SystemClock
 from pybcast.sourcefilter import SourceFilter, is_ip
 from pybcast.store import SqliteStore
 from pybcast.terminals.described import MAX_TOLD, Place, Schedule, senders_of, tell_what_is_not_obeyed, title, unheard, usable

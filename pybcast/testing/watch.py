@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pybcast import codec
+from pybcast.codec import WITHDRAWAL
 from pybcast.errors import WireError
 from pybcast.flows import (
     Announce,
@@ -28,7 +29,7 @@ from pybcast.flows import (
 )
 from pybcast.flows.bsda.periods import PeriodBlock
 from pybcast.flows.journal import State
-from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, in_window
+from pybcast.flows.serial import MOD, counter_of, in_window
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, REISSUE_CYCLES, TUNE_IN, StreamId
 from pybcast.flows.stream.schedule import REPETITIONS_AHEAD
 from pybcast.keys import SMK, Keys, ipsec_spi, key_indicator, mki

@@ -32,10 +32,11 @@ from room_support import (
 )
 
 from pybcast import codec
+from pybcast.codec import WITHDRAWAL
 from pybcast.errors import BadValue, BcastError, ConfigError, Integrity, KeyUnavailable, PeerFlowError, Replay
 from pybcast.flows import Period, Persist, Schedule, SimulatedCard, StreamConfig, TekReady, Terminal
 from pybcast.flows.journal import Journal
-from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, distance, in_window, near, newer
+from pybcast.flows.serial import MOD, counter_of, distance, in_window, near, newer
 from pybcast.flows.stream import stkm
 from pybcast.flows.stream.allocator import ALLOCATED, RESTORE_JUMP, SMK_COUNTERS, Allocator, Ask, Sealed, SealedBlock, SmkCounters
 from pybcast.flows.stream.config import CAROUSEL_CYCLE, TUNE_IN

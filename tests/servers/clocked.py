@@ -14,7 +14,7 @@ from typing import Final
 from pybcast.servers.bsda import Bsda
 from pybcast.servers.bsm import Bsm
 from pybcast.servers.config import load
-from pybcast.servers.runner import SystemClock
+from pybcast.servers.roles import SystemClock
 
 OFFSET: Final = struct.Struct("=d")
 

@@ -12,7 +12,7 @@ import pytest
 from pybcast.errors import TransportError
 from pybcast.flows import Terminal, Tuning
 from pybcast.https.contexts import Context
-from pybcast.servers.runner import SystemClock
+from pybcast.servers.roles import SystemClock
 from pybcast.terminals import fetching
 from pybcast.terminals.fetching import Fetcher
 

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Final
 
 from pybcast import codec
-from pybcast.codec import Records, prepare_smks, seal_many
+from pybcast.codec import WITHDRAWAL, Records, prepare_smks, seal_many
 from pybcast.errors import KeyUnavailable, LocalFlowError
 from pybcast.flows.bsm.keychain import LongTermKey
 from pybcast.flows.bsm.members import Bundle, Members, People, Right, Subscribers
@@ -19,7 +19,7 @@ from pybcast.flows.bsm.pages import Batch, Pages
 from pybcast.flows.events import Alarm
 from pybcast.flows.journal import Journal, RowKey, Table
 from pybcast.flows.peers.messages import MAX_DATA, KeyMaterial
-from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of
+from pybcast.flows.serial import MOD, counter_of
 from pybcast.flows.stream.config import StreamId
 from pybcast.keys import IEK, GroupTree, Keys, mask_of
 from pybcast.messages import (

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Final, Literal
 
+from pybcast.codec import WITHDRAWAL
 from pybcast.errors import PeerFlowError
-from pybcast.flows.serial import MOD, WITHDRAWAL, counter_of, in_window, newer
+from pybcast.flows.serial import MOD, counter_of, in_window, newer
 from pybcast.flows.tables import TAGS, Side, Status, Tag
 from pybcast.secret import Secret
 

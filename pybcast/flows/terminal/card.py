@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from pybcast import codec
+from pybcast.codec import WITHDRAWAL
 from pybcast.errors import BadValue, KeyUnavailable, Replay, Unsupported
 from pybcast.flows.events import Output
 from pybcast.flows.journal import Journal, RowKey, State, Table
-from pybcast.flows.serial import MOD, WITHDRAWAL, in_window, near, newer
+from pybcast.flows.serial import MOD, in_window, near, newer
 from pybcast.flows.tables import SEK as SEK_TABLE
 from pybcast.flows.tables import SekEvent, SekState, step
 from pybcast.keys import IK, OPC, SEK, SMK, SRK, K, Keys, Milenage, gba_u_autn
